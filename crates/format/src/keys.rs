@@ -1,0 +1,202 @@
+//! Where every object stands. The only place that writes or reads key names.
+//!
+//! `meta/` may be read by agents; `data/` only by the restore side.
+
+use crate::{
+    BaseNumber, Epoch, IdError, Key, KeyId, LogSeq, ObjectId, PointSeq, SessionId, SourceName,
+};
+
+/// Every prefix an agent may read.
+pub const META: &str = "meta/";
+/// What only the restore side reads.
+pub const DATA: &str = "data/";
+/// For someone who has only the bucket.
+pub const README: &str = "RESTORE.md";
+
+fn key(text: String) -> Key {
+    // Parts are validated types or numbers, so this can't fail; the fallback names no object.
+    Key::new(text).unwrap_or_else(|_bug| readme())
+}
+
+/// `RESTORE.md`.
+#[must_use]
+pub fn readme() -> Key {
+    #[expect(clippy::expect_used, reason = "a constant that the tests parse")]
+    Key::new(README).expect("RESTORE.md is a valid key")
+}
+
+/// The region's marker.
+#[must_use]
+pub fn region() -> Key {
+    key("meta/region".to_owned())
+}
+
+/// Folder of the keyring's versions.
+pub const KEYRINGS: &str = "meta/keyring/";
+
+/// A version of the keyring.
+#[must_use]
+pub fn keyring(version: u32) -> Key {
+    key(format!("{KEYRINGS}{version:08}"))
+}
+
+/// Folder of the enrolment requests.
+pub const ENROLMENTS: &str = "meta/enrol/";
+
+/// A key's request to be enrolled.
+#[must_use]
+pub fn enrolment(key_id: KeyId) -> Key {
+    key(format!("{ENROLMENTS}{key_id}"))
+}
+
+/// Folder of all claims: its sub-folders are the sources.
+pub const CLAIMS: &str = "meta/claim/";
+
+/// Folder of a source's claims.
+#[must_use]
+pub fn claims(source: &SourceName) -> String {
+    format!("{CLAIMS}{source}/")
+}
+
+/// The claim of an epoch.
+#[must_use]
+pub fn claim(source: &SourceName, epoch: Epoch) -> Key {
+    key(format!("{CLAIMS}{source}/{}", epoch.in_key()))
+}
+
+/// Folder of an epoch's log.
+#[must_use]
+pub fn logs(source: &SourceName, epoch: Epoch) -> String {
+    format!("meta/log/{source}/{}/", epoch.in_key())
+}
+
+/// A log object, gap or fence.
+#[must_use]
+pub fn log(source: &SourceName, epoch: Epoch, seq: LogSeq) -> Key {
+    key(format!("{}{}", logs(source, epoch), seq.in_key()))
+}
+
+/// Folder of an epoch's log objects that repair brought late, under their own names because a
+/// fence stands in their place in this region.
+#[must_use]
+pub fn late_logs(source: &SourceName, epoch: Epoch) -> String {
+    format!("meta/late/{source}/{}/", epoch.in_key())
+}
+
+/// A log object that repair brought late.
+#[must_use]
+pub fn late_log(source: &SourceName, epoch: Epoch, seq: LogSeq) -> Key {
+    key(format!("{}{}", late_logs(source, epoch), seq.in_key()))
+}
+
+/// Folder of an epoch's recovery points.
+#[must_use]
+pub fn points(source: &SourceName, epoch: Epoch) -> String {
+    format!("meta/point/{source}/{}/", epoch.in_key())
+}
+
+/// A recovery point.
+#[must_use]
+pub fn point(source: &SourceName, epoch: Epoch, seq: PointSeq) -> Key {
+    key(format!("{}{}", points(source, epoch), seq.in_key()))
+}
+
+/// Folder of an epoch's bases.
+#[must_use]
+pub fn bases(source: &SourceName, epoch: Epoch) -> String {
+    format!("meta/base/{source}/{}/", epoch.in_key())
+}
+
+/// A base.
+#[must_use]
+pub fn base(source: &SourceName, epoch: Epoch, generation: LogSeq, number: BaseNumber) -> Key {
+    key(format!("{}{}/{}", bases(source, epoch), generation.in_key(), number.in_key()))
+}
+
+/// Folder of all beats.
+pub const BEATS: &str = "meta/beat/";
+
+/// Folder of an agent's beats, newest first.
+#[must_use]
+pub fn beats(agent: KeyId) -> String {
+    format!("{BEATS}{agent}/")
+}
+
+/// A beat. The number is inverted so that names sort newest first.
+#[must_use]
+pub fn beat(agent: KeyId, number: u64) -> Key {
+    key(format!("{BEATS}{agent}/{:020}", u64::MAX.saturating_sub(number)))
+}
+
+/// The number of the beat under this key.
+#[must_use]
+pub fn beat_number(key: &Key) -> Option<u64> {
+    let name = key.file_name();
+    let digits = name.len() == 20 && name.bytes().all(|b| b.is_ascii_digit());
+    digits.then(|| name.parse::<u64>().ok()).flatten().map(|n| u64::MAX.saturating_sub(n))
+}
+
+/// Folder of a signer's evidence.
+#[must_use]
+pub fn evidences(signer: KeyId) -> String {
+    format!("meta/evidence/{signer}/")
+}
+
+/// An evidence record.
+#[must_use]
+pub fn evidence(signer: KeyId, number: u64) -> Key {
+    key(format!("{}{number:016}", evidences(signer)))
+}
+
+/// A session's sealed secret.
+#[must_use]
+pub fn session(session: SessionId) -> Key {
+    key(format!("data/session/{session}"))
+}
+
+/// Folder of a generation's packs.
+#[must_use]
+pub fn packs(source: &SourceName, epoch: Epoch, generation: LogSeq) -> String {
+    format!("data/pack/{source}/{}/{}/", epoch.in_key(), generation.in_key())
+}
+
+/// A pack.
+#[must_use]
+pub fn pack(source: &SourceName, epoch: Epoch, generation: LogSeq, object: ObjectId) -> Key {
+    key(format!("{}{object}", packs(source, epoch, generation)))
+}
+
+/// What a key in `meta/log/`, `meta/late/` or `meta/point/` names.
+///
+/// # Errors
+/// [`IdError::Key`] when it isn't `…/SOURCE/EPOCH/SEQ`.
+pub fn dense(key: &Key) -> Result<(SourceName, Epoch, u64), IdError> {
+    let bad = || IdError::Key(key.to_string());
+    let mut parts = key.as_str().split('/').skip(2);
+    let source = SourceName::new(parts.next().ok_or_else(bad)?)?;
+    let epoch = parts.next().and_then(Epoch::from_key).ok_or_else(bad)?;
+    let seq = parts.next().and_then(LogSeq::from_key).ok_or_else(bad)?;
+    if parts.next().is_some() { Err(bad()) } else { Ok((source, epoch, seq.0)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dense_names_read_back_and_sort_by_number() {
+        let app = SourceName::new("app").unwrap();
+        let ten = log(&app, Epoch(1), LogSeq(10));
+        assert!(log(&app, Epoch(1), LogSeq(9)) < ten);
+        assert_eq!(dense(&ten), Ok((app.clone(), Epoch(1), 10)));
+        assert!(dense(&claim(&app, Epoch(1))).is_err());
+        assert_eq!(readme().as_str(), README);
+    }
+
+    #[test]
+    fn the_newest_beat_is_listed_first() {
+        let agent = KeyId([1; 16]);
+        assert!(beat(agent, 8) < beat(agent, 7));
+        assert_eq!(beat_number(&beat(agent, 8)), Some(8));
+    }
+}
