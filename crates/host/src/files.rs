@@ -1,0 +1,262 @@
+//! Small local files: written whole or not at all, and secrets read only when they are private.
+//!
+//! Crash consistency: [`write_atomic`] goes temp file, fsync, rename, fsync of the folder. After a
+//! crash the old or the new content stands there, never a part; at most a stray `.NAME.tmp` is left,
+//! which the next write of the same file replaces.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// Mode of a file that only its owner may read.
+pub const PRIVATE: u32 = 0o600;
+/// Mode of a file that everyone may read.
+pub const PUBLIC: u32 = 0o644;
+
+/// No secret of ours is longer; a larger file is a mistake and isn't read into memory.
+const PRIVATE_BYTES_MAX: u64 = 64 * 1024;
+
+/// A local file could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// The system refused an operation.
+    #[error("can't {action} {}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which file or folder.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A secret that others may read.
+    #[error(
+        "{} holds a secret and its mode {mode:04o} lets others read it; run: chmod 600 {}",
+        path.display(), path.display()
+    )]
+    NotPrivate {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// A secret that is no plain file of a sensible size.
+    #[error("{} is not a plain file of at most 64KiB: it can't be a key or a secret", path.display())]
+    NotASecret {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+impl FileError {
+    fn io<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Self + use<'a> {
+        move |source| Self::Io {
+            action,
+            path: path.to_owned(),
+            source,
+        }
+    }
+
+    /// Whether the file is simply not there.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+
+    /// Whether the file was to be new and is there already.
+    #[must_use]
+    pub fn is_already_there(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::AlreadyExists)
+    }
+
+    /// Whether the disk or the quota is full.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
+        matches!(self, Self::Io { source, .. } if full.contains(&source.kind()))
+    }
+}
+
+/// Replaces the file at `path` by one that holds `bytes` and has `mode`, durably.
+///
+/// # Errors
+/// [`FileError::Io`]; the old file is then untouched.
+pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
+    let temp = temp_beside(path);
+    let written = write_synced(&temp, bytes, mode)
+        .and_then(|()| std::fs::rename(&temp, path).map_err(FileError::io("rename to", path)));
+    if written.is_err() {
+        // Best effort: the write's own error is what the caller must see.
+        drop(std::fs::remove_file(&temp));
+    }
+    written?;
+    sync_folder(folder_of(path))
+}
+
+/// Creates the file at `path` with `bytes` and `mode`, durably; never replaces one.
+///
+/// # Errors
+/// [`FileError::Io`]; see [`FileError::is_already_there`].
+pub fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
+    let temp = temp_beside(path);
+    let written = write_synced(&temp, bytes, mode)
+        // A hard link, unlike a rename, fails when the name is taken.
+        .and_then(|()| std::fs::hard_link(&temp, path).map_err(FileError::io("create", path)));
+    drop(std::fs::remove_file(&temp));
+    written?;
+    sync_folder(folder_of(path))
+}
+
+/// Makes the entries of `folder` durable.
+///
+/// # Errors
+/// [`FileError::Io`].
+pub fn sync_folder(folder: &Path) -> Result<(), FileError> {
+    File::open(folder)
+        .and_then(|file| file.sync_all())
+        .map_err(FileError::io("sync folder", folder))
+}
+
+/// Makes `folder` and its parents; those that are made get mode 0700.
+///
+/// # Errors
+/// [`FileError::Io`].
+pub fn create_private_folder(folder: &Path) -> Result<(), FileError> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .map_err(FileError::io("create folder", folder))
+}
+
+/// Reads a secret, and refuses one that its group or others may read.
+///
+/// # Errors
+/// [`FileError::NotPrivate`] with the remedy, [`FileError::NotASecret`], [`FileError::Io`].
+pub fn read_private(path: &Path) -> Result<Vec<u8>, FileError> {
+    // Check what was opened, not what the name meant a moment before.
+    let file = File::open(path).map_err(FileError::io("open", path))?;
+    let meta = file.metadata().map_err(FileError::io("look at", path))?;
+    if !meta.is_file() || meta.len() > PRIVATE_BYTES_MAX {
+        return Err(FileError::NotASecret {
+            path: path.to_owned(),
+        });
+    }
+    let mode = meta.mode() & 0o7777;
+    if mode & 0o077 != 0 {
+        return Err(FileError::NotPrivate {
+            path: path.to_owned(),
+            mode,
+        });
+    }
+    let mut bytes = Vec::new();
+    file.take(PRIVATE_BYTES_MAX)
+        .read_to_end(&mut bytes)
+        .map_err(FileError::io("read", path))?;
+    Ok(bytes)
+}
+
+/// Reads a file as text.
+///
+/// # Errors
+/// [`FileError::Io`], also when it isn't UTF-8.
+pub fn read_text(path: &Path) -> Result<String, FileError> {
+    std::fs::read_to_string(path).map_err(FileError::io("read", path))
+}
+
+fn write_synced(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(mode)
+        .open(path)
+        .map_err(FileError::io("create", path))?;
+    // The umask, or an older temp file, may have left other bits.
+    file.set_permissions(std::fs::Permissions::from_mode(mode))
+        .and_then(|()| file.write_all(bytes))
+        .and_then(|()| file.sync_all())
+        .map_err(FileError::io("write", path))
+}
+
+fn temp_beside(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    folder_of(path).join(format!(".{name}.tmp"))
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_whole_with_the_mode_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state");
+        write_atomic(&path, b"one", PUBLIC).unwrap();
+        write_atomic(&path, b"two", PRIVATE).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"two");
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(
+            std::fs::read_dir(folder.path()).unwrap().count(),
+            1,
+            "no temp file stays"
+        );
+    }
+
+    #[test]
+    fn a_new_file_never_replaces_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        write_new(&path, b"first", PRIVATE).unwrap();
+        let refused = write_new(&path, b"second", PRIVATE).unwrap_err();
+        assert!(refused.is_already_there(), "{refused}");
+        assert_eq!(read_private(&path).unwrap(), b"first");
+        assert_eq!(
+            std::fs::read_dir(folder.path()).unwrap().count(),
+            1,
+            "no temp file stays"
+        );
+    }
+
+    #[test]
+    fn a_secret_that_others_may_read_is_refused_with_the_remedy() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("identity");
+        write_new(&path, b"secret", 0o640).unwrap();
+        let refused = read_private(&path).unwrap_err().to_string();
+        assert!(
+            refused.contains("0640") && refused.contains("chmod 600"),
+            "{refused}"
+        );
+    }
+
+    #[test]
+    fn a_secret_that_is_a_folder_or_huge_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(matches!(
+            read_private(folder.path()),
+            Err(FileError::NotASecret { .. })
+        ));
+        let huge = folder.path().join("huge");
+        write_new(&huge, &vec![0; 70_000], PRIVATE).unwrap();
+        assert!(matches!(
+            read_private(&huge),
+            Err(FileError::NotASecret { .. })
+        ));
+        assert!(
+            read_private(&folder.path().join("none"))
+                .unwrap_err()
+                .is_not_found()
+        );
+    }
+}

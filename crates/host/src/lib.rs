@@ -1,0 +1,20 @@
+//! The machine as components see it: clocks, randomness, cores, small files, logging, and the
+//! checked config.
+//!
+//! Everything here is handed in, never taken: a test or a simulation gives other clocks, other
+//! randomness and `Cpu::Inline`. Host knows no repository, no region and no engine.
+
+pub mod clock;
+pub mod cpu;
+pub mod duration;
+pub mod facts;
+pub mod files;
+pub mod lock;
+pub mod rng;
+pub mod size;
+
+pub use clock::{Clock, Monotonic, NtpState, SimClock, SystemClock};
+pub use cpu::{Cpu, Job};
+pub use facts::HostFacts;
+pub use rng::{Rng, RngExt, SystemRng, TestRng};
+pub use size::{ByteSize, KeepFree};
