@@ -1,0 +1,1 @@
+//! databases: filled as its subjects arrive.

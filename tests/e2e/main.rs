@@ -1,0 +1,1 @@
+//! e2e: filled as its subjects arrive.

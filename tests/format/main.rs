@@ -1,0 +1,1 @@
+//! format: filled as its subjects arrive.

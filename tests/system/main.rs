@@ -1,0 +1,1 @@
+//! system: filled as its subjects arrive.
