@@ -1,0 +1,224 @@
+//! The command line: a contract that users' scripts rely on. It grows; nothing in it changes its meaning.
+//!
+//! Only reads words into values. What they mean together is decided by the commands.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+use tidemark_format::{KeyId, SourceName};
+
+/// Brings databases back from a Tidemark repository, and proves what it brought back.
+#[derive(Debug, Parser)]
+#[command(name = "tidemark-restore", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(after_help = "Exit codes: 0 ok, 1 failed, 2 usage, 3 with exceptions, 10 no repository, 11 fenced, \
+    12 key, 13 integrity,\n14 not recoverable to there, 15 space, 16 region, 17 policy, 18 drill, 78 config.\n\
+    `tidemark-restore explain CODE` says what each means and what to do.")]
+pub struct Cli {
+    /// What every command takes.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Global {
+    /// A place that holds the repository: dir:/path or s3://bucket/prefix?endpoint=…&region=…
+    /// Repeat for each copy you have [env: TIDEMARK_REGION, separated by spaces]
+    #[arg(long, global = true, value_name = "URL")]
+    pub region: Vec<String>,
+    /// The recovery identity file, needed to decrypt [env: TIDEMARK_IDENTITY]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub identity: Option<PathBuf>,
+    /// Where the identity's passphrase stands, for use without a terminal
+    #[arg(long, global = true, value_name = "FILE")]
+    pub passphrase_file: Option<PathBuf>,
+    /// The config file [default: /etc/tidemark/restore.toml, then ./restore.toml; none is needed]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The source; may be left out when the repository holds only one
+    #[arg(long, global = true, value_name = "NAME")]
+    pub source: Option<SourceName>,
+    /// Write JSON documents; progress goes to standard error as one JSON object a line
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Recovery keys: make, print, check and enrol them
+    #[command(subcommand)]
+    Keys(Keys),
+    /// Show sources, windows without gaps, recovery points and the unsealed tail (needs no identity)
+    List(ListArgs),
+    /// Show what a restore would do: bytes, time, disk needed, the exact instant
+    Plan(RestoreArgs),
+    /// Bring a database back
+    Restore(RestoreArgs),
+    /// Read every byte and check it; with --quick signatures and links alone, without an identity
+    Verify(VerifyArgs),
+    /// How much would be lost now, how long to be back, to which instants, is it proved, what next
+    Status,
+    /// What an exit code means and what to do
+    Explain {
+        /// The exit code or its name; without one, all of them
+        code: Option<String>,
+    },
+    /// Write shell completions to standard output
+    Completions {
+        /// For which shell
+        shell: Shell,
+    },
+    /// Write man pages into a folder
+    Man {
+        /// The folder; it is made if it isn't there
+        dir: PathBuf,
+    },
+    /// The config file
+    #[command(subcommand)]
+    Config(Config),
+}
+
+/// `keys …`
+#[derive(Debug, Subcommand)]
+pub enum Keys {
+    /// Make the keys of a new repository: an identity, its escrow copy and the root key
+    New {
+        /// The identity file; FILE.escrow and FILE.root stand beside it
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// Protect all three by a passphrase
+        #[arg(long)]
+        passphrase: bool,
+    },
+    /// A card to print and keep where people look when everything is gone
+    Card,
+    /// Who may sign, to whom secrets are sealed, and who asks to be enrolled
+    List,
+    /// Prove that the identity opens what is written now
+    Check,
+    /// Sign agents' requests to be enrolled
+    Enrol {
+        /// The key that asks; without one, the only request
+        #[arg(value_name = "KEYID", conflicts_with = "all")]
+        key: Option<KeyId>,
+        /// Every request
+        #[arg(long)]
+        all: bool,
+        /// The root key file
+        #[arg(long, value_name = "FILE")]
+        root: PathBuf,
+    },
+    /// Take a key's access away
+    Revoke {
+        /// The member's or recipient's key
+        #[arg(value_name = "KEYID")]
+        key: KeyId,
+        /// Why: kept in the keyring for ever
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+        /// The root key file
+        #[arg(long, value_name = "FILE")]
+        root: PathBuf,
+        /// Don't ask
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+/// `list`
+#[derive(Debug, Clone, Default, Args)]
+pub struct ListArgs {
+    /// Show every recovery point, not only the newest and the named ones
+    #[arg(long)]
+    pub points: bool,
+}
+
+/// `plan` and `restore`.
+#[derive(Debug, Clone, Args)]
+pub struct RestoreArgs {
+    /// Where to: an instant (included), latest, EPOCH:SEQ or point:NAME
+    #[arg(
+        long,
+        value_name = "TARGET",
+        allow_hyphen_values = true,
+        required_unless_present = "before",
+        conflicts_with = "before"
+    )]
+    pub to: Option<String>,
+    /// Just short of there: excludes that instant or position (for the wrong UPDATE)
+    #[arg(long, value_name = "TARGET", allow_hyphen_values = true)]
+    pub before: Option<String>,
+    /// The file to make; it must not exist
+    #[arg(long, value_name = "PATH")]
+    pub target: PathBuf,
+    /// The repository is known to have reached this point: refuse anything older
+    #[arg(long, value_name = "SEQ:HASH")]
+    pub expect: Option<String>,
+    /// Restore from a region although another one, or --expect, shows that it was rolled back
+    #[arg(long)]
+    pub accept_older: bool,
+}
+
+/// `verify`
+#[derive(Debug, Clone, Default, Args)]
+pub struct VerifyArgs {
+    /// Signatures and links alone: needs no identity and reads only the objects' heads
+    #[arg(long)]
+    pub quick: bool,
+}
+
+/// `config …`
+#[derive(Debug, Subcommand)]
+pub enum Config {
+    /// Say whether a config file is right, with line and caret where it isn't
+    Check {
+        /// The file; without one, the default
+        file: Option<PathBuf>,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(words: &[&str]) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from([&["tidemark-restore"], words].concat())
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn options_of_every_command_stand_before_or_after_it() {
+        for words in [
+            ["--region", "dir:/a", "--region", "dir:/b", "list", "--json"],
+            ["list", "--json", "--region", "dir:/a", "--region", "dir:/b"],
+        ] {
+            let cli = parse(&words).unwrap();
+            assert_eq!(cli.global.region, ["dir:/a", "dir:/b"]);
+            assert!(cli.global.json);
+        }
+    }
+
+    #[test]
+    fn a_restore_takes_exactly_one_of_to_and_before() {
+        assert!(parse(&["restore", "--target", "/t"]).is_err());
+        assert!(parse(&["restore", "--to", "latest", "--before", "latest", "--target", "/t"]).is_err());
+        assert!(parse(&["restore", "--to", "latest"]).is_err(), "a target is needed");
+        let Command::Restore(args) =
+            parse(&["restore", "--to", "-90m", "--target", "/t"]).unwrap().command
+        else {
+            panic!("not a restore");
+        };
+        assert_eq!(args.to.as_deref(), Some("-90m"));
+    }
+}

@@ -1,0 +1,54 @@
+//! What is made of the command line's own definition: completions and man pages.
+
+use std::path::{Path, PathBuf};
+
+use clap::CommandFactory;
+use clap_complete::Shell;
+
+use crate::cli::Cli;
+
+/// The man pages could not be written.
+#[derive(Debug, thiserror::Error)]
+#[error("can't write man pages into {}", dir.display())]
+pub struct ManError {
+    /// The folder.
+    pub dir: PathBuf,
+    /// What the system said.
+    #[source]
+    pub source: std::io::Error,
+}
+
+/// The completions for a shell.
+#[must_use]
+pub fn completions(shell: Shell) -> String {
+    let mut bytes = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "tidemark-restore", &mut bytes);
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Writes a man page for the program and one for each command.
+///
+/// # Errors
+/// [`ManError`] when the folder can't be made or written to.
+pub fn man(dir: &Path) -> Result<(), ManError> {
+    std::fs::create_dir_all(dir)
+        .and_then(|()| clap_mangen::generate_to(Cli::command(), dir))
+        .map_err(|source| ManError { dir: dir.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn completions_and_man_pages_name_every_command() {
+        let bash = completions(Shell::Bash);
+        let folder = tempfile::tempdir().unwrap();
+        man(&folder.path().join("man1")).unwrap();
+        for command in ["list", "plan", "restore", "verify", "status", "explain", "keys"] {
+            assert!(bash.contains(command));
+            let page = folder.path().join(format!("man1/tidemark-restore-{command}.1"));
+            assert!(page.exists(), "{}", page.display());
+        }
+    }
+}
