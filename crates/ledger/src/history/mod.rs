@@ -1,0 +1,5 @@
+//! A source's history in one region.
+
+/// placeholder
+#[derive(Debug)]
+pub struct SourceHistory;
