@@ -116,7 +116,10 @@ impl BaseIndex {
         let n = reader.count(2)?;
         let mut files = Vec::with_capacity(n.min(1024));
         for _ in 0..n {
-            files.push(FileEntry { path: reader.text()?.to_owned(), bytes: reader.varint()? });
+            files.push(FileEntry {
+                path: reader.text()?.to_owned(),
+                bytes: reader.varint()?,
+            });
         }
         let n = reader.count(66)?;
         let mut packs = Vec::with_capacity(n.min(1024));
@@ -133,10 +136,20 @@ impl BaseIndex {
         for run in &runs {
             let file_known = usize::try_from(run.file).is_ok_and(|at| at < files.len());
             let pack = usize::try_from(run.pack).ok().and_then(|at| packs.get(at));
-            check_run(run, file_known, pack.map(|pack| pack.frames.as_slice()), &reader)?;
+            check_run(
+                run,
+                file_known,
+                pack.map(|pack| pack.frames.as_slice()),
+                &reader,
+            )?;
         }
         reader.finish()?;
-        Ok(Self { digest_key, files, packs, runs })
+        Ok(Self {
+            digest_key,
+            files,
+            packs,
+            runs,
+        })
     }
 }
 
@@ -175,8 +188,14 @@ impl PackFooter {
             frames.push(reader.varint32()?);
         }
         let runs = runs(&mut reader)?;
-        let places: Vec<FramePlace> =
-            frames.iter().map(|raw| FramePlace { offset: 0, sealed: 0, raw: *raw }).collect();
+        let places: Vec<FramePlace> = frames
+            .iter()
+            .map(|raw| FramePlace {
+                offset: 0,
+                sealed: 0,
+                raw: *raw,
+            })
+            .collect();
         for run in &runs {
             check_run(run, true, (run.pack == 0).then_some(&places), &reader)?;
         }
@@ -276,13 +295,20 @@ mod tests {
     fn index() -> BaseIndex {
         BaseIndex {
             digest_key: [7; 32],
-            files: vec![FileEntry { path: "main".into(), bytes: 8192 }],
+            files: vec![FileEntry {
+                path: "main".into(),
+                bytes: 8192,
+            }],
             packs: vec![PackRef {
                 object: ObjectId([1; 16]),
                 session: crate::SessionId([2; 16]),
                 hash: Hash([3; 32]),
                 size: 9000,
-                frames: vec![FramePlace { offset: 500, sealed: 100, raw: 8192 }],
+                frames: vec![FramePlace {
+                    offset: 500,
+                    sealed: 100,
+                    raw: 8192,
+                }],
             }],
             runs: vec![Run {
                 file: 0,
@@ -305,7 +331,10 @@ mod tests {
     fn a_run_outside_its_frame_is_refused() {
         let mut wrong = index();
         wrong.runs[0].offset = 1;
-        assert!(matches!(BaseIndex::decode(&wrong.encode()), Err(FormatError::Invalid { .. })));
+        assert!(matches!(
+            BaseIndex::decode(&wrong.encode()),
+            Err(FormatError::Invalid { .. })
+        ));
         let mut wrong = index();
         wrong.runs[0].pack = 1;
         assert!(BaseIndex::decode(&wrong.encode()).is_err());
@@ -313,7 +342,10 @@ mod tests {
 
     #[test]
     fn a_footer_reads_back_and_every_cut_is_refused() {
-        let footer = PackFooter { frames: vec![8192], runs: index().runs };
+        let footer = PackFooter {
+            frames: vec![8192],
+            runs: index().runs,
+        };
         let bytes = footer.encode();
         assert_eq!(PackFooter::decode(&bytes), Ok(footer));
         for cut in 0..bytes.len() {

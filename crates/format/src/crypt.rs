@@ -71,7 +71,10 @@ pub struct CryptHeader {
 #[must_use]
 pub fn source_tag(source: &SourceName) -> [u8; 16] {
     let mut tag = [0u8; 16];
-    blake3::Hasher::new().update(source.as_str().as_bytes()).finalize_xof().fill(&mut tag);
+    blake3::Hasher::new()
+        .update(source.as_str().as_bytes())
+        .finalize_xof()
+        .fill(&mut tag);
     tag
 }
 
@@ -80,7 +83,9 @@ impl CryptHeader {
     #[must_use]
     pub fn bound_bytes(&self) -> [u8; BOUND] {
         let mut out = [0u8; BOUND];
-        let frame = u32::try_from(FRAME_RAW_MAX).unwrap_or(u32::MAX).to_le_bytes();
+        let frame = u32::try_from(FRAME_RAW_MAX)
+            .unwrap_or(u32::MAX)
+            .to_le_bytes();
         let parts: [&[u8]; 8] = [
             &MAGIC,
             &[SUITE, self.kind.number(), 0, 0],
@@ -169,7 +174,10 @@ impl<'a> Frames<'a> {
     /// Reads the frames behind the header.
     #[must_use]
     pub const fn new(after_header: &'a [u8]) -> Self {
-        Self { reader: Reader::new(after_header, "frame"), number: 0 }
+        Self {
+            reader: Reader::new(after_header, "frame"),
+            number: 0,
+        }
     }
 
     /// The next frame; `None` behind the last.
@@ -189,7 +197,11 @@ impl<'a> Frames<'a> {
         self.number = number
             .checked_add(1)
             .ok_or_else(|| self.reader.invalid("more frames than there are nonces"))?;
-        Ok(Some(Frame { number, last: self.reader.remaining() == 0, sealed }))
+        Ok(Some(Frame {
+            number,
+            last: self.reader.remaining() == 0,
+            sealed,
+        }))
     }
 }
 
@@ -207,7 +219,10 @@ mod tests {
             object: ObjectId([4; 16]),
             session: SessionId([5; 16]),
         };
-        assert_eq!(CryptHeader::parse(&header.bytes(&[6; 32])), Ok((header, [6; 32])));
+        assert_eq!(
+            CryptHeader::parse(&header.bytes(&[6; 32])),
+            Ok((header, [6; 32]))
+        );
         assert!(CryptHeader::parse(&header.bytes(&[6; 32])[..127]).is_err());
     }
 

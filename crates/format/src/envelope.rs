@@ -132,12 +132,21 @@ pub trait Head: Serialize + DeserializeOwned {
 /// [`FormatError::Head`] when the head exceeds [`HEAD_MAX`].
 pub fn encode<H: Head>(head: &H, signer: &SigningKey, body: &[u8]) -> Result<Vec<u8>, FormatError> {
     let what = H::KIND.name();
-    let json = serde_json::to_vec(head)
-        .map_err(|error| FormatError::Head { what, why: error.to_string() })?;
-    let len = u32::try_from(json.len()).ok().filter(|_| json.len() <= HEAD_MAX).ok_or_else(|| {
-        FormatError::Head { what, why: format!("{} bytes are more than fit", json.len()) }
+    let json = serde_json::to_vec(head).map_err(|error| FormatError::Head {
+        what,
+        why: error.to_string(),
     })?;
-    let room = FIXED.saturating_add(json.len()).saturating_add(SEAL).saturating_add(body.len());
+    let len = u32::try_from(json.len())
+        .ok()
+        .filter(|_| json.len() <= HEAD_MAX)
+        .ok_or_else(|| FormatError::Head {
+            what,
+            why: format!("{} bytes are more than fit", json.len()),
+        })?;
+    let room = FIXED
+        .saturating_add(json.len())
+        .saturating_add(SEAL)
+        .saturating_add(body.len());
     let mut out = Vec::with_capacity(room);
     out.extend_from_slice(&MAGIC);
     out.extend_from_slice(&[VERSION, H::KIND.number(), SUITE, 0]);
@@ -192,10 +201,20 @@ impl<'a> Envelope<'a> {
         let signature = reader.array()?;
         let body = reader.bytes(reader.remaining())?;
         let cut = FormatError::Truncated { what: "object" };
-        let unsigned = bytes.get(..FIXED.saturating_add(len)).ok_or_else(|| cut.clone())?;
+        let unsigned = bytes
+            .get(..FIXED.saturating_add(len))
+            .ok_or_else(|| cut.clone())?;
         let before = FIXED.saturating_add(len).saturating_add(SEAL);
         let before_body = bytes.get(..before).ok_or(cut)?;
-        Ok(Self { kind, signer, body, head, unsigned, before_body, signature })
+        Ok(Self {
+            kind,
+            signer,
+            body,
+            head,
+            unsigned,
+            before_body,
+            signature,
+        })
     }
 
     /// The object's link: the BLAKE3 of everything before the body.
@@ -222,10 +241,16 @@ impl<'a> Envelope<'a> {
     /// # Errors
     /// [`FormatError::Signature`].
     pub fn verify_signature(&self) -> Result<(), FormatError> {
-        if self.signer.verifies(&signed_bytes(self.unsigned, &self.signer), &self.signature) {
+        if self
+            .signer
+            .verifies(&signed_bytes(self.unsigned, &self.signer), &self.signature)
+        {
             Ok(())
         } else {
-            Err(FormatError::Signature { what: self.kind.name(), signer: self.signer.id() })
+            Err(FormatError::Signature {
+                what: self.kind.name(),
+                signer: self.signer.id(),
+            })
         }
     }
 
@@ -236,10 +261,15 @@ impl<'a> Envelope<'a> {
     pub fn head<H: Head>(&self) -> Result<H, FormatError> {
         let expected = H::KIND.name();
         if self.kind != H::KIND {
-            return Err(FormatError::Kind { expected, found: self.kind.name().to_owned() });
+            return Err(FormatError::Kind {
+                expected,
+                found: self.kind.name().to_owned(),
+            });
         }
-        serde_json::from_slice(self.head)
-            .map_err(|error| FormatError::Head { what: expected, why: error.to_string() })
+        serde_json::from_slice(self.head).map_err(|error| FormatError::Head {
+            what: expected,
+            why: error.to_string(),
+        })
     }
 
     /// Checks that the body is the one the head was signed for.

@@ -82,8 +82,10 @@ pub struct Predicate {
 /// # Errors
 /// [`FormatError::Head`] when it can't be written as JSON.
 pub fn encode(statement: &Statement, signer: &SigningKey) -> Result<Vec<u8>, FormatError> {
-    let failed =
-        |error: serde_json::Error| FormatError::Head { what: WHAT, why: error.to_string() };
+    let failed = |error: serde_json::Error| FormatError::Head {
+        what: WHAT,
+        why: error.to_string(),
+    };
     let payload = serde_json::to_vec(statement).map_err(failed)?;
     let signature = signer.sign(&pre_authentication(PAYLOAD_TYPE, &payload));
     let envelope = Dsse {
@@ -103,24 +105,34 @@ pub fn encode(statement: &Statement, signer: &SigningKey) -> Result<Vec<u8>, For
 /// [`FormatError`] when it isn't a record, or isn't this signer's.
 pub fn decode(bytes: &[u8], signer: &PublicKey) -> Result<Statement, FormatError> {
     let invalid = |why| FormatError::Invalid { what: WHAT, why };
-    let failed =
-        |error: serde_json::Error| FormatError::Head { what: WHAT, why: error.to_string() };
+    let failed = |error: serde_json::Error| FormatError::Head {
+        what: WHAT,
+        why: error.to_string(),
+    };
     let envelope: Dsse = serde_json::from_slice(bytes).map_err(failed)?;
     if envelope.payload_type != PAYLOAD_TYPE {
         return Err(invalid("the payload is not an in-toto statement"));
     }
-    let payload =
-        STANDARD.decode(&envelope.payload).map_err(|_bad| invalid("the payload is not base64"))?;
+    let payload = STANDARD
+        .decode(&envelope.payload)
+        .map_err(|_bad| invalid("the payload is not base64"))?;
     let message = pre_authentication(&envelope.payload_type, &payload);
-    let signed = envelope.signatures.iter().filter(|one| one.keyid == signer.id()).any(|one| {
-        STANDARD
-            .decode(&one.sig)
-            .ok()
-            .and_then(|raw| <[u8; 64]>::try_from(raw).ok())
-            .is_some_and(|raw| signer.verifies(&message, &raw))
-    });
+    let signed = envelope
+        .signatures
+        .iter()
+        .filter(|one| one.keyid == signer.id())
+        .any(|one| {
+            STANDARD
+                .decode(&one.sig)
+                .ok()
+                .and_then(|raw| <[u8; 64]>::try_from(raw).ok())
+                .is_some_and(|raw| signer.verifies(&message, &raw))
+        });
     if !signed {
-        return Err(FormatError::Signature { what: WHAT, signer: signer.id() });
+        return Err(FormatError::Signature {
+            what: WHAT,
+            signer: signer.id(),
+        });
     }
     let statement: Statement = serde_json::from_slice(&payload).map_err(failed)?;
     if statement.statement_type != STATEMENT_TYPE {
@@ -131,8 +143,12 @@ pub fn decode(bytes: &[u8], signer: &PublicKey) -> Result<Statement, FormatError
 
 /// DSSE's pre-authentication encoding.
 fn pre_authentication(payload_type: &str, payload: &[u8]) -> Vec<u8> {
-    let mut out =
-        format!("DSSEv1 {} {payload_type} {} ", payload_type.len(), payload.len()).into_bytes();
+    let mut out = format!(
+        "DSSEv1 {} {payload_type} {} ",
+        payload_type.len(),
+        payload.len()
+    )
+    .into_bytes();
     out.extend_from_slice(payload);
     out
 }
@@ -161,7 +177,10 @@ mod tests {
         let bytes = encode(&statement(), &key).unwrap();
         assert_eq!(decode(&bytes, &key.public()), Ok(statement()));
         let other = SigningKey::from_secret(&[4; 32]).public();
-        assert!(matches!(decode(&bytes, &other), Err(FormatError::Signature { .. })));
+        assert!(matches!(
+            decode(&bytes, &other),
+            Err(FormatError::Signature { .. })
+        ));
     }
 
     #[test]
@@ -173,6 +192,9 @@ mod tests {
         let forged = String::from_utf8(payload).unwrap().replace("PASS", "FAIL");
         record.payload = STANDARD.encode(forged);
         let forged = serde_json::to_vec(&record).unwrap();
-        assert!(matches!(decode(&forged, &key.public()), Err(FormatError::Signature { .. })));
+        assert!(matches!(
+            decode(&forged, &key.public()),
+            Err(FormatError::Signature { .. })
+        ));
     }
 }

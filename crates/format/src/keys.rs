@@ -110,7 +110,12 @@ pub fn bases(source: &SourceName, epoch: Epoch) -> String {
 /// A base.
 #[must_use]
 pub fn base(source: &SourceName, epoch: Epoch, generation: LogSeq, number: BaseNumber) -> Key {
-    key(format!("{}{}/{}", bases(source, epoch), generation.in_key(), number.in_key()))
+    key(format!(
+        "{}{}/{}",
+        bases(source, epoch),
+        generation.in_key(),
+        number.in_key()
+    ))
 }
 
 /// Folder of all beats.
@@ -125,7 +130,10 @@ pub fn beats(agent: KeyId) -> String {
 /// A beat. The number is inverted so that names sort newest first.
 #[must_use]
 pub fn beat(agent: KeyId, number: u64) -> Key {
-    key(format!("{BEATS}{agent}/{:020}", u64::MAX.saturating_sub(number)))
+    key(format!(
+        "{BEATS}{agent}/{:020}",
+        u64::MAX.saturating_sub(number)
+    ))
 }
 
 /// The number of the beat under this key.
@@ -133,7 +141,10 @@ pub fn beat(agent: KeyId, number: u64) -> Key {
 pub fn beat_number(key: &Key) -> Option<u64> {
     let name = key.file_name();
     let digits = name.len() == 20 && name.bytes().all(|b| b.is_ascii_digit());
-    digits.then(|| name.parse::<u64>().ok()).flatten().map(|n| u64::MAX.saturating_sub(n))
+    digits
+        .then(|| name.parse::<u64>().ok())
+        .flatten()
+        .map(|n| u64::MAX.saturating_sub(n))
 }
 
 /// Folder of a signer's evidence.
@@ -157,7 +168,11 @@ pub fn session(session: SessionId) -> Key {
 /// Folder of a generation's packs.
 #[must_use]
 pub fn packs(source: &SourceName, epoch: Epoch, generation: LogSeq) -> String {
-    format!("data/pack/{source}/{}/{}/", epoch.in_key(), generation.in_key())
+    format!(
+        "data/pack/{source}/{}/{}/",
+        epoch.in_key(),
+        generation.in_key()
+    )
 }
 
 /// A pack.
@@ -176,7 +191,11 @@ pub fn dense(key: &Key) -> Result<(SourceName, Epoch, u64), IdError> {
     let source = SourceName::new(parts.next().ok_or_else(bad)?)?;
     let epoch = parts.next().and_then(Epoch::from_key).ok_or_else(bad)?;
     let seq = parts.next().and_then(LogSeq::from_key).ok_or_else(bad)?;
-    if parts.next().is_some() { Err(bad()) } else { Ok((source, epoch, seq.0)) }
+    if parts.next().is_some() {
+        Err(bad())
+    } else {
+        Ok((source, epoch, seq.0))
+    }
 }
 
 #[cfg(test)]

@@ -79,7 +79,9 @@ impl Serialize for RecipientKey {
 
 impl<'de> Deserialize<'de> for RecipientKey {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(D::Error::custom)
     }
 }
 
@@ -129,10 +131,12 @@ fn encode(prefix: &str, key: &[u8; 32], repo: RepoId, root: KeyId) -> String {
 
 fn decode(prefix: &'static str, text: &str) -> Result<([u8; 32], RepoId, KeyId), KeyTextError> {
     let text = text.trim();
-    let rest = text.strip_prefix(prefix).ok_or_else(|| KeyTextError::Prefix {
-        expected: prefix,
-        got: text.chars().take(8).collect(),
-    })?;
+    let rest = text
+        .strip_prefix(prefix)
+        .ok_or_else(|| KeyTextError::Prefix {
+            expected: prefix,
+            got: text.chars().take(8).collect(),
+        })?;
     let damaged = || KeyTextError::Damaged(prefix);
     let bytes = unbase32(rest).ok_or_else(damaged)?;
     let (payload, sum) = bytes.split_at_checked(PAYLOAD).ok_or_else(damaged)?;
@@ -149,7 +153,11 @@ fn decode(prefix: &'static str, text: &str) -> Result<([u8; 32], RepoId, KeyId),
 
 fn checksum(prefix: &str, payload: &[u8]) -> [u8; 4] {
     let mut sum = [0u8; 4];
-    blake3::Hasher::new().update(prefix.as_bytes()).update(payload).finalize_xof().fill(&mut sum);
+    blake3::Hasher::new()
+        .update(prefix.as_bytes())
+        .update(payload)
+        .finalize_xof()
+        .fill(&mut sum);
     sum
 }
 
@@ -172,7 +180,10 @@ fn base32(bytes: &[u8]) -> String {
 }
 
 fn push_digit(out: &mut String, value: u32) {
-    let digit = usize::try_from(value).ok().and_then(|at| ALPHABET.get(at)).copied();
+    let digit = usize::try_from(value)
+        .ok()
+        .and_then(|at| ALPHABET.get(at))
+        .copied();
     out.push(char::from(digit.unwrap_or(b'a')));
 }
 
@@ -197,7 +208,11 @@ mod tests {
     use super::*;
 
     fn key() -> RecipientKey {
-        RecipientKey { public: [9; 32], repo: RepoId([1; 16]), root: KeyId([2; 16]) }
+        RecipientKey {
+            public: [9; 32],
+            repo: RepoId([1; 16]),
+            root: KeyId([2; 16]),
+        }
     }
 
     #[test]
@@ -215,7 +230,11 @@ mod tests {
             let mut typo: Vec<u8> = word.clone().into_bytes();
             typo[at] = if typo[at] == b'q' { b'r' } else { b'q' };
             let typo = String::from_utf8(typo).unwrap();
-            assert_eq!(typo.parse::<RecipientKey>(), Err(KeyTextError::Damaged("tmr1")), "at {at}");
+            assert_eq!(
+                typo.parse::<RecipientKey>(),
+                Err(KeyTextError::Damaged("tmr1")),
+                "at {at}"
+            );
         }
         assert!(word[..word.len() - 1].parse::<RecipientKey>().is_err());
         assert!(format!("{word}a").parse::<RecipientKey>().is_err());

@@ -31,7 +31,7 @@ pub fn text(repo: RepoId) -> String {
          ## Without the tool\n\
          \n\
          The bytes are specified in `docs/FORMAT.md` of Tidemark's source, where `docs/decode.py`\n\
-         restores a repository with nothing but Python and its `cryptography` package.\n\
+         restores a repository with nothing but Python and three of its packages.\n\
          \n\
          What stands where: `meta/` holds signed, readable records (`claim`, `log`, `point`, `base`,\n\
          `beat`, `keyring`, `evidence`), `data/` encrypted pages and sealed session secrets.\n"

@@ -24,7 +24,8 @@ impl PublicKey {
     #[must_use]
     pub fn verifies(&self, message: &[u8], signature: &[u8; 64]) -> bool {
         ed25519_dalek::VerifyingKey::from_bytes(&self.0).is_ok_and(|key| {
-            key.verify_strict(message, &ed25519_dalek::Signature::from_bytes(signature)).is_ok()
+            key.verify_strict(message, &ed25519_dalek::Signature::from_bytes(signature))
+                .is_ok()
         })
     }
 }
@@ -33,7 +34,10 @@ impl PublicKey {
 #[must_use]
 pub fn key_id(public: &[u8; 32]) -> KeyId {
     let mut id = [0u8; 16];
-    blake3::Hasher::new().update(public).finalize_xof().fill(&mut id);
+    blake3::Hasher::new()
+        .update(public)
+        .finalize_xof()
+        .fill(&mut id);
     KeyId(id)
 }
 
@@ -71,7 +75,9 @@ impl Serialize for PublicKey {
 
 impl<'de> Deserialize<'de> for PublicKey {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(D::Error::custom)
     }
 }
 
@@ -121,7 +127,11 @@ mod tests {
         let signature = key.sign(b"point");
         assert!(key.public().verifies(b"point", &signature));
         assert!(!key.public().verifies(b"poinT", &signature));
-        assert!(!SigningKey::from_secret(&[8; 32]).public().verifies(b"point", &signature));
+        assert!(
+            !SigningKey::from_secret(&[8; 32])
+                .public()
+                .verifies(b"point", &signature)
+        );
         assert!(!format!("{key:?}").contains(&hex::encode([7u8; 32])));
     }
 }

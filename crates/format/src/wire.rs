@@ -44,7 +44,10 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// [`FormatError::Truncated`] when fewer are left.
     pub fn array<const N: usize>(&mut self) -> Result<[u8; N], FormatError> {
-        let (head, rest) = self.rest.split_first_chunk::<N>().ok_or_else(|| self.short())?;
+        let (head, rest) = self
+            .rest
+            .split_first_chunk::<N>()
+            .ok_or_else(|| self.short())?;
         self.rest = rest;
         Ok(*head)
     }
@@ -104,7 +107,10 @@ impl<'a> Reader<'a> {
         let n = self.varint()?;
         usize::try_from(n)
             .ok()
-            .filter(|n| n.checked_mul(item_bytes.max(1)).is_some_and(|all| all <= self.remaining()))
+            .filter(|n| {
+                n.checked_mul(item_bytes.max(1))
+                    .is_some_and(|all| all <= self.remaining())
+            })
             .ok_or_else(|| self.invalid("a count is larger than the bytes that follow"))
     }
 
@@ -113,7 +119,8 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// [`FormatError::Invalid`] when it doesn't.
     pub fn varint32(&mut self) -> Result<u32, FormatError> {
-        u32::try_from(self.varint()?).map_err(|_out_of_range| self.invalid("a number exceeds 32 bits"))
+        u32::try_from(self.varint()?)
+            .map_err(|_out_of_range| self.invalid("a number exceeds 32 bits"))
     }
 
     /// Counted UTF-8 text.
@@ -131,13 +138,20 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// [`FormatError::Invalid`] when bytes are left over.
     pub const fn finish(self) -> Result<(), FormatError> {
-        if self.rest.is_empty() { Ok(()) } else { Err(self.invalid("bytes follow the end")) }
+        if self.rest.is_empty() {
+            Ok(())
+        } else {
+            Err(self.invalid("bytes follow the end"))
+        }
     }
 
     /// An error that names this structure.
     #[must_use]
     pub const fn invalid(&self, why: &'static str) -> FormatError {
-        FormatError::Invalid { what: self.what, why }
+        FormatError::Invalid {
+            what: self.what,
+            why,
+        }
     }
 }
 
@@ -178,7 +192,11 @@ mod tests {
 
     #[test]
     fn padded_and_oversized_varints_are_refused() {
-        for bad in [&[0x80, 0x00][..], &[0xff; 10], &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2]] {
+        for bad in [
+            &[0x80, 0x00][..],
+            &[0xff; 10],
+            &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2],
+        ] {
             assert!(Reader::new(bad, "test").varint().is_err(), "{bad:?}");
         }
     }
@@ -187,6 +205,9 @@ mod tests {
     fn a_count_beyond_the_input_is_refused_before_anything_is_reserved() {
         let mut out = Vec::new();
         put_varint(&mut out, 1 << 40);
-        assert!(matches!(Reader::new(&out, "test").count(1), Err(FormatError::Invalid { .. })));
+        assert!(matches!(
+            Reader::new(&out, "test").count(1),
+            Err(FormatError::Invalid { .. })
+        ));
     }
 }

@@ -79,7 +79,11 @@ impl BaseHead {
     /// The reference by which others name this base, given its link.
     #[must_use]
     pub const fn reference(&self, link: Hash) -> BaseRef {
-        BaseRef { generation: self.generation, number: self.number, link }
+        BaseRef {
+            generation: self.generation,
+            number: self.number,
+            link,
+        }
     }
 }
 
