@@ -6,7 +6,9 @@
 mod markdown;
 mod programs;
 mod tree;
+mod wait;
 
 pub use markdown::{Link, Table, TestName, links, shell_lines, table_under, test_names};
 pub use programs::program;
 pub use tree::{Source, cargo_metadata, cargo_tree, read, root, rust_sources, test_functions};
+pub use wait::{eventually, throughout};

@@ -24,9 +24,9 @@ fn build() -> PathBuf {
     command
         .current_dir(crate::root())
         .args(["build", "--locked", "--message-format", "json"]);
-    // What `cargo test --workspace` builds, and the programs: a narrower set would switch features of
-    // the dependencies and compile them again.
-    command.args(["--workspace", "--bins", "--tests"]);
+    // The whole workspace: a narrower build would switch features of the dependencies and compile
+    // them again.
+    command.args(["--workspace", "--bins"]);
     if !cfg!(debug_assertions) {
         command.arg("--release");
     }
