@@ -5,16 +5,23 @@
 //! randomness and `Cpu::Inline`. Host knows no repository, no region and no engine.
 
 pub mod clock;
+pub mod codes;
+pub mod config;
 pub mod cpu;
 pub mod duration;
 pub mod facts;
 pub mod files;
 pub mod lock;
+pub mod log;
+pub mod region_url;
 pub mod rng;
 pub mod size;
+pub mod time_spec;
 
 pub use clock::{Clock, Monotonic, NtpState, SimClock, SystemClock};
+pub use codes::{Code, Exit};
 pub use cpu::{Cpu, Job};
 pub use facts::HostFacts;
+pub use region_url::{Checksum, RegionUrl, RegionUrlError, S3Url};
 pub use rng::{Rng, RngExt, SystemRng, TestRng};
 pub use size::{ByteSize, KeepFree};

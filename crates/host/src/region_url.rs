@@ -138,7 +138,7 @@ impl S3Url {
     /// Whether the bucket stands in the path.
     #[must_use]
     pub fn uses_path_style(&self) -> bool {
-        self.path_style.unwrap_or(self.endpoint.is_some())
+        self.path_style.unwrap_or_else(|| self.endpoint.is_some())
     }
 
     /// Whether the endpoint is plain http.

@@ -73,11 +73,11 @@ impl FromStr for ByteSize {
 
     fn from_str(text: &str) -> Result<Self, SizeError> {
         let refuse = || SizeError(text.chars().take(40).collect());
-        let digits = text
-            .trim()
+        let trimmed = text.trim();
+        let digits = trimmed
             .find(|c: char| !c.is_ascii_digit())
-            .unwrap_or(text.trim().len());
-        let (number, unit) = text.trim().split_at(digits);
+            .unwrap_or(trimmed.len());
+        let (number, unit) = trimmed.split_at(digits);
         let number: u64 = number.parse().map_err(|_not_digits| refuse())?;
         let unit = unit.trim_start();
         let factor = BINARY

@@ -1,0 +1,437 @@
+//! The stable codes that `explain` knows: exit codes and error codes, with what to do.
+//!
+//! Scripts and runbooks rely on them: a code is never reused or given another meaning. An error code
+//! is `TM`, the two digits of its exit code and two of its own, so that either leads to the other.
+
+use std::fmt;
+
+/// How a command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done as asked.
+    Ok = 0,
+    /// It did not work; the message says why.
+    Failed = 1,
+    /// The command line can't be understood, or asks for what is never done.
+    Usage = 2,
+    /// Done, and something beside it was not as it should be.
+    Exceptions = 3,
+    /// The region answers and holds no repository, or no such source.
+    NoRepository = 10,
+    /// Another writer has the source. systemd doesn't restart the agent.
+    Fenced = 11,
+    /// A key is missing, wrong, revoked or unknown.
+    Key = 12,
+    /// Bytes, links or signatures are not as they must be.
+    Integrity = 13,
+    /// The instant asked for can't be reached; the message names what can.
+    NotRecoverable = 14,
+    /// No room on a disk.
+    Space = 15,
+    /// A region doesn't answer or refuses.
+    Region = 16,
+    /// A rule that the config or a policy sets would be broken.
+    Policy = 17,
+    /// A drill failed its objective.
+    Drill = 18,
+    /// The config can't be used. systemd doesn't restart the agent.
+    Config = 78,
+}
+
+impl Exit {
+    /// All of them, in order.
+    pub const ALL: [Self; 14] = [
+        Self::Ok,
+        Self::Failed,
+        Self::Usage,
+        Self::Exceptions,
+        Self::NoRepository,
+        Self::Fenced,
+        Self::Key,
+        Self::Integrity,
+        Self::NotRecoverable,
+        Self::Space,
+        Self::Region,
+        Self::Policy,
+        Self::Drill,
+        Self::Config,
+    ];
+
+    /// The number that the process ends with.
+    #[must_use]
+    pub const fn code(self) -> u8 {
+        self as u8
+    }
+
+    /// The exit code with this number.
+    #[must_use]
+    pub fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|exit| exit.code() == code)
+    }
+
+    /// Its short name, as the help lists it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Failed => "failed",
+            Self::Usage => "usage",
+            Self::Exceptions => "with exceptions",
+            Self::NoRepository => "no repository",
+            Self::Fenced => "fenced",
+            Self::Key => "key",
+            Self::Integrity => "integrity",
+            Self::NotRecoverable => "not recoverable to there",
+            Self::Space => "space",
+            Self::Region => "region",
+            Self::Policy => "policy",
+            Self::Drill => "drill",
+            Self::Config => "config",
+        }
+    }
+
+    /// What it means.
+    #[must_use]
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Self::Ok => "Done as asked.",
+            Self::Failed => "It did not work; the message says why.",
+            Self::Usage => "The command line can't be understood, or asks for what is never done.",
+            Self::Exceptions => "Done, and something beside it was not as it should be.",
+            Self::NoRepository => "The region answers and holds no repository, or no such source.",
+            Self::Fenced => "Another writer has the source. systemd doesn't restart the agent.",
+            Self::Key => "A key is missing, wrong, revoked or unknown.",
+            Self::Integrity => "Bytes, links or signatures are not as they must be.",
+            Self::NotRecoverable => {
+                "The instant asked for can't be reached; the message names what can."
+            }
+            Self::Space => "No room on a disk.",
+            Self::Region => "A region doesn't answer or refuses.",
+            Self::Policy => "A rule that the config or a policy sets would be broken.",
+            Self::Drill => "A drill failed its objective.",
+            Self::Config => "The config can't be used. systemd doesn't restart the agent.",
+        }
+    }
+}
+
+impl From<Exit> for std::process::ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit.code())
+    }
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.code(), self.name())
+    }
+}
+
+/// An error that has a name of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Code {
+    /// `TM` and four digits; the first two are the exit code's.
+    pub id: &'static str,
+    /// How a command ends that meets it.
+    pub exit: Exit,
+    /// One line.
+    pub title: &'static str,
+    /// What it means for the data.
+    pub meaning: &'static str,
+    /// What to do now.
+    pub action: &'static str,
+}
+
+impl Code {
+    /// Where the runbook says more.
+    #[must_use]
+    pub fn runbook(&self) -> String {
+        format!("docs/RUNBOOK.md#{}", self.id.to_ascii_lowercase())
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.id)
+    }
+}
+
+macro_rules! codes {
+    ($($name:ident = $id:literal, $exit:ident, $title:literal, $meaning:literal, $action:literal;)*) => {
+        $(
+            #[doc = concat!("`", $id, "`: ", $title, ".")]
+            pub const $name: Code = Code {
+                id: $id, exit: Exit::$exit, title: $title, meaning: $meaning, action: $action,
+            };
+        )*
+
+        /// Every error code, in order.
+        pub const ALL: &[Code] = &[$($name),*];
+    };
+}
+
+codes! {
+    FAILED = "TM0101", Failed, "the command failed",
+        "Something went wrong that has no code of its own; the message above names it and its \
+         causes.",
+        "Read the causes from the last one up. If they don't say what to do, run the command \
+         again with TIDEMARK_LOG=debug and report the output.";
+    SOURCE_UNREADABLE = "TM0102", Failed, "the database can't be read",
+        "The source's file is gone, can't be opened, or is no database any more. Everything \
+         captured before is safe in the regions; nothing new is protected until it is back.",
+        "Check the path and the file's owner. If the database is lost, restore it: tidemark- \
+         restore plan shows how far back and how long.";
+    WAL_HELD = "TM0103", Failed, "the write-ahead log grows because a reader doesn't end",
+        "An application holds a read transaction open, so no checkpoint can shorten the WAL. At \
+         wal_max the agent lets its own mark go and catches up from the database's pages later; \
+         the window shows the coarser span.",
+        "Find the process with the open transaction (status names its oldest mark) and end it. \
+         Raise wal_max if such readers are normal for you.";
+    CLOCK_STEPPED = "TM0104", Failed, "the clock stepped backwards",
+        "The wall clock now shows an earlier time than the last commit that was seen. Order and \
+         safety don't depend on it; times of commits are held at the last one until the clock \
+         passes it.",
+        "Check the time service (timedatectl). Restores by time near the step may name a position \
+         instead.";
+    STATE_IN_USE = "TM0105", Failed, "the state directory is in use",
+        "Another agent runs on this state directory. Two would overwrite each other's spool and \
+         epoch.",
+        "Stop the other one (its process id stands in the message), or give this one a config \
+         with a state_dir of its own.";
+    INTERRUPTED = "TM0106", Failed, "interrupted",
+        "The command was stopped by a signal. What was finished is kept.",
+        "Run the same command again: it resumes.";
+    USAGE = "TM0201", Usage, "the command line can't be understood",
+        "An argument is missing, unknown or contradicts another.",
+        "Run the command with --help; the message names the argument.";
+    TARGET_EXISTS = "TM0202", Usage, "the target is not empty",
+        "A restore never overwrites: the target exists, or a -wal, -shm or -journal file stands \
+         beside it that a database would replay into the restored file.",
+        "Restore to a new path, look at the result, then move it into place with the application \
+         stopped.";
+    NOT_CONFIRMED = "TM0203", Usage, "the command asks, and there is no terminal",
+        "It changes something that can't be taken back, and needs a yes.",
+        "Read what it would do, then run it with --yes.";
+    TIME_UNCLEAR = "TM0204", Usage, "the time can't be understood",
+        "The text is no time, has no zone where nobody can check it, or names an hour that came \
+         twice or never because clocks were moved.",
+        "Write it with a zone: \"2026-05-01 14:31:00 UTC\".";
+    SOURCE_UNCLEAR = "TM0205", Usage, "several sources, and none was named",
+        "The repository protects more than one database, and the command is about one.",
+        "Name it: --source NAME. tidemark-restore list shows the names.";
+    WITH_EXCEPTIONS = "TM0301", Exceptions, "done, with exceptions",
+        "The result is there and usable, and something beside it was not as it should be: a \
+         damaged copy in one region, a region that was away.",
+        "Read the listed exceptions; regions repair mends a damaged copy from a good one.";
+    NO_REPOSITORY = "TM1001", NoRepository, "no repository there",
+        "The region answers, and holds no repository at this prefix.",
+        "Check bucket and prefix. For a new one: tidemark-agent init.";
+    NO_SOURCE = "TM1002", NoRepository, "no such source in the repository",
+        "The repository is there and has no source of this name.",
+        "tidemark-restore list shows the names.";
+    FENCED = "TM1101", Fenced, "fenced: another writer has taken over",
+        "A higher epoch of this source exists: another agent was told to take over. This one must \
+         not write any more; systemd doesn't restart it.",
+        "If the other one is right, retire this agent. If this one is right, stop the other and \
+         run tidemark-agent take-over here.";
+    FOREIGN_WRITER = "TM1102", Fenced, "another writer uses the same epoch",
+        "An object that this agent was about to write exists and is somebody else's: most likely \
+         this machine or its state directory was cloned.",
+        "Decide which machine is the source. On that one, and only there, run tidemark-agent \
+         take-over.";
+    NEWER_CHAIN = "TM1103", Fenced, "the repository is newer than this agent's state",
+        "The source's chain goes on past what this state directory knows: it was lost, or \
+         restored from an old copy.",
+        "If no other agent writes this source, run tidemark-agent take-over; it begins a new \
+         epoch and a new base.";
+    NO_IDENTITY = "TM1201", Key, "no recovery identity",
+        "Decrypting needs the private key of a recipient, and none was given.",
+        "Name the file: --identity FILE, or TIDEMARK_IDENTITY.";
+    WRONG_IDENTITY = "TM1202", Key, "this identity can't open it",
+        "The session was not sealed to this identity: it belongs to another repository, or was \
+         added or removed at another time.",
+        "tidemark-restore keys list shows which recipients can open what. Use another identity, \
+         or the escrow.";
+    SIGNER_REVOKED = "TM1203", Key, "signed by a revoked key",
+        "The object was signed by a key that the keyring had revoked before.",
+        "Treat the host of that key as suspect. Restore to a time before the revocation; keys \
+         list shows it.";
+    SIGNER_UNKNOWN = "TM1204", Key, "signed by an unknown key",
+        "No keyring signed by this repository's root names the signer in this role.",
+        "If it is your new agent, enrol it: tidemark-restore keys enrol. Otherwise somebody else \
+         wrote into the region.";
+    SECRET_EXPOSED = "TM1205", Key, "a secret file can be read by others",
+        "Keys and identities must be readable by their owner alone.",
+        "chmod 600 FILE, and consider who may have read it.";
+    WRONG_PASSPHRASE = "TM1206", Key, "wrong passphrase",
+        "The identity file is protected, and the passphrase doesn't open it.",
+        "Try again; without it use another recipient's identity or the escrow.";
+    WRONG_ROOT = "TM1207", Key, "the keyring is signed by another root",
+        "The root's fingerprint in the config or identity isn't the one in the region: this is \
+         another repository, or the region was replaced.",
+        "Compare the fingerprint with the printed key card before you trust either.";
+    NOT_ENROLLED = "TM1208", Key, "this agent is not enrolled yet",
+        "Its signing key isn't in the keyring; a request was written to the region.",
+        "On the host with the root key: tidemark-restore keys enrol.";
+    DAMAGED = "TM1301", Integrity, "an object is damaged",
+        "Its bytes don't match their hash: bit rot, truncation, or a change by somebody.",
+        "Restore falls back to another region by itself. Afterwards: tidemark-restore verify on \
+         each region.";
+    BAD_SIGNATURE = "TM1302", Integrity, "a signature is wrong",
+        "The object was not written by who it says.",
+        "Do not restore past it. Keep the region as it is and compare with another one.";
+    MISSING_OBJECT = "TM1303", Integrity, "an object is missing",
+        "The chain names an object that no given region has.",
+        "Give all regions. If it is gone everywhere, the message names the latest instant that is \
+         provable without it.";
+    STALE_REGION = "TM1304", Integrity, "a region is older than it should be",
+        "Another region, or --expect, knows a newer recovery point: this region was rolled back \
+         or not fed.",
+        "Use the newer region. --accept-older takes the older state, knowingly.";
+    BROKEN_LINK = "TM1305", Integrity, "objects don't belong together",
+        "An object is valid by itself and doesn't follow its predecessor: swapped, replayed or \
+         from a voided epoch.",
+        "Restore to before it; compare the regions with verify.";
+    WRONG_DIGEST = "TM1306", Integrity, "the restored database differs from the source",
+        "After replay the digest isn't the one the agent recorded. The file was not handed over.",
+        "Try another region and report it: this must not happen.";
+    AFTER_WINDOW = "TM1401", NotRecoverable, "later than what is recoverable",
+        "The regions given hold nothing provable at that instant yet.",
+        "The message names the latest instant. Other regions may hold more.";
+    BEFORE_WINDOW = "TM1402", NotRecoverable, "earlier than what is recoverable",
+        "The window begins later: the source was not protected then, or retention has passed.",
+        "tidemark-restore list shows the windows.";
+    IN_GAP = "TM1403", NotRecoverable, "inside a gap",
+        "The log was given up there, as a signed gap says, for instance because the spool was \
+         full while all regions were away.",
+        "Restore to just before or just after it; the message names both.";
+    SPOOL_FULL = "TM1501", Space, "the spool is full",
+        "Regions were away longer than spool_max allows. By protect = \"database\" the oldest \
+         unshipped ranges are given up as a signed gap and a new base is made.",
+        "Bring the regions back or raise spool_max; status shows when it is full.";
+    DISK_FULL = "TM1502", Space, "not enough space",
+        "The target or scratch folder can't hold the result.",
+        "tidemark-restore plan says how much is needed. Free that, run the same command again: it \
+         resumes.";
+    REGION_AWAY = "TM1601", Region, "a region doesn't answer",
+        "Name, network, TLS or the store itself; the causes say which.",
+        "The agent goes on with the others and spools. tidemark-agent doctor probes each step.";
+    REGION_DENIED = "TM1602", Region, "a region refuses access",
+        "The credential is missing, wrong, expired, or lacks a right that the message names.",
+        "Compare the key's policy with config/iam; tidemark-agent doctor tries each right.";
+    NOT_ENOUGH_REGIONS = "TM1603", Region, "too few regions",
+        "Fewer failure domains answer than durable_in or a fence needs.",
+        "Bring regions back; a take-over must fence N - W + 1 of them.";
+    RESIDENCY = "TM1701", Policy, "a region outside the residency list",
+        "The config allows certain countries only, and a region is in another one or doesn't say.",
+        "Set the region's country, or remove the region. Nothing was written.";
+    CONFIG_UNKNOWN_KEY = "TM7801", Config, "an unknown key in the config",
+        "Unknown keys are refused, because a mistyped one would silently leave its default.",
+        "The message marks the key and lists those that exist.";
+    CONFIG_INVALID = "TM7802", Config, "a value in the config is not valid",
+        "The message marks the value and says what is allowed.",
+        "Correct it and run: tidemark-agent config check.";
+    CONFIG_CONFLICT = "TM7803", Config, "settings contradict each other",
+        "Each value is fine by itself, and together they can't hold, as the message shows.",
+        "Change one of the two that it names.";
+    CONFIG_MISSING = "TM7804", Config, "no config file",
+        "None was named, and there is none at the default places.",
+        "Run tidemark-agent init, or name one: --config FILE.";
+    ENGINE_UNSUPPORTED = "TM7805", Config, "this build has no engine for the source",
+        "The config names a database that this build can't protect yet.",
+        "Use a build that supports it, or remove the source.";
+    NOT_THE_OWNER = "TM7806", Config, "the agent is not the database's owner",
+        "Opening a SQLite database makes -wal and -shm files; made by another user, the \
+         application couldn't write them.",
+        "Run one agent per owner: init --systemd writes a drop-in with the right User=.";
+    NETWORK_FILE_SYSTEM = "TM7807", Config, "the database is on a network file system",
+        "SQLite's locks and shared memory don't work there, so it can't be captured without risk.",
+        "Run the agent on the machine that has the file on a local disk.";
+    EXCLUSIVE_DATABASE = "TM7808", Config, "the application holds the database exclusively",
+        "With locking_mode = EXCLUSIVE nobody else can read it.",
+        "Set locking_mode = NORMAL in the application.";
+}
+
+/// What `explain` prints for `asked`: an error code (in any case), or an exit code's number.
+#[must_use]
+pub fn explain(asked: &str) -> Option<String> {
+    if let Some(code) = ALL
+        .iter()
+        .find(|code| code.id.eq_ignore_ascii_case(asked.trim()))
+    {
+        return Some(format!(
+            "{}: {}\n\nWhat it means  {}\nWhat to do     {}\nExit code      {}\nMore           {}\n",
+            code.id,
+            code.title,
+            code.meaning,
+            code.action,
+            code.exit,
+            code.runbook()
+        ));
+    }
+    let exit = asked.trim().parse().ok().and_then(Exit::from_code)?;
+    let mut text = format!("exit code {exit}\n\n{}\n", exit.meaning());
+    for code in ALL.iter().filter(|code| code.exit == exit) {
+        text.push_str(&format!("  {}  {}\n", code.id, code.title));
+    }
+    Some(text)
+}
+
+/// The list that `explain` prints when it is asked for nothing, or for something unknown.
+#[must_use]
+pub fn overview() -> String {
+    let mut text = String::from("Exit codes\n");
+    for exit in Exit::ALL {
+        text.push_str(&format!("  {:<4}{}\n", exit.code(), exit.name()));
+    }
+    text.push_str("Error codes\n");
+    for code in ALL {
+        text.push_str(&format!("  {}  {}\n", code.id, code.title));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_is_unique_and_carries_its_exit_codes_digits() {
+        let mut seen = std::collections::BTreeSet::new();
+        for code in ALL {
+            assert!(seen.insert(code.id), "{} stands twice", code.id);
+            assert!(
+                code.id.starts_with(&format!("TM{:02}", code.exit.code())),
+                "{}",
+                code.id
+            );
+            assert_eq!(code.id.len(), 6);
+        }
+        assert!(
+            ALL.windows(2).all(|pair| pair[0].id < pair[1].id),
+            "in order"
+        );
+    }
+
+    #[test]
+    fn the_exit_codes_are_those_that_scripts_rely_on() {
+        let numbers: Vec<u8> = Exit::ALL.into_iter().map(Exit::code).collect();
+        assert_eq!(
+            numbers,
+            [0, 1, 2, 3, 10, 11, 12, 13, 14, 15, 16, 17, 18, 78]
+        );
+    }
+
+    #[test]
+    fn codes_and_exit_codes_are_explained_and_others_are_not() {
+        let fenced = explain("tm1101").unwrap();
+        assert!(
+            fenced.contains("take-over") && fenced.contains("11 (fenced)"),
+            "{fenced}"
+        );
+        assert!(explain("11").unwrap().contains("TM1102"));
+        assert_eq!(explain("TM9999"), None);
+        assert_eq!(explain("99"), None);
+        assert!(overview().contains("TM7801"));
+    }
+}

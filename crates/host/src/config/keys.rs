@@ -1,0 +1,264 @@
+//! Every key of the config files: its default as written, and what it is for.
+//!
+//! `init` writes this table out, one key per line. A comment stands above its key and never begins
+//! with a key's name, so that a script can find and change a key by the beginning of its line.
+
+/// A key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeySpec {
+    /// Its name.
+    pub name: &'static str,
+    /// Its default as TOML; `None` where there is none.
+    pub default: Option<&'static str>,
+    /// What it is for, in lines.
+    pub about: &'static [&'static str],
+}
+
+const fn key(name: &'static str, default: &'static str, about: &'static [&'static str]) -> KeySpec {
+    KeySpec {
+        name,
+        default: Some(default),
+        about,
+    }
+}
+
+const fn bare(name: &'static str, about: &'static [&'static str]) -> KeySpec {
+    KeySpec {
+        name,
+        default: None,
+        about,
+    }
+}
+
+/// The keys at the top of `agent.toml`, in order.
+pub const AGENT: &[KeySpec] = &[
+    key(
+        "state_dir",
+        "\"/var/lib/tidemark\"",
+        &[
+            "Where the agent keeps its signing key, spool and page maps. $STATE_DIRECTORY (systemd) wins.",
+        ],
+    ),
+    key(
+        "ship_every",
+        "\"10s\"",
+        &[
+            "Changes wait at most this long before they are on their way: what a lost machine loses.",
+            "At least 100ms.",
+        ],
+    ),
+    key(
+        "snapshot_every",
+        "\"5m\"",
+        &["A recovery point is sealed at least this often."],
+    ),
+    key(
+        "beat_every",
+        "\"1m\"",
+        &[
+            "A sign of life for all sources together, so that an idle source is known to be caught up.",
+        ],
+    ),
+    key(
+        "base_schedule",
+        "\"30 2 * * *\"",
+        &[
+            "When bases are made: 5 fields as crontab (minute hour day month weekday, 0 and 7 are Sunday),",
+            "or 6 with seconds first.",
+        ],
+    ),
+    key(
+        "timezone",
+        "\"UTC\"",
+        &["The zone in which the schedule is meant."],
+    ),
+    key(
+        "generation",
+        "\"7d\"",
+        &["Bases and log are kept and deleted together, in spans of this length."],
+    ),
+    key(
+        "ack",
+        "\"spool\"",
+        &[
+            "When the database may forget its log: once it is in the local spool, or with \"regions\" once it",
+            "is durable in them (not for SQLite, which waits for nobody).",
+        ],
+    ),
+    key(
+        "durable_in",
+        "2",
+        &[
+            "How many failure domains must hold something before it counts as durable.",
+            "Without this line: 2, or 1 where there is only one.",
+        ],
+    ),
+    key(
+        "memory",
+        "\"128MiB\"",
+        &["What the agent may use, whatever it protects. At least 32MiB."],
+    ),
+    key(
+        "threads",
+        "0",
+        &["How many threads hash, compress and encrypt; 0 is one for each core."],
+    ),
+    key(
+        "spool_max",
+        "\"10GiB\"",
+        &["How much may wait on local disk while regions are away."],
+    ),
+    key(
+        "spool_keep_free",
+        "\"10%\"",
+        &["So much of the spool's file system stays free: a share or a size."],
+    ),
+    key(
+        "protect",
+        "\"database\"",
+        &[
+            "What is spared when the spool is full: the database (a gap is signed and a new base made), or",
+            "with \"chain\" the log (the database keeps it and its disk may fill).",
+        ],
+    ),
+    key(
+        "wal_max",
+        "\"1GiB\"",
+        &[
+            "SQLite: how long the write-ahead log may grow before the agent lets go and catches up later.",
+        ],
+    ),
+    key(
+        "slot_keep_max",
+        "\"10GiB\"",
+        &["PostgreSQL: how much log a slot may hold back."],
+    ),
+    key(
+        "recoverable_for",
+        "\"30d\"",
+        &["Any instant of this window stays recoverable."],
+    ),
+    key(
+        "retain_max",
+        "\"90d\"",
+        &["Nothing is kept longer than this."],
+    ),
+    key("compression", "1", &["The zstd level, 1 to 19."]),
+    key(
+        "rpo",
+        "\"\"",
+        &[
+            "The promised loss at most, such as \"5m\". Shipping and beats must then come twice as often.",
+            "Empty: none is promised.",
+        ],
+    ),
+    key(
+        "residency",
+        "[]",
+        &[
+            "Countries in which regions may be, such as [\"DK\"]. The agent refuses to start with another.",
+            "Empty: anywhere.",
+        ],
+    ),
+    key(
+        "metrics",
+        "\"\"",
+        &[
+            "Where OpenMetrics are served, such as \"127.0.0.1:9187\"; loopback only. Empty: nowhere.",
+        ],
+    ),
+    bare(
+        "recipients",
+        &[
+            "Public keys that everything is encrypted to (tidemark-restore keys new makes them).",
+            "The private ones never touch this machine.",
+        ],
+    ),
+    bare(
+        "root",
+        &["The root key's fingerprint: only a keyring that it signed is believed."],
+    ),
+];
+
+/// The keys of a `[[region]]`.
+pub const REGION: &[KeySpec] = &[
+    bare("name", &[]),
+    bare("url", &[]),
+    key(
+        "country",
+        "\"\"",
+        &["The country it is in, two letters; needed with residency."],
+    ),
+    key(
+        "failure_domain",
+        "\"\"",
+        &[
+            "Regions that can fail together share a name here and count once. Empty: it fails alone.",
+        ],
+    ),
+];
+
+/// The keys at the top of `restore.toml`, in order.
+pub const RESTORE: &[KeySpec] = &[
+    key(
+        "identity",
+        "\"\"",
+        &[
+            "The file with the recovery identity (private: chmod 600). Empty: --identity or",
+            "TIDEMARK_IDENTITY names it where one is needed.",
+        ],
+    ),
+    key(
+        "memory",
+        "\"256MiB\"",
+        &["What a restore may use for reading ahead. At least 64MiB."],
+    ),
+    key(
+        "threads",
+        "0",
+        &["How many threads hash, decompress and decrypt; 0 is one for each core."],
+    ),
+];
+
+/// Keys that belong to the agent as a whole, and why a source can't have its own.
+pub const AGENT_WIDE: &[(&str, &str)] = &[
+    ("state_dir", "one agent has one state directory"),
+    ("memory", "one agent has one bound for all its sources"),
+    ("threads", "one agent has one pool for all its sources"),
+    (
+        "spool_keep_free",
+        "it is about the spool's file system, which all sources share",
+    ),
+    ("residency", "every region gets every source"),
+    ("metrics", "one agent has one endpoint"),
+    (
+        "recipients",
+        "one session is sealed for all sources of an agent",
+    ),
+    ("root", "a repository has one root"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_comment_begins_with_a_keys_name() {
+        let all = || AGENT.iter().chain(REGION).chain(RESTORE);
+        for line in all().flat_map(|key| key.about) {
+            let first = line
+                .split([' ', ',', ':', '.'])
+                .next()
+                .unwrap()
+                .to_ascii_lowercase();
+            assert!(all().all(|key| key.name != first), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn keys_of_the_agent_as_a_whole_are_keys() {
+        for (name, _) in AGENT_WIDE {
+            assert!(AGENT.iter().any(|key| key.name == *name), "{name}");
+        }
+    }
+}

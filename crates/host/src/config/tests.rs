@@ -1,0 +1,565 @@
+//! The agent's config as users meet it: defaults, overrides, every refusal at the door with its
+//! place and remedy, and the file that `init` writes.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::write::{self, NewAgent, NewSource};
+use super::{
+    Ack, AgentConfig, ConfigError, ConfigFile, Engine, Region, RestoreConfig, Surroundings, keys,
+};
+use crate::{ByteSize, Exit, KeepFree};
+use jiff::tz::TimeZone;
+use tidemark_format::{KeyId, RepoId, recipient::RecipientKey};
+
+const FILE: &str = "/etc/tidemark/agent.toml";
+
+fn recipient(n: u8) -> RecipientKey {
+    RecipientKey {
+        public: [n; 32],
+        repo: RepoId([1; 16]),
+        root: KeyId([2; 16]),
+    }
+}
+
+/// The planner stands behind this in the programs.
+fn check_schedule(text: &str, _zone: &TimeZone) -> Result<(), String> {
+    if text.starts_with("never") {
+        Err(format!("schedule {text:?} never fires"))
+    } else {
+        Ok(())
+    }
+}
+
+fn parse(text: &str) -> Result<AgentConfig, ConfigError> {
+    let around = Surroundings {
+        state_directory: None,
+        check_schedule: &check_schedule,
+    };
+    AgentConfig::parse(text, Path::new(FILE), &around)
+}
+
+const REGIONS: &str = "
+[[region]]
+name = \"a\"
+url = \"dir:/mnt/a\"
+[[region]]
+name = \"b\"
+url = \"s3://bucket/b?region=eu-north-1\"
+";
+
+const SOURCE: &str = "
+[[source]]
+name = \"app\"
+sqlite = \"/srv/app/app.db\"
+";
+
+fn file(top: &str, source: &str) -> String {
+    let (one, two) = (recipient(1), recipient(2));
+    format!("recipients = [\"{one}\", \"{two}\"]\n{top}\n{REGIONS}{SOURCE}{source}")
+}
+
+fn good(top: &str, source: &str) -> AgentConfig {
+    parse(&file(top, source)).unwrap()
+}
+
+fn refused(text: &str) -> (String, Exit) {
+    let error = parse(text).unwrap_err();
+    (error.to_string(), error.code().exit)
+}
+
+/// The file with `top` and `source` is refused as a config, saying each of `words`.
+fn refuses(top: &str, source: &str, words: &[&str]) {
+    let (text, exit) = refused(&file(top, source));
+    for word in words {
+        assert!(text.contains(word), "no {word:?} in:\n{text}");
+    }
+    assert_eq!(exit, Exit::Config, "{text}");
+}
+
+#[test]
+fn a_short_file_gets_every_default() {
+    let config = good("", "");
+    assert_eq!(config.state_dir, PathBuf::from("/var/lib/tidemark"));
+    assert_eq!(config.memory, ByteSize::mib(128));
+    assert_eq!(config.spool_max, ByteSize::mib(10 * 1024));
+    assert_eq!(config.spool_keep_free, KeepFree::Percent(10));
+    assert_eq!(config.metrics, None);
+    assert_eq!(config.root, KeyId([2; 16]));
+    assert_eq!(config.regions[0].failure_domain, "a");
+    let source = &config.sources[0];
+    assert_eq!(
+        source.engine,
+        Engine::Sqlite {
+            path: PathBuf::from("/srv/app/app.db")
+        }
+    );
+    let settings = &source.settings;
+    assert_eq!(settings.ship_every, Duration::from_secs(10));
+    assert_eq!(settings.snapshot_every, Duration::from_secs(300));
+    assert_eq!(settings.base_schedule, "30 2 * * *");
+    assert_eq!(
+        (settings.ack, settings.durable_in, settings.compression),
+        (Ack::Spool, 2, 1)
+    );
+    assert_eq!(settings.retain_max, Duration::from_secs(90 * 86_400));
+    assert_eq!(config.beat_every(), Duration::from_secs(60));
+}
+
+#[test]
+fn a_source_overrides_what_stands_above_and_only_for_itself() {
+    let more = "ship_every = \"1s\"\nbeat_every = \"20s\"\ntimezone = \"Europe/Copenhagen\"\n\
+                [[source]]\nname = \"other\"\nsqlite = \"other.db\"\n";
+    let config = good("ship_every = \"30s\"", more);
+    let [app, other] = &config.sources[..] else {
+        panic!("two sources")
+    };
+    assert_eq!(app.settings.ship_every, Duration::from_secs(1));
+    assert_eq!(app.settings.timezone.iana_name(), Some("Europe/Copenhagen"));
+    assert_eq!(other.settings.ship_every, Duration::from_secs(30));
+    assert_eq!(other.settings.timezone, TimeZone::UTC);
+    // Beside the config file, and no other way.
+    assert_eq!(
+        other.engine,
+        Engine::Sqlite {
+            path: PathBuf::from("/etc/tidemark/other.db")
+        }
+    );
+    assert_eq!(
+        config.beat_every(),
+        Duration::from_secs(20),
+        "the most demanding source decides"
+    );
+}
+
+#[test]
+fn a_source_without_a_name_is_called_after_its_file() {
+    let config = good("", "[[source]]\nsqlite = \"/srv/My App.v2.db\"\n");
+    assert_eq!(config.sources[1].name.as_str(), "my-app-v2");
+}
+
+#[test]
+fn regions_that_fail_together_make_one_domain_durable() {
+    let text = file("", "").replace(
+        "[[region]]\nname = \"b\"",
+        "failure_domain = \"a\"\n[[region]]\nname = \"b\"\nfailure_domain = \"a\"",
+    );
+    let config = parse(&text).unwrap();
+    assert_eq!(config.sources[0].settings.durable_in, 1);
+}
+
+#[test]
+fn systemds_state_directory_wins() {
+    let around = Surroundings {
+        state_directory: Some(Path::new("/run/state")),
+        check_schedule: &check_schedule,
+    };
+    let config = AgentConfig::parse(&file("state_dir = \"/x\"", ""), Path::new(FILE), &around);
+    assert_eq!(config.unwrap().state_dir, PathBuf::from("/run/state"));
+}
+
+#[test]
+fn an_unknown_key_is_shown_with_line_caret_and_the_near_ones() {
+    let (text, exit) = refused(&file("shipevery = \"10s\"", ""));
+    let picture = "\
+/etc/tidemark/agent.toml:2:1: unknown key `shipevery`
+  |
+2 | shipevery = \"10s\"
+  | ^^^^^^^^^
+  = did you mean ship_every? keys here: ack, ";
+    assert!(text.starts_with(picture), "{text}");
+    assert_eq!(exit, Exit::Config);
+    assert_eq!(
+        parse(&file("shipevery = \"10s\"", ""))
+            .unwrap_err()
+            .code()
+            .id,
+        "TM7801"
+    );
+}
+
+#[test]
+fn a_known_key_in_the_wrong_table_is_told_where_it_belongs() {
+    refuses(
+        "",
+        "memory = \"1GiB\"",
+        &["stands above the first [[region]]", "agent.toml:"],
+    );
+    refuses("sqlite = \"/a\"", "", &["belongs into a [[source]]"]);
+    refuses("url = \"dir:/a\"", "", &["belongs into a [[region]]"]);
+}
+
+#[test]
+fn text_that_is_no_toml_is_shown_where_it_breaks() {
+    refuses("ship_every = ", "", &["agent.toml:2:", "^"]);
+    refuses("ship_every = 10", "", &["agent.toml:2:14", "in quotes"]);
+}
+
+#[test]
+fn every_value_out_of_range_is_refused_with_what_is_allowed() {
+    for (key, value, word) in [
+        ("ship_every", "\"99ms\"", "at least \"100ms\""),
+        ("ship_every", "\"fast\"", "is not a duration"),
+        ("snapshot_every", "\"0s\"", "too short"),
+        ("beat_every", "\"10ms\"", "too short"),
+        ("memory", "\"8MiB\"", "at least \"32MiB\""),
+        ("memory", "\"lots\"", "is not a size"),
+        ("spool_max", "\"1MiB\"", "at least \"16MiB\""),
+        ("spool_keep_free", "\"95%\"", "neither a share nor a size"),
+        ("threads", "-1", "number of threads"),
+        ("ack", "\"never\"", "\"spool\" or \"regions\""),
+        ("protect", "\"me\"", "\"database\" or \"chain\""),
+        ("durable_in", "0", "at least 1"),
+        ("compression", "23", "1 to 19"),
+        ("timezone", "\"Mars\"", "is not known"),
+        ("base_schedule", "\"never\"", "never fires"),
+        ("metrics", "\"0.0.0.0:9187\"", "loopback"),
+        ("metrics", "\"9187\"", "is not an address"),
+        ("residency", "[\"Denmark\"]", "two capital letters"),
+        ("root", "\"abc\"", "32 hex digits"),
+        ("state_dir", "\"\"", "is not a path"),
+    ] {
+        let line = format!("{key} = {value}");
+        let (text, _) = refused(&file(&line, ""));
+        assert!(text.contains(word), "{line}: no {word:?} in:\n{text}");
+        assert!(
+            text.contains("agent.toml:2:"),
+            "{line}: no place in:\n{text}"
+        );
+    }
+}
+
+#[test]
+fn settings_that_can_not_hold_together_are_refused() {
+    refuses(
+        "",
+        "ack = \"regions\"",
+        &["can't hold for SQLite", "agent.toml:14:7"],
+    );
+    refuses(
+        "durable_in = 3",
+        "",
+        &["have 2 failure domain(s)", "lower durable_in"],
+    );
+    refuses(
+        "rpo = \"15s\"",
+        "",
+        &["ship_every = \"10s\" is more than half of rpo"],
+    );
+    refuses(
+        "rpo = \"90s\"",
+        "",
+        &["beat_every = \"1m\" is more than half of rpo"],
+    );
+    refuses("retain_max = \"37d\"", "", &["38d old", "raise retain_max"]);
+    assert!(parse(&file("retain_max = \"38d\"\nrpo = \"2m\"", "")).is_ok());
+}
+
+#[test]
+fn a_problem_of_the_top_is_told_once_for_many_sources() {
+    let (text, _) = refused(&file("durable_in = 3", "[[source]]\nsqlite = \"/b.db\"\n"));
+    assert_eq!(text.matches("can never be reached").count(), 1, "{text}");
+}
+
+#[test]
+fn all_problems_are_told_at_once_in_the_files_order() {
+    let (text, _) = refused(&file(
+        "ship_every = \"1ms\"\nmemory = \"1B\"",
+        "compression = 99",
+    ));
+    let places: Vec<usize> = ["\"1ms\" is", "\"1B\" is", "99 is"]
+        .iter()
+        .map(|word| text.find(word).unwrap())
+        .collect();
+    assert!(places.is_sorted(), "{text}");
+}
+
+#[test]
+fn doubles_are_refused() {
+    refuses(
+        "",
+        "[[source]]\nname = \"app\"\nsqlite = \"/b.db\"",
+        &["two sources are named `app`"],
+    );
+    refuses(
+        "",
+        "[[source]]\nname = \"b\"\nsqlite = \"/srv/x/../app/app.db\"",
+        &["source `app` already"],
+    );
+    refuses(
+        "",
+        "[[region]]\nname = \"a\"\nurl = \"dir:/c\"",
+        &["two regions are named `a`"],
+    );
+    refuses(
+        "",
+        "[[region]]\nname = \"c\"\nurl = \"dir:/mnt/a/\"",
+        &["same place as region `a`"],
+    );
+}
+
+#[test]
+fn what_is_missing_is_asked_for() {
+    let (text, exit) = refused("");
+    for word in ["no [[region]]", "no [[source]]", "no recipients"] {
+        assert!(text.contains(word), "{text}");
+    }
+    assert_eq!(exit, Exit::Config);
+    refuses("", "[[source]]\nname = \"x\"", &["this needs sqlite"]);
+    refuses("", "[[region]]\nname = \"x\"", &["this needs url"]);
+}
+
+#[test]
+fn recipients_must_be_whole_and_of_one_repository() {
+    let other = RecipientKey {
+        repo: RepoId([9; 16]),
+        ..recipient(3)
+    };
+    let text = file("", "");
+    let with = |key: &str| text.replace(&format!("\"{}\"]", recipient(2)), &format!("\"{key}\"]"));
+    assert!(refused(&with("tmr1abc")).0.contains("damaged"));
+    assert!(refused(&with("age1abc")).0.contains("begins with tmr1"));
+    assert!(
+        refused(&with(&other.to_string()))
+            .0
+            .contains("another repository")
+    );
+    assert!(
+        refused(&with(&recipient(1).to_string()))
+            .0
+            .contains("twice")
+    );
+    let root = KeyId([7; 16]);
+    refuses(
+        &format!("root = \"{root}\""),
+        "",
+        &["this recipient names root", "key card"],
+    );
+}
+
+#[test]
+fn a_region_outside_the_residency_list_is_a_matter_of_policy() {
+    let (text, exit) = refused(&file("residency = [\"DK\"]", ""));
+    assert!(
+        text.contains("region `a`") && text.contains("outside residency = [DK]"),
+        "{text}"
+    );
+    assert_eq!(exit, Exit::Policy);
+    let inside = file("residency = [\"DK\", \"SE\"]", "")
+        .replace("name = \"a\"", "name = \"a\"\ncountry = \"DK\"")
+        .replace("name = \"b\"", "name = \"b\"\ncountry = \"SE\"");
+    assert_eq!(
+        parse(&inside).unwrap().regions[1]
+            .country
+            .as_ref()
+            .unwrap()
+            .as_str(),
+        "SE"
+    );
+}
+
+#[test]
+fn postgres_is_refused_by_a_build_without_it() {
+    refuses(
+        "",
+        "[[source]]\npostgres = \"postgres:///main\"",
+        &["not supported by this build yet"],
+    );
+}
+
+#[test]
+fn without_a_file_the_error_says_where_it_was_looked_for() {
+    let given = Path::new("/nowhere/agent.toml");
+    assert_eq!(ConfigFile::Agent.find(Some(given)).unwrap(), given);
+    let around = Surroundings {
+        state_directory: None,
+        check_schedule: &check_schedule,
+    };
+    let unreadable = AgentConfig::load(given, &around).unwrap_err();
+    assert!(matches!(unreadable, ConfigError::Unreadable(_)));
+    if let Err(missing) = ConfigFile::Restore.find(None) {
+        assert!(missing.to_string().contains("/etc/tidemark/restore.toml"));
+        assert_eq!(missing.code().id, "TM7804");
+    }
+}
+
+fn new_agent() -> NewAgent {
+    let urls = ["dir:/mnt/aarhus", "s3://backup/odense?region=eu-north-1"];
+    let urls: Vec<_> = urls.iter().map(|url| url.parse().unwrap()).collect();
+    NewAgent {
+        state_dir: PathBuf::from("/srv/.tidemark"),
+        recipients: vec![recipient(1).to_string(), recipient(2).to_string()],
+        root: KeyId([2; 16]).to_string(),
+        changed: vec![("ship_every", "\"1s\"".to_owned())],
+        regions: Region::from_urls(&urls),
+        sources: vec![NewSource {
+            name: "app".to_owned(),
+            sqlite: PathBuf::from("/srv/a \"b\".db"),
+        }],
+    }
+}
+
+/// Two readings of different texts with the same meaning.
+fn same_meaning(one: &AgentConfig, two: &AgentConfig) {
+    assert_eq!(
+        &AgentConfig {
+            hash: two.hash,
+            ..one.clone()
+        },
+        two
+    );
+}
+
+#[test]
+fn what_init_writes_is_read_as_it_was_meant() {
+    let config = parse(&new_agent().render()).unwrap();
+    assert_eq!(config.state_dir, PathBuf::from("/srv/.tidemark"));
+    assert_eq!(
+        config.sources[0].settings.ship_every,
+        Duration::from_secs(1)
+    );
+    assert_eq!(
+        config.sources[0].engine,
+        Engine::Sqlite {
+            path: PathBuf::from("/srv/a \"b\".db")
+        }
+    );
+    assert_eq!(config.recipients, [recipient(1), recipient(2)]);
+}
+
+/// The key of a line that is a commented default.
+fn commented_key(line: &str) -> Option<&str> {
+    let (key, _) = line.strip_prefix("# ")?.split_once(" = ")?;
+    key.bytes()
+        .all(|b| b.is_ascii_lowercase() || b == b'_')
+        .then_some(key)
+}
+
+#[test]
+fn taking_the_comment_away_from_every_default_changes_nothing() {
+    for regions in [1, 2] {
+        let mut new = new_agent();
+        new.regions.truncate(regions);
+        let written = new.render();
+        let uncommented: Vec<&str> = written
+            .lines()
+            .map(|line| {
+                if commented_key(line).is_some() {
+                    &line[2..]
+                } else {
+                    line
+                }
+            })
+            .collect();
+        let uncommented = uncommented.join("\n");
+        assert!(uncommented.contains("\nack = \"spool\""), "{uncommented}");
+        same_meaning(&parse(&written).unwrap(), &parse(&uncommented).unwrap());
+    }
+}
+
+#[test]
+fn every_key_is_written_once_on_a_line_of_its_own() {
+    let written = new_agent().render();
+    for spec in keys::AGENT {
+        let begins = |line: &&str| {
+            let line = line.strip_prefix("# ").unwrap_or(line);
+            line.strip_prefix(spec.name).is_some_and(|rest| {
+                !rest.starts_with('_') && !rest.starts_with(char::is_alphabetic)
+            })
+        };
+        assert_eq!(written.lines().filter(begins).count(), 1, "{}", spec.name);
+    }
+}
+
+#[test]
+fn a_source_added_at_the_end_is_protected_too() {
+    let more = NewSource {
+        name: "more".to_owned(),
+        sqlite: PathBuf::from("/srv/more.db"),
+    };
+    let config = parse(&(new_agent().render() + &more.render())).unwrap();
+    assert_eq!(config.sources.len(), 2);
+}
+
+#[test]
+fn the_effective_config_reads_back_as_itself() {
+    let config = good(
+        "rpo = \"5m\"\nmetrics = \"127.0.0.1:0\"",
+        "ship_every = \"2s\"\ndurable_in = 1",
+    );
+    same_meaning(&config, &parse(&write::effective(&config)).unwrap());
+}
+
+/// Compares a file of the repository with what the code writes; `TIDEMARK_UPDATE=1` writes it.
+fn example(name: &str, text: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../config")
+        .join(name);
+    if std::env::var_os("TIDEMARK_UPDATE").is_some() {
+        std::fs::write(&path, text).unwrap();
+    }
+    let kept = std::fs::read_to_string(&path).unwrap();
+    assert!(
+        kept == text,
+        "config/{name} is not what init writes; run with TIDEMARK_UPDATE=1"
+    );
+}
+
+fn example_regions() -> Vec<Region> {
+    let urls = [
+        "s3://example-backup/app?region=eu-north-1",
+        "dir:/mnt/backup/app",
+    ];
+    let urls: Vec<_> = urls.iter().map(|url| url.parse().unwrap()).collect();
+    let mut regions = Region::from_urls(&urls);
+    for (region, name) in regions.iter_mut().zip(["stockholm", "aarhus"]) {
+        region.name = name.parse().unwrap();
+        region.failure_domain = name.to_owned();
+    }
+    regions[0].country = "SE".parse().ok();
+    regions[1].country = "DK".parse().ok();
+    regions
+}
+
+#[test]
+fn the_example_of_the_repository_is_what_init_writes_and_names_nobody_as_recipient() {
+    let new = NewAgent {
+        state_dir: PathBuf::from("/var/lib/tidemark"),
+        recipients: vec!["tmr1…".to_owned(), "tmr1…".to_owned()],
+        root: "fingerprint".to_owned(),
+        changed: Vec::new(),
+        regions: example_regions(),
+        sources: vec![NewSource {
+            name: "app".to_owned(),
+            sqlite: PathBuf::from("/srv/app/app.db"),
+        }],
+    };
+    example("agent.toml", &new.render());
+    // Only what must be filled in is wrong with it: nobody's key stands there by mistake.
+    let Err(ConfigError::Refused { problems }) = parse(&new.render()) else {
+        panic!("refused")
+    };
+    assert_eq!(problems.len(), 3, "{problems:?}");
+    let valid = new_agent();
+    let filled = NewAgent {
+        recipients: valid.recipients,
+        root: valid.root,
+        ..new
+    };
+    assert!(parse(&filled.render()).is_ok());
+}
+
+#[test]
+fn the_restore_tools_example_is_what_the_code_writes() {
+    let text = write::restore(
+        Some(Path::new("/etc/tidemark/identity")),
+        &example_regions(),
+    );
+    example("restore.toml", &text);
+    let config = RestoreConfig::parse(&text, Path::new(FILE)).unwrap();
+    assert_eq!(config.regions.len(), 2);
+    assert_eq!(
+        config.identity,
+        Some(PathBuf::from("/etc/tidemark/identity"))
+    );
+}

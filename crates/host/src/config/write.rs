@@ -1,0 +1,212 @@
+//! Config files as `init` writes them, and the effective config as `config show` prints it.
+//!
+//! Every key stands on a line of its own, commented where it has its default, so that the file is
+//! its own manual and a script can change any key by the beginning of its line.
+
+use std::path::{Path, PathBuf};
+
+use super::agent::{AgentConfig, Engine};
+use super::keys::{AGENT, KeySpec, REGION, RESTORE};
+use super::regions::{Region, failure_domains};
+
+/// How to read the rest of the file.
+const HEADER: &str = "\
+# A line that begins with '#' and a key shows the key's default: take the '#' away to change it.
+# Check the file with `config check`; unknown keys are refused.
+";
+
+/// What `init` knows when it writes an `agent.toml`.
+#[derive(Debug, Clone)]
+pub struct NewAgent {
+    /// The agent's own directory.
+    pub state_dir: PathBuf,
+    /// Whom sessions are sealed to.
+    pub recipients: Vec<String>,
+    /// The root's fingerprint.
+    pub root: String,
+    /// Other keys that are not to have their default, with their values as TOML.
+    pub changed: Vec<(&'static str, String)>,
+    /// At least one.
+    pub regions: Vec<Region>,
+    /// At least one.
+    pub sources: Vec<NewSource>,
+}
+
+/// A source to be written.
+#[derive(Debug, Clone)]
+pub struct NewSource {
+    /// Its name.
+    pub name: String,
+    /// The database file.
+    pub sqlite: PathBuf,
+}
+
+impl NewAgent {
+    /// The file's text.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut text = String::from("# Tidemark agent.\n");
+        text.push_str(HEADER);
+        let domains = failure_domains(&self.regions);
+        for spec in AGENT {
+            text.push('\n');
+            let durable_in = domains.clamp(1, 2).to_string();
+            let default = if spec.name == "durable_in" {
+                Some(durable_in.as_str())
+            } else {
+                spec.default
+            };
+            key(&mut text, spec, default, self.value(spec.name).as_deref());
+        }
+        for one in &self.regions {
+            text.push_str(&region(one));
+        }
+        for one in &self.sources {
+            text.push_str(&one.render());
+        }
+        text
+    }
+
+    fn value(&self, key: &str) -> Option<String> {
+        match key {
+            "state_dir" => Some(path(&self.state_dir)),
+            "recipients" => Some(list(&self.recipients)),
+            "root" => Some(quoted(&self.root)),
+            key => {
+                let changed = self.changed.iter().find(|(name, _)| *name == key);
+                changed.map(|(_, value)| value.clone())
+            }
+        }
+    }
+}
+
+impl NewSource {
+    /// Its table; appended to a config it adds the source.
+    #[must_use]
+    pub fn render(&self) -> String {
+        format!(
+            "\n# A key above that concerns one database may stand here again, for this one alone.\n\
+             [[source]]\nname = {}\nsqlite = {}\n",
+            quoted(&self.name),
+            path(&self.sqlite)
+        )
+    }
+}
+
+/// A `restore.toml`.
+#[must_use]
+pub fn restore(identity: Option<&Path>, regions: &[Region]) -> String {
+    let mut text =
+        String::from("# Tidemark restore tool. Everything here can be an argument instead.\n");
+    text.push_str(HEADER);
+    for spec in RESTORE {
+        text.push('\n');
+        let value = identity.filter(|_| spec.name == "identity").map(path);
+        key(&mut text, spec, spec.default, value.as_deref());
+    }
+    for one in regions {
+        text.push_str(&region(one));
+    }
+    text
+}
+
+/// The config as it holds, defaults and overrides resolved; it can be read as a config again.
+#[must_use]
+pub fn effective(config: &AgentConfig) -> String {
+    let recipients: Vec<String> = config.recipients.iter().map(ToString::to_string).collect();
+    let residency: Vec<String> = config.residency.iter().map(ToString::to_string).collect();
+    let threads = config.threads.map_or(0, std::num::NonZeroUsize::get);
+    let metrics = config
+        .metrics
+        .map(|address| address.to_string())
+        .unwrap_or_default();
+    let mut text = String::new();
+    line(&mut text, "state_dir", &path(&config.state_dir));
+    line(&mut text, "memory", &quoted(&config.memory.to_string()));
+    line(&mut text, "threads", &threads.to_string());
+    line(
+        &mut text,
+        "spool_max",
+        &quoted(&config.spool_max.to_string()),
+    );
+    line(
+        &mut text,
+        "spool_keep_free",
+        &quoted(&config.spool_keep_free.to_string()),
+    );
+    line(&mut text, "residency", &list(&residency));
+    line(&mut text, "metrics", &quoted(&metrics));
+    line(&mut text, "recipients", &list(&recipients));
+    line(&mut text, "root", &quoted(&config.root.to_string()));
+    for region in &config.regions {
+        text.push_str("\n[[region]]\n");
+        line(&mut text, "name", &quoted(region.name.as_str()));
+        line(&mut text, "url", &quoted(&region.url.to_string()));
+        let country = region
+            .country
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        line(&mut text, "country", &quoted(&country));
+        line(&mut text, "failure_domain", &quoted(&region.failure_domain));
+    }
+    for source in &config.sources {
+        text.push_str("\n[[source]]\n");
+        line(&mut text, "name", &quoted(source.name.as_str()));
+        let Engine::Sqlite { path: database } = &source.engine;
+        line(&mut text, "sqlite", &path(database));
+        for (name, value) in source.settings.entries() {
+            line(&mut text, name, &value);
+        }
+    }
+    text
+}
+
+fn region(region: &Region) -> String {
+    let mut text = String::from("\n[[region]]\n");
+    for spec in REGION {
+        let own_domain = region.failure_domain == region.name.as_str();
+        let value = match spec.name {
+            "name" => Some(quoted(region.name.as_str())),
+            "url" => Some(quoted(&region.url.to_string())),
+            "country" => region
+                .country
+                .as_ref()
+                .map(|country| quoted(country.as_str())),
+            _ => (!own_domain).then(|| quoted(&region.failure_domain)),
+        };
+        key(&mut text, spec, spec.default, value.as_deref());
+    }
+    text
+}
+
+/// A key with its comment above: its value, or its default behind a `#`.
+fn key(text: &mut String, spec: &KeySpec, default: Option<&str>, value: Option<&str>) {
+    for about in spec.about {
+        text.push_str("# ");
+        text.push_str(about);
+        text.push('\n');
+    }
+    match (value, default) {
+        (Some(value), default) if default != Some(value) => line(text, spec.name, value),
+        (_, Some(default)) => line(text, &format!("# {}", spec.name), default),
+        (_, None) => {}
+    }
+}
+
+fn line(text: &mut String, name: &str, value: &str) {
+    text.push_str(&format!("{name} = {value}\n"));
+}
+
+fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+fn path(path: &Path) -> String {
+    quoted(&path.to_string_lossy())
+}
+
+fn list(items: &[String]) -> String {
+    let items: Vec<String> = items.iter().map(|item| quoted(item)).collect();
+    format!("[{}]", items.join(", "))
+}
