@@ -143,10 +143,32 @@ pub struct Code {
 }
 
 impl Code {
-    /// Where the runbook says more.
+    /// The section of the runbook that says more.
     #[must_use]
     pub fn runbook(&self) -> String {
-        format!("docs/RUNBOOK.md#{}", self.id.to_ascii_lowercase())
+        let section = match (self.id, self.exit) {
+            ("TM0102", _) => "lost-host",
+            ("TM0103", _) => "wal-grows",
+            ("TM1501", _) => "spool-full",
+            ("TM7806", _) => "not-the-owner",
+            (_, Exit::Fenced) => "fenced",
+            (_, Exit::Key) => "key-lost",
+            (_, Exit::Integrity) => "damage-in-a-region",
+            (_, Exit::NotRecoverable) => "wrong-statement",
+            (_, Exit::Space) => "disk-full",
+            (_, Exit::Region) => "region-away",
+            (_, Exit::Config | Exit::Policy) => "config-refused",
+            (
+                _,
+                Exit::Ok
+                | Exit::Failed
+                | Exit::Usage
+                | Exit::Exceptions
+                | Exit::NoRepository
+                | Exit::Drill,
+            ) => "runbook",
+        };
+        format!("docs/RUNBOOK.md#{section}")
     }
 }
 
@@ -352,7 +374,7 @@ codes! {
         "Set locking_mode = NORMAL in the application.";
 }
 
-/// What `explain` prints for `asked`: an error code (in any case), or an exit code's number.
+/// What `explain` prints for `asked`: an error code, or an exit code's number or name, in any case.
 #[must_use]
 pub fn explain(asked: &str) -> Option<String> {
     if let Some(code) = ALL
@@ -369,7 +391,13 @@ pub fn explain(asked: &str) -> Option<String> {
             code.runbook()
         ));
     }
-    let exit = asked.trim().parse().ok().and_then(Exit::from_code)?;
+    let named = |exit: &Exit| {
+        exit.name()
+            .replace(' ', "-")
+            .eq_ignore_ascii_case(asked.trim())
+    };
+    let numbered = asked.trim().parse().ok().and_then(Exit::from_code);
+    let exit = numbered.or_else(|| Exit::ALL.into_iter().find(named))?;
     let mut text = format!("exit code {exit}\n\n{}\n", exit.meaning());
     for code in ALL.iter().filter(|code| code.exit == exit) {
         text.push_str(&format!("  {}  {}\n", code.id, code.title));
@@ -430,8 +458,26 @@ mod tests {
             "{fenced}"
         );
         assert!(explain("11").unwrap().contains("TM1102"));
+        assert_eq!(explain("no-repository"), explain("10"));
         assert_eq!(explain("TM9999"), None);
         assert_eq!(explain("99"), None);
         assert!(overview().contains("TM7801"));
+    }
+    #[test]
+    fn every_code_leads_to_a_section_that_the_runbook_has() {
+        let book = include_str!("../../../docs/RUNBOOK.md");
+        let sections: Vec<String> = book
+            .lines()
+            .filter_map(|line| line.strip_prefix("# ").or_else(|| line.strip_prefix("## ")))
+            .map(|title| title.to_ascii_lowercase().replace(' ', "-"))
+            .collect();
+        for code in ALL {
+            let (_, section) = code
+                .runbook()
+                .split_once('#')
+                .map(|(a, b)| (a.to_owned(), b.to_owned()))
+                .unwrap();
+            assert!(sections.contains(&section), "{}: {section}", code.id);
+        }
     }
 }

@@ -128,6 +128,20 @@ impl Schedule {
         Ok(schedule)
     }
 
+    /// Whether `text` can be used in `zone`, for the config's door; if not, the whole reason as text.
+    ///
+    /// # Errors
+    /// Why not, causes included.
+    pub fn check(text: &str, zone: &TimeZone) -> Result<(), String> {
+        match Self::parse(text, zone.clone()) {
+            Ok(_schedule) => Ok(()),
+            Err(error) => Err(match std::error::Error::source(&error) {
+                Some(cause) => format!("{error}: {cause}"),
+                None => error.to_string(),
+            }),
+        }
+    }
+
     /// The first time after `time`; `None` beyond the calendar's end (the year 2100).
     #[must_use]
     pub fn next_after(&self, time: Timestamp) -> Option<Timestamp> {
@@ -507,6 +521,12 @@ mod tests {
         assert!(refused("30 2 * *").to_string().contains("4 field(s)"));
         assert!(refused("").to_string().contains("0 field(s)"));
         assert!(refused("61 2 * * *").source().is_some());
+        let why = Schedule::check("61 2 * * *", &TimeZone::UTC).unwrap_err();
+        assert!(
+            why.contains("61") && why.contains("crontab line: "),
+            "{why}"
+        );
+        assert_eq!(Schedule::check("@daily", &TimeZone::UTC), Ok(()));
         assert!(matches!(
             refused("0 0 30 2 *"),
             ScheduleError::NeverFires(_)
