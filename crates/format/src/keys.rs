@@ -181,6 +181,12 @@ pub fn pack(source: &SourceName, epoch: Epoch, generation: LogSeq, object: Objec
     key(format!("{}{object}", packs(source, epoch, generation)))
 }
 
+/// Folders of a source's whole log, late copies, recovery points and bases: all epochs.
+#[must_use]
+pub fn all_epochs(source: &SourceName) -> [String; 4] {
+    ["log", "late", "point", "base"].map(|kind| format!("meta/{kind}/{source}/"))
+}
+
 /// What a key in `meta/log/`, `meta/late/` or `meta/point/` names.
 ///
 /// # Errors

@@ -1,0 +1,396 @@
+//! Loading a source's history from one region, and settling several regions' together.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use futures_util::future::try_join_all;
+use futures_util::stream::{self, StreamExt as _};
+use tidemark_format::heads::{BaseHead, ClaimHead, PointHead, Role};
+use tidemark_format::{Epoch, Key, LogSeq, PointSeq, SourceName, keys};
+use tidemark_storage::{ListEntry, ReadStore};
+
+use super::beats::Beats;
+use super::chain::{EpochSigns, Standing, standings};
+use super::heads::{AtName, HEADS_IN_FLIGHT, LogState};
+use super::{EpochHistory, LogName, SourceHistory};
+use crate::object::{Placed, Verified};
+use crate::read::{claim_name, list_all, read_verified, sources};
+use crate::{Keyring, LedgerError, Result};
+
+/// How many recovery points to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PointsWanted {
+    /// All: for lists, plans and verification.
+    #[default]
+    All,
+    /// The newest few of each epoch: for status and freshness.
+    Newest(usize),
+}
+
+/// What to load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LoadOptions {
+    /// Recovery points.
+    pub points: PointsWanted,
+}
+
+/// A source's names, as listed.
+struct Listing {
+    claims: Vec<ListEntry>,
+    log: Vec<ListEntry>,
+    late: Vec<ListEntry>,
+    points: Vec<ListEntry>,
+    bases: Vec<ListEntry>,
+}
+
+impl Listing {
+    async fn read(store: &dyn ReadStore, source: &SourceName) -> Result<Self> {
+        let [log, late, points, bases] = keys::all_epochs(source);
+        let prefixes = [keys::claims(source), log, late, points, bases];
+        let all = try_join_all(prefixes.iter().map(|prefix| list_all(store, prefix))).await?;
+        let mut all = all.into_iter();
+        let mut next = || all.next().unwrap_or_default();
+        Ok(Self { claims: next(), log: next(), late: next(), points: next(), bases: next() })
+    }
+
+    fn is_empty(&self) -> bool {
+        self.claims.is_empty() && self.log.is_empty() && self.points.is_empty()
+    }
+}
+
+impl SourceHistory {
+    /// Loads what one region shows of `source`. The log's heads are read later, when asked for.
+    ///
+    /// # Errors
+    /// [`LedgerError::UnknownSource`], or the region's.
+    pub async fn load(
+        store: Arc<dyn ReadStore>,
+        keyring: Arc<Keyring>,
+        source: &SourceName,
+        beats: &Beats,
+        options: &LoadOptions,
+    ) -> Result<Self> {
+        let listing = Listing::read(store.as_ref(), source).await?;
+        if listing.is_empty() {
+            let known = sources(store.as_ref()).await?;
+            let names: Vec<&str> = known.keys().map(SourceName::as_str).collect();
+            let known = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+            return Err(LedgerError::UnknownSource { source_name: source.clone(), known });
+        }
+        let mut history = Self {
+            source: source.clone(),
+            store,
+            keyring,
+            epochs: BTreeMap::new(),
+            troubles: Vec::new(),
+            caught_up: None,
+            heads: Mutex::new(BTreeMap::new()),
+        };
+        history.take_names(&listing);
+        history.read_claims(&listing.claims).await?;
+        history.read_ends().await?;
+        history.read_points(&listing.points, options.points).await?;
+        history.read_bases(&listing.bases).await?;
+        let signs = history.signs();
+        history.apply(&standings(&signs));
+        history.apply_beats(beats).await?;
+        Ok(history)
+    }
+
+    /// Settles where epochs ended from what several regions show: to be called once all are
+    /// loaded, for one region may lack the object that says so.
+    pub fn settle(histories: &mut [Self]) {
+        let mut signs: BTreeMap<Epoch, EpochSigns> = BTreeMap::new();
+        for history in &*histories {
+            for (epoch, shown) in history.signs() {
+                signs.entry(epoch).or_default().merge(&shown);
+            }
+        }
+        let standings = standings(&signs);
+        for history in histories {
+            history.apply(&standings);
+        }
+    }
+
+    fn entry(&mut self, epoch: Epoch) -> &mut EpochHistory {
+        self.epochs.entry(epoch).or_insert_with(|| EpochHistory {
+            epoch,
+            claim: None,
+            standing: Standing::Claimed,
+            fence: None,
+            object_zero: None,
+            names: BTreeMap::new(),
+            void: BTreeMap::new(),
+            points: Vec::new(),
+            bases: Vec::new(),
+            void_points: Vec::new(),
+            void_bases: Vec::new(),
+        })
+    }
+
+    fn take_names(&mut self, listing: &Listing) {
+        for entry in &listing.claims {
+            if let Some((_source, epoch)) = claim_name(&entry.key) {
+                self.entry(epoch);
+            }
+        }
+        // Late names last: where a fence stands in the object's place, the late copy is the object.
+        for entry in listing.log.iter().chain(&listing.late) {
+            if let Ok((_source, epoch, seq)) = keys::dense(&entry.key) {
+                let name = LogName { key: entry.key.clone(), size: entry.size };
+                self.entry(epoch).names.insert(LogSeq(seq), name);
+            }
+        }
+    }
+
+    /// Heads of small objects, read at once; damaged ones become troubles.
+    async fn read_all<H: Placed + Send>(
+        &mut self,
+        entries: &[ListEntry],
+        roles: &[Role],
+    ) -> Result<Vec<Verified<H>>> {
+        let (store, keyring) = (Arc::clone(&self.store), Arc::clone(&self.keyring));
+        let reads = entries.iter().map(|entry| {
+            let (store, keyring) = (Arc::clone(&store), Arc::clone(&keyring));
+            async move {
+                let object =
+                    read_verified::<H>(store.as_ref(), &entry.key, Some(entry.size)).await?;
+                keyring.accept(&object, roles)?;
+                Ok(object)
+            }
+        });
+        let read: Vec<Result<Verified<H>>> =
+            stream::iter(reads).buffered(HEADS_IN_FLIGHT).collect().await;
+        let mut good = Vec::with_capacity(read.len());
+        for (entry, result) in entries.iter().zip(read) {
+            match result {
+                Ok(object) => good.push(object),
+                Err(error) if error.is_about_the_object() => self.trouble(&entry.key, error),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(good)
+    }
+
+    async fn read_claims(&mut self, entries: &[ListEntry]) -> Result<()> {
+        for claim in self.read_all::<ClaimHead>(entries, &[Role::Agent]).await? {
+            let epoch = claim.head.epoch;
+            self.entry(epoch).claim = Some(claim);
+        }
+        Ok(())
+    }
+
+    /// The last name of every epoch (a fence, if there is one) and its object 0.
+    async fn read_ends(&mut self) -> Result<()> {
+        let epochs: Vec<Epoch> = self.epochs.keys().copied().collect();
+        for epoch in epochs {
+            let source = self.source.clone();
+            let names = &self.entry(epoch).names;
+            let first = names.get(&LogSeq(0)).cloned();
+            let mut own = names.iter().rev();
+            let last = own.find(|(seq, name)| name.key == keys::log(&source, epoch, **seq));
+            let last = last.map(|(seq, name)| (*seq, name.clone()));
+            // A late copy past a fence hides its name; it stands where the late run begins.
+            let late = self.first_late(epoch);
+            for (seq, name) in last.into_iter().chain(late) {
+                self.read_end(epoch, seq, &name).await?;
+            }
+            if let Some(name) = first.filter(|_| self.entry(epoch).names.contains_key(&LogSeq(0))) {
+                self.read_zero(epoch, &name).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn first_late(&mut self, epoch: Epoch) -> Option<(LogSeq, LogName)> {
+        let source = self.source.clone();
+        let names = &self.entry(epoch).names;
+        let late = names.iter().find(|(seq, name)| name.key != keys::log(&source, epoch, **seq));
+        late.map(|(seq, name)| {
+            let key = keys::log(&source, epoch, *seq);
+            (*seq, LogName { key, size: name.size })
+        })
+    }
+
+    async fn read_end(&mut self, epoch: Epoch, seq: LogSeq, name: &LogName) -> Result<()> {
+        match self.read_name(&name.key, None).await {
+            Ok(AtName::Fence(fence)) => {
+                let entry = self.entry(epoch);
+                if entry.names.get(&seq).is_some_and(|listed| listed.key == name.key) {
+                    entry.names.remove(&seq);
+                }
+                entry.fence = Some(*fence);
+            }
+            Ok(AtName::Log(_)) => {}
+            Err(error) if error.is_about_the_object() => self.trouble(&name.key, error),
+            // The name under a late copy may be free.
+            Err(LedgerError::Storage(error))
+                if error.kind() == tidemark_storage::ErrorKind::Missing => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    async fn read_zero(&mut self, epoch: Epoch, name: &LogName) -> Result<()> {
+        match self.read_name(&name.key, Some(name.size)).await {
+            Ok(AtName::Log(object)) => {
+                self.entry(epoch).object_zero = Some(object.head.follows.clone());
+                self.remember(epoch, LogSeq(0), &LogState::Object(Arc::new(*object)));
+            }
+            Ok(AtName::Fence(_)) => {}
+            Err(error) if error.is_about_the_object() => self.trouble(&name.key, error),
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    async fn read_points(&mut self, entries: &[ListEntry], wanted: PointsWanted) -> Result<()> {
+        let mut named: BTreeMap<Epoch, Vec<(PointSeq, ListEntry)>> = BTreeMap::new();
+        for entry in entries {
+            if let Ok((_source, epoch, seq)) = keys::dense(&entry.key) {
+                named.entry(epoch).or_default().push((PointSeq(seq), entry.clone()));
+            }
+        }
+        for (epoch, mut names) in named {
+            self.missing_points(epoch, &names);
+            if let PointsWanted::Newest(count) = wanted {
+                names.drain(..names.len().saturating_sub(count.max(1)));
+            }
+            let entries: Vec<ListEntry> = names.into_iter().map(|(_, entry)| entry).collect();
+            let read = self.read_all::<PointHead>(&entries, &[Role::Agent]).await?;
+            let chained = self.chained(read);
+            self.entry(epoch).points = chained;
+        }
+        Ok(())
+    }
+
+    fn missing_points(&mut self, epoch: Epoch, names: &[(PointSeq, ListEntry)]) {
+        for pair in names.windows(2) {
+            let [(before, _), (after, _)] = pair else { continue };
+            if before.next() != *after {
+                let key = keys::point(&self.source, epoch, before.next());
+                let why = format!("recovery points {} to {after} are not all here", before.next());
+                self.trouble(&key, LedgerError::Chain { key: key.to_string(), why });
+            }
+        }
+    }
+
+    /// Points that follow one another; one that doesn't is a trouble and left out.
+    fn chained(&mut self, read: Vec<Verified<PointHead>>) -> Vec<Verified<PointHead>> {
+        let mut good: Vec<Verified<PointHead>> = Vec::with_capacity(read.len());
+        for point in read {
+            let why = good.last().and_then(|before| unlinked(before, &point));
+            match why {
+                None => good.push(point),
+                Some(why) => {
+                    let key = point.key.to_string();
+                    self.trouble(&key, LedgerError::Chain { key: key.clone(), why });
+                }
+            }
+        }
+        good
+    }
+
+    async fn read_bases(&mut self, entries: &[ListEntry]) -> Result<()> {
+        for base in self.read_all::<BaseHead>(entries, &[Role::Agent]).await? {
+            let epoch = base.head.epoch;
+            self.entry(epoch).bases.push(base);
+        }
+        let epochs: Vec<Epoch> = self.epochs.keys().copied().collect();
+        for epoch in epochs {
+            let bases = &mut self.entry(epoch).bases;
+            bases.sort_by_key(|base| (base.head.generation, base.head.number));
+            let orphans = drop_orphans(bases);
+            for (key, why) in orphans {
+                self.trouble(&key, LedgerError::Chain { key: key.to_string(), why });
+            }
+        }
+        Ok(())
+    }
+
+    /// What this region alone shows of each epoch.
+    fn signs(&self) -> BTreeMap<Epoch, EpochSigns> {
+        let signs = self.epochs.iter().map(|(epoch, history)| {
+            let has_log = !history.names.is_empty() || !history.void.is_empty();
+            let fence = history.fence.as_ref().map(|fence| fence.head.seq);
+            let object_zero = history.object_zero.clone();
+            (*epoch, EpochSigns { has_log, object_zero, fence })
+        });
+        signs.collect()
+    }
+
+    /// Cuts every epoch at its end. May be called again when more is known.
+    fn apply(&mut self, standings: &BTreeMap<Epoch, Standing>) {
+        for (epoch, history) in &mut self.epochs {
+            let standing = standings.get(epoch).cloned().unwrap_or(Standing::Claimed);
+            history.names.append(&mut history.void);
+            history.points.append(&mut history.void_points);
+            history.points.sort_by_key(|point| point.head.seq);
+            history.bases.append(&mut history.void_bases);
+            history.bases.sort_by_key(|base| (base.head.generation, base.head.number));
+            let end = match &standing {
+                Standing::Live => None,
+                Standing::Ended { last, .. } => Some(Some(*last)),
+                Standing::EndUnknown { .. } => {
+                    Some(history.points.last().map(|point| point.head.log_seq))
+                }
+                Standing::Claimed | Standing::Void => Some(None),
+            };
+            history.standing = standing;
+            if let Some(last) = end {
+                cut(history, last);
+            }
+        }
+    }
+}
+
+/// Moves what is past `last` (everything, if there is no last) to the void.
+fn cut(history: &mut EpochHistory, last: Option<LogSeq>) {
+    let counts = |seq: LogSeq| last.is_some_and(|last| seq <= last);
+    history.void = match last {
+        Some(last) => history.names.split_off(&last.next()),
+        None => std::mem::take(&mut history.names),
+    };
+    let points = std::mem::take(&mut history.points);
+    (history.points, history.void_points) =
+        points.into_iter().partition(|point| counts(point.head.log_seq));
+    let bases = std::mem::take(&mut history.bases);
+    (history.bases, history.void_bases) =
+        bases.into_iter().partition(|base| counts(base.head.usable_from));
+}
+
+fn unlinked(before: &Verified<PointHead>, point: &Verified<PointHead>) -> Option<String> {
+    let adjacent = before.head.seq.next() == point.head.seq;
+    if adjacent && point.head.prev != Some(before.link) {
+        return Some(format!("it does not follow recovery point {} before it", before.head.seq));
+    }
+    if point.head.log_seq < before.head.log_seq {
+        return Some(format!(
+            "it covers log object {} and the point before it already {}",
+            point.head.log_seq, before.head.log_seq
+        ));
+    }
+    None
+}
+
+/// Takes out bases whose parent isn't here or isn't the one they name. Parents come first.
+fn drop_orphans(bases: &mut Vec<Verified<BaseHead>>) -> Vec<(Key, String)> {
+    let mut orphans = Vec::new();
+    let mut good: Vec<Verified<BaseHead>> = Vec::with_capacity(bases.len());
+    for base in bases.drain(..) {
+        let has_parent = match &base.head.parent {
+            None => base.head.number.0 == 0,
+            Some(parent) => {
+                parent.generation == base.head.generation
+                    && good.iter().any(|other| other.head.reference(other.link) == *parent)
+            }
+        };
+        if has_parent {
+            good.push(base);
+        } else {
+            orphans.push((base.key, "the base it builds on is not here".to_owned()));
+        }
+    }
+    *bases = good;
+    orphans
+}
