@@ -1,0 +1,73 @@
+//! What commands share: the config found and checked, regions opened, errors named.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use tidemark_host::{
+    Clock, Rng, SystemClock, SystemRng,
+    config::{AgentConfig, ConfigFile, Region, Surroundings, state_directory},
+};
+use tidemark_planner::schedule::Schedule;
+use tidemark_storage::{AgentRegion, OpenOptions, open_for_agent};
+
+pub use super::failure::Failure;
+use crate::cli::Global;
+
+/// Reads and checks the config at `path`.
+pub(super) fn load(path: &Path) -> Result<AgentConfig, Failure> {
+    let state = state_directory();
+    let surroundings = Surroundings {
+        state_directory: state.as_deref(),
+        check_schedule: &|text, zone| {
+            Schedule::parse(text, zone.clone()).map(drop).map_err(|error| error.to_string())
+        },
+    };
+    Ok(AgentConfig::load(path, &surroundings)?)
+}
+
+/// The config that the options name, or the default one.
+pub(super) fn config(global: &Global) -> Result<AgentConfig, Failure> {
+    load(&ConfigFile::Agent.find(global.config.as_deref())?)
+}
+
+/// The machine's clock and randomness, taken once.
+pub(super) struct Machine {
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) rng: Arc<dyn Rng>,
+}
+
+impl Machine {
+    pub(super) fn new() -> Self {
+        Self { clock: SystemClock::shared(), rng: SystemRng::shared() }
+    }
+
+    /// How commands open regions.
+    pub(super) fn open_options(&self) -> OpenOptions {
+        let mut options = OpenOptions::new(Arc::clone(&self.clock), Arc::clone(&self.rng));
+        options.credentials_directory = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+        options
+    }
+}
+
+/// A runtime for a command that talks to regions: one thread is enough.
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| Failure::Folder { path: PathBuf::from("the async runtime"), source })
+}
+
+/// Opens regions for the agent's use; each on its own, so that one that is away is only that.
+pub(super) async fn open_regions(
+    regions: &[Region],
+    options: &OpenOptions,
+) -> Vec<(Region, tidemark_storage::Result<AgentRegion>)> {
+    let mut opened = Vec::with_capacity(regions.len());
+    for region in regions {
+        let store = open_for_agent(&region.name, &region.url, options).await;
+        opened.push((region.clone(), store));
+    }
+    opened
+}

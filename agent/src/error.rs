@@ -1,0 +1,110 @@
+//! Why the agent stopped, or couldn't do what it was asked.
+
+use std::path::PathBuf;
+
+use tidemark_format::SourceName;
+use tidemark_host::cpu::CpuError;
+use tidemark_host::files::FileError;
+use tidemark_host::lock::LockError;
+use tidemark_ledger::LedgerError;
+
+use crate::state::SpoolError;
+use crate::state::source::RecordError;
+
+/// `Result` with this crate's [`AgentError`].
+pub type Result<T> = std::result::Result<T, AgentError>;
+
+/// Why the agent stopped, or couldn't do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// Another writer has a source.
+    #[error("source {source_name} is fenced: {why}")]
+    Fenced {
+        /// The source.
+        source_name: SourceName,
+        /// Whose it is and what to do.
+        why: String,
+    },
+    /// A copy of this state directory runs elsewhere.
+    #[error(
+        "another agent beats with this agent's key: this machine or its state directory was copied. Nothing was \
+         written to any source's log; decide which machine is the right one and run `tidemark-agent take-over` there"
+    )]
+    Cloned,
+    /// No region can be used, and there is nothing that could be done without one.
+    #[error("no region could be reached and no source has an epoch to resume: nothing can be protected yet ({why})")]
+    NoRegion {
+        /// The last refusal.
+        why: String,
+    },
+    /// The agent has no signing key.
+    #[error("{} can't be used: {why}; run `tidemark-agent init` to make one", path.display())]
+    SigningKey {
+        /// Where it should be.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// A source that isn't in the config.
+    #[error("there is no source {name:?} in this config; there is: {known}")]
+    UnknownSource {
+        /// As asked for.
+        name: String,
+        /// Those that there are.
+        known: String,
+    },
+    /// The state directory can't be locked.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// A file of the state directory.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// The spool.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+    /// A small file.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// What stands in `meta/`, or a region.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// A region.
+    #[error(transparent)]
+    Storage(#[from] tidemark_storage::Error),
+    /// Sealing.
+    #[error(transparent)]
+    Seal(#[from] tidemark_seal::Error),
+    /// A database.
+    #[error("source {source_name}: {source}")]
+    Engine {
+        /// The source.
+        source_name: SourceName,
+        /// What the engine says.
+        source: tidemark_engine::Error,
+    },
+    /// Worker threads.
+    #[error(transparent)]
+    Cpu(#[from] CpuError),
+    /// An operation of the system.
+    #[error("can't {action}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// What was asked for can't be done now.
+    #[error("{0}")]
+    Refused(String),
+    /// It took longer than was allowed.
+    #[error("{what} was not durable within {seconds} s: {why}")]
+    Late {
+        /// What was asked for.
+        what: &'static str,
+        /// How long was waited.
+        seconds: u64,
+        /// What it waits for.
+        why: String,
+    },
+}

@@ -1,0 +1,203 @@
+//! When a base, a generation or a recovery point is due: pure decisions.
+//!
+//! Wall time counts for the crontab alone (it speaks of civil time); everything else is elapsed
+//! time. A clock that stepped back delays a scheduled base at most until it passes again.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use tidemark_format::LogSeq;
+use tidemark_planner::schedule::Schedule;
+
+/// How soon after a base was begun a region that lacks one may ask for another: a region that comes
+/// and goes must not make the agent read the database all the time.
+const REPAIR_GAP: SignedDuration = SignedDuration::from_mins(10);
+/// How soon after a base failed the next one is tried.
+pub const BASE_RETRY: Duration = Duration::from_secs(30);
+
+/// What is known when it is asked whether a base is due.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct BaseFacts {
+    /// The engine has no finished complete base in the open generation, or there is no generation.
+    pub needs_complete: bool,
+    /// A person asked for a base.
+    pub asked: bool,
+    /// A region that can be reached lacks a base that ours build on.
+    pub region_needs_complete: bool,
+    /// When the last base was begun, finished or not.
+    pub last_begun: Option<Timestamp>,
+    /// When the generation was opened.
+    pub generation_opened: Option<Timestamp>,
+}
+
+/// Whether a base is due, and which.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BaseDue {
+    /// Not now.
+    No,
+    /// One that builds on the last.
+    Incremental,
+    /// A complete one, in a new generation.
+    Complete,
+}
+
+/// When bases are made.
+#[derive(Debug, Clone)]
+pub struct BasePlan {
+    /// The crontab line.
+    pub schedule: Schedule,
+    /// How often a generation opens.
+    pub generation: Duration,
+}
+
+impl BasePlan {
+    /// Whether a base is due now.
+    #[must_use]
+    pub fn due(&self, facts: &BaseFacts, now: Timestamp) -> BaseDue {
+        if facts.needs_complete {
+            return BaseDue::Complete;
+        }
+        let begun = facts.last_begun.map(|begun| begun.min(now));
+        let old_enough = begun.is_none_or(|begun| now.duration_since(begun) >= REPAIR_GAP);
+        if facts.region_needs_complete && old_enough {
+            return BaseDue::Complete;
+        }
+        let scheduled = begun
+            .and_then(|begun| self.schedule.next_after(begun))
+            .is_some_and(|next| next <= now);
+        if !scheduled && !facts.asked {
+            return BaseDue::No;
+        }
+        if self.generation_is_over(facts.generation_opened, now) {
+            BaseDue::Complete
+        } else {
+            BaseDue::Incremental
+        }
+    }
+
+    fn generation_is_over(&self, opened: Option<Timestamp>, now: Timestamp) -> bool {
+        let length = SignedDuration::try_from(self.generation).unwrap_or(SignedDuration::MAX);
+        opened.is_none_or(|opened| now.duration_since(opened) >= length)
+    }
+
+    /// When the schedule alone makes the next base due.
+    #[must_use]
+    pub fn next(&self, facts: &BaseFacts, now: Timestamp) -> Option<Timestamp> {
+        self.schedule.next_after(facts.last_begun.map_or(now, |begun| begun.min(now)))
+    }
+}
+
+/// What is known when it is asked whether a recovery point is due.
+#[derive(Debug, Clone, Copy)]
+pub struct PointFacts {
+    /// The newest log object that can be restored to and is durable in at least one region.
+    pub durable: Option<LogSeq>,
+    /// The log object that the last point covers.
+    pub covered: Option<LogSeq>,
+    /// Where the newest base is usable from; none if there is no base.
+    pub usable_from: Option<LogSeq>,
+    /// Since the last point was sealed, in this process.
+    pub since_last: Option<Duration>,
+    /// `snapshot_every`.
+    pub every: Duration,
+    /// A new base was published since the last point.
+    pub new_base: bool,
+}
+
+/// Whether a recovery point is due: when something new is durable and it is time, and at once for
+/// the first one and after a base, which older points don't name.
+#[must_use]
+pub fn point_due(facts: &PointFacts) -> bool {
+    let (Some(durable), Some(usable_from)) = (facts.durable, facts.usable_from) else {
+        return false;
+    };
+    if durable < usable_from {
+        return false;
+    }
+    let news = facts.covered.is_none_or(|covered| durable > covered);
+    let time = facts.since_last.is_none_or(|since| since >= facts.every);
+    (news && time) || facts.new_base
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::tz::TimeZone;
+
+    use super::*;
+
+    fn plan() -> BasePlan {
+        BasePlan {
+            schedule: Schedule::parse("30 2 * * *", TimeZone::UTC).unwrap(),
+            generation: Duration::from_secs(7 * 86_400),
+        }
+    }
+
+    fn time(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    fn facts() -> BaseFacts {
+        BaseFacts {
+            last_begun: Some(time("2026-05-01T02:30:01Z")),
+            generation_opened: Some(time("2026-05-01T02:30:01Z")),
+            ..BaseFacts::default()
+        }
+    }
+
+    #[test]
+    fn the_first_base_is_due_at_once_and_complete() {
+        let facts = BaseFacts { needs_complete: true, ..BaseFacts::default() };
+        assert_eq!(plan().due(&facts, time("2026-05-01T12:00:00Z")), BaseDue::Complete);
+    }
+
+    #[test]
+    fn bases_follow_the_schedule_and_catch_up_what_was_missed() {
+        let due = |now| plan().due(&facts(), time(now));
+        assert_eq!(due("2026-05-02T02:29:59Z"), BaseDue::No);
+        assert_eq!(due("2026-05-02T02:30:00Z"), BaseDue::Incremental);
+        assert_eq!(due("2026-05-04T17:00:00Z"), BaseDue::Incremental);
+    }
+
+    #[test]
+    fn a_generation_that_is_over_opens_the_next_at_the_scheduled_base() {
+        assert_eq!(plan().due(&facts(), time("2026-05-08T02:30:00Z")), BaseDue::Incremental);
+        assert_eq!(plan().due(&facts(), time("2026-05-08T02:30:01Z")), BaseDue::Complete);
+    }
+
+    #[test]
+    fn a_region_that_lacks_a_base_gets_a_complete_one_but_not_all_the_time() {
+        let facts = BaseFacts { region_needs_complete: true, ..facts() };
+        assert_eq!(plan().due(&facts, time("2026-05-01T02:39:00Z")), BaseDue::No);
+        assert_eq!(plan().due(&facts, time("2026-05-01T02:41:00Z")), BaseDue::Complete);
+    }
+
+    #[test]
+    fn a_base_that_was_asked_for_is_due() {
+        let facts = BaseFacts { asked: true, ..facts() };
+        assert_eq!(plan().due(&facts, time("2026-05-01T05:00:00Z")), BaseDue::Incremental);
+    }
+
+    #[test]
+    fn a_clock_that_stepped_back_makes_no_base_due() {
+        assert_eq!(plan().due(&facts(), time("2026-04-30T12:00:00Z")), BaseDue::No);
+    }
+
+    #[test]
+    fn a_point_is_due_when_something_new_is_durable_and_it_is_time() {
+        let facts = PointFacts {
+            durable: Some(LogSeq(5)),
+            covered: Some(LogSeq(4)),
+            usable_from: Some(LogSeq(1)),
+            since_last: Some(Duration::from_secs(300)),
+            every: Duration::from_secs(300),
+            new_base: false,
+        };
+        assert!(point_due(&facts));
+        assert!(!point_due(&PointFacts { since_last: Some(Duration::from_secs(299)), ..facts }));
+        assert!(!point_due(&PointFacts { covered: Some(LogSeq(5)), ..facts }));
+        assert!(!point_due(&PointFacts { usable_from: None, ..facts }));
+        assert!(!point_due(&PointFacts { usable_from: Some(LogSeq(6)), ..facts }));
+        assert!(point_due(&PointFacts { covered: None, since_last: None, ..facts }));
+        assert!(point_due(&PointFacts { covered: Some(LogSeq(5)), new_base: true, ..facts }));
+    }
+}

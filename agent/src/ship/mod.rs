@@ -1,0 +1,10 @@
+//! Shipping: one ordered queue per source and region, fed from one spool.
+//!
+//! Pure parts: [`lane`] (what a region has and still gets), [`quorum`] (what "durable" means) and
+//! [`queue`] (whose turn it is, and when a region that failed is tried again). The driver
+//! ([`region`]) carries out what they decide, one task per region, so that a dead region never
+//! holds up another.
+
+pub mod lane;
+pub mod queue;
+pub mod quorum;
