@@ -134,6 +134,9 @@ pub fn create_private_folder(folder: &Path) -> Result<(), FileError> {
 
 /// Reads a secret, and refuses one that its group or others may read.
 ///
+/// Of a systemd credential (`$CREDENTIALS_DIRECTORY`) the group bits are not judged: systemd lets the
+/// service's user read it by an access list, which shows there, and closes the folder itself.
+///
 /// # Errors
 /// [`FileError::NotPrivate`] with the remedy, [`FileError::NotASecret`], [`FileError::Io`].
 pub fn read_private(path: &Path) -> Result<Vec<u8>, FileError> {
@@ -146,7 +149,8 @@ pub fn read_private(path: &Path) -> Result<Vec<u8>, FileError> {
         });
     }
     let mode = meta.mode() & 0o7777;
-    if mode & 0o077 != 0 {
+    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+    if mode & forbidden_bits(path, credentials.as_deref()) != 0 {
         return Err(FileError::NotPrivate {
             path: path.to_owned(),
             mode,
@@ -159,6 +163,14 @@ pub fn read_private(path: &Path) -> Result<Vec<u8>, FileError> {
     Ok(bytes)
 }
 
+/// The permission bits that a secret at `path` must not have.
+fn forbidden_bits(path: &Path, credentials: Option<&Path>) -> u32 {
+    match credentials {
+        Some(folder) if folder.is_absolute() && path.starts_with(folder) => 0o007,
+        _ => 0o077,
+    }
+}
+
 /// Reads a file as text.
 ///
 /// # Errors
@@ -168,14 +180,20 @@ pub fn read_text(path: &Path) -> Result<String, FileError> {
 }
 
 fn write_synced(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
+    // A stray one of a crash goes; then only a new file will do: in a folder that others may write
+    // to, a file or link of theirs must not receive a secret.
+    if let Err(error) = std::fs::remove_file(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        return Err(FileError::io("remove", path)(error));
+    }
     let mut file = OpenOptions::new()
         .write(true)
-        .create(true)
-        .truncate(true)
+        .create_new(true)
         .mode(mode)
         .open(path)
         .map_err(FileError::io("create", path))?;
-    // The umask, or an older temp file, may have left other bits.
+    // The umask may have taken bits away.
     file.set_permissions(std::fs::Permissions::from_mode(mode))
         .and_then(|()| file.write_all(bytes))
         .and_then(|()| file.sync_all())
@@ -258,5 +276,28 @@ mod tests {
                 .unwrap_err()
                 .is_not_found()
         );
+    }
+    #[test]
+    fn a_secret_never_goes_through_a_link_that_waits_for_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let elsewhere = folder.path().join("elsewhere");
+        std::fs::write(&elsewhere, b"").unwrap();
+        std::os::unix::fs::symlink(&elsewhere, folder.path().join(".key.tmp")).unwrap();
+        write_new(&folder.path().join("key"), b"secret", PRIVATE).unwrap();
+        assert_eq!(std::fs::read(&elsewhere).unwrap(), b"");
+        assert_eq!(read_private(&folder.path().join("key")).unwrap(), b"secret");
+    }
+
+    #[test]
+    fn of_a_systemd_credential_only_the_bits_of_others_are_judged() {
+        let credentials = Some(Path::new("/run/credentials/tidemark-agent.service"));
+        let inside = Path::new("/run/credentials/tidemark-agent.service/s3");
+        assert_eq!(forbidden_bits(inside, credentials), 0o007);
+        assert_eq!(
+            forbidden_bits(Path::new("/etc/tidemark/identity"), credentials),
+            0o077
+        );
+        assert_eq!(forbidden_bits(inside, None), 0o077);
+        assert_eq!(forbidden_bits(Path::new("any"), Some(Path::new(""))), 0o077);
     }
 }

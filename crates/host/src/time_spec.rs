@@ -23,6 +23,18 @@ pub struct TimeContext {
     pub interactive: bool,
 }
 
+impl TimeContext {
+    /// The context on this machine, whose zone is the local one.
+    #[must_use]
+    pub fn here(now: Timestamp, interactive: bool) -> Self {
+        Self {
+            now,
+            local: TimeZone::system(),
+            interactive,
+        }
+    }
+}
+
 /// An instant that was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TimeSpec {

@@ -23,7 +23,7 @@ pub enum ConfigError {
     #[error("the config file can't be read")]
     Unreadable(#[source] FileError),
     /// It was read and is not valid; every problem found.
-    #[error("{}", problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n"))]
+    #[error("{}", problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n\n"))]
     Refused {
         /// At least one.
         problems: Vec<Problem>,
@@ -95,17 +95,19 @@ impl fmt::Display for Problem {
         if let Some((line, column)) = self.place {
             write!(f, ":{line}:{column}")?;
         }
-        writeln!(f, ": {}", self.message)?;
+        write!(f, ": {}", self.message)?;
         if let (Some((line, column)), Some((text, width))) = (self.place, &self.excerpt) {
             let number = line.to_string();
             let margin = " ".repeat(number.len());
             let before = " ".repeat(column.saturating_sub(1));
-            writeln!(f, "{margin} |")?;
-            writeln!(f, "{number} | {text}")?;
-            writeln!(f, "{margin} | {before}{}", "^".repeat((*width).max(1)))?;
+            let carets = "^".repeat((*width).max(1));
+            write!(
+                f,
+                "\n{margin} |\n{number} | {text}\n{margin} | {before}{carets}"
+            )?;
         }
         if let Some(hint) = &self.hint {
-            writeln!(f, "  = {hint}")?;
+            write!(f, "\n  = {hint}")?;
         }
         Ok(())
     }

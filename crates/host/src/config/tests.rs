@@ -196,6 +196,19 @@ fn text_that_is_no_toml_is_shown_where_it_breaks() {
 }
 
 #[test]
+fn a_file_that_lost_a_character_or_its_end_is_read_or_refused_in_words() {
+    let whole = file("ship_every = \"10s\" # é…\nresidency = []", "rpo = \"5m\"");
+    for (at, c) in whole.char_indices() {
+        let without = format!("{}{}", &whole[..at], &whole[at + c.len_utf8()..]);
+        for text in [&whole[..at], without.as_str()] {
+            if let Err(error) = parse(text) {
+                assert!(error.to_string().starts_with(FILE), "{error}");
+            }
+        }
+    }
+}
+
+#[test]
 fn every_value_out_of_range_is_refused_with_what_is_allowed() {
     for (key, value, word) in [
         ("ship_every", "\"99ms\"", "at least \"100ms\""),
