@@ -13,6 +13,7 @@ pub mod facts;
 pub mod files;
 pub mod lock;
 pub mod log;
+pub mod output;
 pub mod region_url;
 pub mod rng;
 pub mod size;
