@@ -4,8 +4,9 @@
 //! push → the frame being filled → CPU pool (compress, encrypt), few at a time → pack → Sealed
 //! ```
 //!
-//! **Invariants.** A page is never split. Frames arrive in the order they were filled, so the same
-//! calls give the same packs, on however many threads. An error leaves the writer unusable: drop
+//! **Invariants.** A page is never split. Frames are collected in the order they were filled and
+//! only when the window is full, so on a pool of the same size the same calls give the same packs,
+//! whatever the threads' timing. An error leaves the writer unusable: drop
 //! it; packs that were returned are garbage that no base names.
 //!
 //! **Bounds.** Memory: the frames in flight (1 MiB raw and sealed each), one pack under way (8 MiB,
