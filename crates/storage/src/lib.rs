@@ -10,9 +10,13 @@
 //! **What it deliberately doesn't do:** it knows no object's content, no keys of cryptography and
 //! no quorum.
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod dir;
 mod error;
 mod memory;
+pub mod region;
+mod s3;
 mod shared;
 mod store;
 pub mod wrap;
@@ -20,6 +24,8 @@ pub mod wrap;
 pub use dir::DirStore;
 pub use error::{Cause, Error, ErrorKind, Op, Place, Result, chain};
 pub use memory::MemoryStore;
+pub use region::{AgentRegion, OpenOptions, Region};
+pub use s3::{S3Options, S3Store};
 pub use store::{
     CreateOnly, CreateStore, Created, DeleteStore, ListEntry, ListPage, OBJECT_BYTES_MAX,
     ObjectInfo, Probe, ProbeReport, ReadMode, ReadStore, Version, Witness,

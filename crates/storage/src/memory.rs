@@ -1,6 +1,6 @@
 //! A store in memory, for tests: honest about put-ids and, if asked, about versions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Bound, Range};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -162,6 +162,16 @@ impl ReadStore for MemoryStore {
             .collect();
         let more = matching.next().is_some();
         Ok(ListPage { entries, more })
+    }
+
+    async fn folders(&self, prefix: &str) -> Result<Vec<String>> {
+        let state = self.lock();
+        let below = state
+            .objects
+            .keys()
+            .filter_map(|key| key.as_str().strip_prefix(prefix));
+        let folders = below.filter_map(|rest| Some(rest.split_once('/')?.0.to_owned()));
+        Ok(folders.collect::<BTreeSet<_>>().into_iter().collect())
     }
 
     async fn versions(&self, key: &Key) -> Result<Vec<Version>> {

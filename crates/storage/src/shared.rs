@@ -36,6 +36,10 @@ impl<S: ReadStore + ?Sized> ReadStore for Arc<S> {
         (**self).list(prefix, start_after, limit).await
     }
 
+    async fn folders(&self, prefix: &str) -> Result<Vec<String>> {
+        (**self).folders(prefix).await
+    }
+
     async fn versions(&self, key: &Key) -> Result<Vec<Version>> {
         (**self).versions(key).await
     }

@@ -39,12 +39,17 @@ pub struct ListEntry {
     pub modified: Option<Timestamp>,
 }
 
-/// Part of a listing, in byte order of keys.
+/// Part of a listing.
+///
+/// Names in one folder come in byte order. How the contents of folder `a` and the key `a-b` are
+/// ordered differs between servers (`/` as a byte, or folder by folder), and paging across such
+/// names can show a key twice there: page within a folder, and find folders by
+/// [`ReadStore::folders`].
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ListPage {
     /// At most as many as asked for.
     pub entries: Vec<ListEntry>,
-    /// Whether keys follow after the last one.
+    /// Whether keys may follow after the last one.
     pub more: bool,
 }
 
@@ -128,10 +133,14 @@ pub trait ReadStore: Debug + Send + Sync {
     /// Size, time and put-id.
     async fn head(&self, key: &Key) -> Result<ObjectInfo>;
 
-    /// Keys that begin with `prefix` and come after `start_after`, in byte order, at most `limit`.
+    /// Keys that begin with `prefix` and come after `start_after`, at most `limit` (at least one).
     /// What isn't a valid key (somebody else's file) is left out.
     async fn list(&self, prefix: &str, start_after: Option<&Key>, limit: usize)
     -> Result<ListPage>;
+
+    /// The names of the folders directly below `prefix` (empty, or ending in `/`), in byte order:
+    /// which sources there are, which epochs, without listing their objects.
+    async fn folders(&self, prefix: &str) -> Result<Vec<String>>;
 
     /// Every stored version of an object, newest first; one without an id where the store keeps
     /// no versions. Deletion markers are left out.

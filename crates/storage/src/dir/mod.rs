@@ -239,6 +239,11 @@ impl ReadStore for DirStore {
             .await
     }
 
+    async fn folders(&self, prefix: &str) -> Result<Vec<String>> {
+        let prefix = prefix.to_owned();
+        self.run(move |inner| inner.folders(&prefix)).await
+    }
+
     async fn versions(&self, key: &Key) -> Result<Vec<Version>> {
         let info = self.head(key).await?;
         Ok(vec![Version {

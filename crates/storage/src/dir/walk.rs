@@ -23,54 +23,50 @@ struct Walk<'a> {
 impl Inner {
     /// One page of a listing.
     pub(super) fn walk(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<ListPage> {
-        if !self.root_is_there() {
-            let gone = io::Error::from(io::ErrorKind::NotFound);
-            return Err(failed(&self.place, Op::List, prefix, gone));
-        }
         let start = prefix
             .rfind('/')
             .map_or("", |at| prefix.get(..=at).unwrap_or(""));
-        // A prefix never leaves the root, whatever the caller puts together.
-        if start.split('/').any(|part| part == "..") || start.starts_with('/') {
+        if !self.is_inside(start)? {
             return Ok(ListPage::default());
         }
-        let after = after.map(Key::as_str);
         let mut walk = Walk {
             inner: self,
             prefix,
-            after,
-            limit,
+            after: after.map(Key::as_str),
+            limit: limit.max(1),
             page: ListPage::default(),
         };
         walk.folder(start)?;
         Ok(walk.page)
     }
-}
 
-impl Walk<'_> {
-    /// Adds what is below `folder` (empty, or ending in `/`).
-    fn folder(&mut self, folder: &str) -> Result<()> {
-        let path = self.inner.root.join(folder);
-        for (name, is_folder) in self.names(&path, folder)? {
-            if self.page.more {
-                return Ok(());
-            }
-            let key = format!("{folder}{name}");
-            if !self.concerns(&key, is_folder) {
-                continue;
-            }
-            if is_folder {
-                self.folder(&key)?;
-            } else {
-                self.file(&key, &path.join(name))?;
-            }
+    /// The folders directly below `prefix`.
+    pub(super) fn folders(&self, prefix: &str) -> Result<Vec<String>> {
+        if !self.is_inside(prefix)? {
+            return Ok(Vec::new());
         }
-        Ok(())
+        let names = self.names(&self.root.join(prefix), prefix)?;
+        let folders = names.into_iter().filter(|(_, is_folder)| *is_folder);
+        let mut folders: Vec<_> = folders
+            .map(|(name, _)| name.trim_end_matches('/').to_owned())
+            .collect();
+        folders.sort_unstable();
+        Ok(folders)
+    }
+
+    /// Whether `folder` stays below the root, whatever the caller put together; fails if the root
+    /// itself is gone.
+    fn is_inside(&self, folder: &str) -> Result<bool> {
+        if !self.root_is_there() {
+            let gone = io::Error::from(io::ErrorKind::NotFound);
+            return Err(failed(&self.place, Op::List, folder, gone));
+        }
+        Ok(!folder.starts_with('/') && folder.split('/').all(|part| part != ".."))
     }
 
     /// The entries of one folder in the order of keys; folders end in `/`.
     fn names(&self, path: &Path, folder: &str) -> Result<Vec<(String, bool)>> {
-        let fail = |error: io::Error| failed(&self.inner.place, Op::List, folder, error);
+        let fail = |error: io::Error| failed(&self.place, Op::List, folder, error);
         let entries = match fs::read_dir(path) {
             Ok(entries) => entries,
             // Nothing there yet, or deleted while we walk: an empty folder.
@@ -102,6 +98,28 @@ impl Walk<'_> {
         }
         names.sort_unstable();
         Ok(names)
+    }
+}
+
+impl Walk<'_> {
+    /// Adds what is below `folder` (empty, or ending in `/`).
+    fn folder(&mut self, folder: &str) -> Result<()> {
+        let path = self.inner.root.join(folder);
+        for (name, is_folder) in self.inner.names(&path, folder)? {
+            if self.page.more {
+                return Ok(());
+            }
+            let key = format!("{folder}{name}");
+            if !self.concerns(&key, is_folder) {
+                continue;
+            }
+            if is_folder {
+                self.folder(&key)?;
+            } else {
+                self.file(&key, &path.join(name))?;
+            }
+        }
+        Ok(())
     }
 
     /// Whether a file, or anything below a folder, can be part of the answer.

@@ -297,6 +297,15 @@ impl<S: ReadStore> ReadStore for Faulty<S> {
         after(fault.as_ref(), Op::List, prefix, result)
     }
 
+    async fn folders(&self, prefix: &str) -> Result<Vec<String>> {
+        let fault = self.before(Op::List, prefix).await?;
+        let mut result = self.inner.folders(prefix).await;
+        if let (Some(Fault::StaleList), Ok(names)) = (&fault, &mut result) {
+            names.pop();
+        }
+        after(fault.as_ref(), Op::List, prefix, result)
+    }
+
     async fn versions(&self, key: &Key) -> Result<Vec<Version>> {
         let fault = self.before(Op::List, key.as_str()).await?;
         let result = self.inner.versions(key).await;

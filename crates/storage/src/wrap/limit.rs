@@ -70,6 +70,11 @@ impl<S: ReadStore> ReadStore for Limited<S> {
         self.inner.list(prefix, start_after, limit).await
     }
 
+    async fn folders(&self, prefix: &str) -> Result<Vec<String>> {
+        let _permit = self.enter().await;
+        self.inner.folders(prefix).await
+    }
+
     async fn versions(&self, key: &Key) -> Result<Vec<Version>> {
         let _permit = self.enter().await;
         self.inner.versions(key).await

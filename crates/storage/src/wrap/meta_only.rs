@@ -65,6 +65,11 @@ impl<S: ReadStore> ReadStore for MetaOnly<S> {
         self.inner.list(prefix, start_after, limit).await
     }
 
+    async fn folders(&self, prefix: &str) -> Result<Vec<String>> {
+        check(Op::List, prefix)?;
+        self.inner.folders(prefix).await
+    }
+
     async fn versions(&self, key: &Key) -> Result<Vec<Version>> {
         check(Op::List, key.as_str())?;
         self.inner.versions(key).await

@@ -205,6 +205,11 @@ impl<S: ReadStore> ReadStore for Metered<S> {
             .await
     }
 
+    async fn folders(&self, prefix: &str) -> Result<Vec<String>> {
+        self.count(Op::List, self.inner.folders(prefix), |_| 0)
+            .await
+    }
+
     async fn versions(&self, key: &Key) -> Result<Vec<Version>> {
         self.count(Op::List, self.inner.versions(key), |_| 0).await
     }

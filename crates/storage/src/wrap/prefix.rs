@@ -76,6 +76,12 @@ impl<S: ReadStore> ReadStore for Prefixed<S> {
         })
     }
 
+    async fn folders(&self, prefix: &str) -> Result<Vec<String>> {
+        self.inner
+            .folders(&format!("{}{prefix}", self.prefix))
+            .await
+    }
+
     async fn versions(&self, key: &Key) -> Result<Vec<Version>> {
         self.inner.versions(&self.full(key)?).await
     }

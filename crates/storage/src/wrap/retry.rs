@@ -128,6 +128,10 @@ impl<S: ReadStore> ReadStore for Retrying<S> {
             .await
     }
 
+    async fn folders(&self, prefix: &str) -> Result<Vec<String>> {
+        self.retry(|| self.inner.folders(prefix)).await
+    }
+
     async fn versions(&self, key: &Key) -> Result<Vec<Version>> {
         self.retry(|| self.inner.versions(key)).await
     }
