@@ -1,0 +1,184 @@
+//! Where copies go: a folder, or a bucket behind the witness.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use tidemark_testkit::s3::{Credential, S3Server};
+
+use crate::process::Running;
+use crate::proxy::{Proxy, Seen};
+
+/// The longest that anything measured here may take.
+const WAIT_MAX: Duration = Duration::from_secs(300);
+const POLL: Duration = Duration::from_millis(20);
+const BUCKET: &str = "bench";
+
+/// An S3 server with the witness before it.
+#[derive(Debug)]
+pub(crate) struct Provider {
+    server: S3Server,
+    proxy: Proxy,
+}
+
+impl Provider {
+    /// Starts one.
+    pub(crate) fn start() -> Result<Self> {
+        let server = S3Server::start()?;
+        server.create_bucket(BUCKET)?;
+        let proxy = Proxy::start(server.http_port())?;
+        Ok(Self { server, proxy })
+    }
+
+    /// A region in it, below `prefix`.
+    pub(crate) fn region(&self, prefix: &str) -> Region {
+        Region::Bucket {
+            prefix: prefix.to_owned(),
+            proxy: self.proxy.clone(),
+            credential: self.server.admin().clone(),
+        }
+    }
+}
+
+/// One place that keeps a copy.
+#[derive(Clone, Debug)]
+pub(crate) enum Region {
+    /// A folder.
+    Folder(PathBuf),
+    /// Part of a bucket.
+    Bucket {
+        /// Where in it.
+        prefix: String,
+        /// The witness.
+        proxy: Proxy,
+        /// Who we are there.
+        credential: Credential,
+    },
+}
+
+impl Region {
+    /// As Tidemark takes it.
+    pub(crate) fn url(&self) -> String {
+        match self {
+            Self::Folder(path) => format!("dir:{}", path.display()),
+            Self::Bucket { prefix, proxy, .. } => {
+                let endpoint = proxy.endpoint();
+                format!(
+                    "s3://{BUCKET}/{prefix}?endpoint={endpoint}&region=us-east-1&path_style=1&insecure=1"
+                )
+            }
+        }
+    }
+
+    /// As Litestream's configuration takes it.
+    pub(crate) fn replica(&self) -> Vec<String> {
+        match self {
+            Self::Folder(path) => {
+                vec!["type: file".to_owned(), format!("path: {}", path.display())]
+            }
+            Self::Bucket {
+                prefix,
+                proxy,
+                credential,
+            } => vec![
+                "type: s3".to_owned(),
+                format!("bucket: {BUCKET}"),
+                format!("path: {prefix}"),
+                format!("endpoint: {}", proxy.endpoint()),
+                "region: us-east-1".to_owned(),
+                "force-path-style: true".to_owned(),
+                format!("access-key-id: {}", credential.access_key),
+                format!("secret-access-key: {}", credential.secret_key),
+            ],
+        }
+    }
+
+    /// Gives a command this region's credential.
+    pub(crate) fn authorise(&self, command: &mut Command) {
+        if let Self::Bucket { credential, .. } = self {
+            command.env("AWS_ACCESS_KEY_ID", &credential.access_key);
+            command.env("AWS_SECRET_ACCESS_KEY", &credential.secret_key);
+        }
+    }
+
+    /// The requests that were made to it; none for a folder.
+    pub(crate) fn requests(&self) -> Vec<Seen> {
+        match self {
+            Self::Folder(_) => Vec::new(),
+            Self::Bucket { prefix, proxy, .. } => {
+                let mine = format!("/{BUCKET}/{prefix}/");
+                let listing = format!("prefix={}", prefix.replace('/', "%2F"));
+                let seen = proxy.seen().into_iter();
+                seen.filter(|s| s.path.starts_with(&mine) || s.path.contains(&listing))
+                    .collect()
+            }
+        }
+    }
+
+    /// When the first object with `part` in its name was durable here, if it is.
+    pub(crate) fn first(&self, part: &str) -> Option<Instant> {
+        match self {
+            Self::Folder(path) => {
+                let found = files(path).into_iter().any(|(file, _)| file.contains(part));
+                found.then(Instant::now)
+            }
+            Self::Bucket { .. } => {
+                let requests = self.requests();
+                requests
+                    .iter()
+                    .find(|s| s.created() && s.path.contains(part))
+                    .map(|s| s.answered)
+            }
+        }
+    }
+
+    /// Waits until an object with `part` in its name is durable here; answers since when.
+    pub(crate) fn wait_for(&self, part: &str, process: &mut Running) -> Result<Instant> {
+        let started = Instant::now();
+        loop {
+            if let Some(at) = self.first(part) {
+                return Ok(at);
+            }
+            process.must_run()?;
+            ensure!(
+                started.elapsed() < WAIT_MAX,
+                "no {part} in {} within {WAIT_MAX:?}",
+                self.url()
+            );
+            std::thread::sleep(POLL);
+        }
+    }
+
+    /// Objects and bytes that a folder holds.
+    pub(crate) fn held(&self) -> Result<(u64, u64)> {
+        let Self::Folder(path) = self else {
+            anyhow::bail!("a bucket's contents are not counted, use a folder");
+        };
+        let files = files(path);
+        Ok((
+            files.len() as u64,
+            files.iter().map(|(_, bytes)| bytes).sum(),
+        ))
+    }
+}
+
+/// Every file below a folder, with its size; what vanishes meanwhile, or is still being written under
+/// a temporary name, is left out.
+fn files(root: &Path) -> Vec<(String, u64)> {
+    let (mut found, mut folders) = (Vec::new(), vec![root.to_owned()]);
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            if name.to_string_lossy().contains("tmp") {
+                continue;
+            }
+            match entry.metadata() {
+                Ok(kind) if kind.is_dir() => folders.push(entry.path()),
+                Ok(kind) => found.push((entry.path().to_string_lossy().into_owned(), kind.len())),
+                Err(_) => {}
+            }
+        }
+    }
+    found
+}

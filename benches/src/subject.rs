@@ -1,0 +1,165 @@
+//! Tidemark under measurement: the two shipped programs, by their command line and config alone.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::Setting;
+use crate::process::{self, Running, Usage};
+use crate::region::Region;
+
+/// Where every recovery point of a source is: the first says that all before it can be restored.
+const POINT: &str = "/meta/point/";
+
+/// An agent with its config, not running by itself.
+#[derive(Debug)]
+pub(crate) struct Tidemark {
+    programs: PathBuf,
+    home: PathBuf,
+    regions: Vec<Region>,
+}
+
+impl Tidemark {
+    /// Writes a config for `database` and `regions`, with `keys` set in it.
+    pub(crate) fn prepare(
+        setting: &Setting,
+        home: &Path,
+        database: &Path,
+        regions: &[Region],
+        keys: &[(&str, &str)],
+    ) -> Result<Self> {
+        std::fs::create_dir_all(home)?;
+        let subject = Self {
+            programs: setting.programs.clone(),
+            home: home.to_owned(),
+            regions: regions.into(),
+        };
+        let mut init = subject.command("tidemark-agent");
+        init.arg("init")
+            .arg("--sqlite")
+            .arg(database)
+            .args(["--name", "app"]);
+        for region in regions {
+            init.args(["--region", &region.url()]);
+        }
+        init.arg("--identity")
+            .arg(subject.identity())
+            .arg("--config")
+            .arg(subject.config());
+        process::run(&mut init)?;
+        subject.configure(keys)?;
+        Ok(subject)
+    }
+
+    /// Sets keys of the config.
+    pub(crate) fn configure(&self, keys: &[(&str, &str)]) -> Result<()> {
+        let mut text = std::fs::read_to_string(self.config())?;
+        for (key, value) in keys {
+            text = set(&text, key, value);
+        }
+        std::fs::write(self.config(), text)?;
+        Ok(())
+    }
+
+    /// Protects more databases with the same agent.
+    pub(crate) fn add_sources(&self, databases: &[PathBuf]) -> Result<()> {
+        let mut text = std::fs::read_to_string(self.config())?;
+        for (number, database) in databases.iter().enumerate() {
+            let path = database.display();
+            write!(
+                text,
+                "\n[[source]]\nname = \"extra-{number}\"\nsqlite = \"{path}\"\n"
+            )?;
+        }
+        std::fs::write(self.config(), text)?;
+        Ok(())
+    }
+
+    /// Starts the agent.
+    pub(crate) fn start(&self) -> Result<Running> {
+        let mut run = self.command("tidemark-agent");
+        run.arg("run").arg("--config").arg(self.config());
+        Running::start(&mut run, &self.home.join("agent.log"))
+    }
+
+    /// Starts the agent and waits until the first region can restore.
+    pub(crate) fn start_protected(&self) -> Result<Running> {
+        let mut agent = self.start()?;
+        for region in &self.regions {
+            region.wait_for(POINT, &mut agent)?;
+        }
+        Ok(agent)
+    }
+
+    /// Restores the latest state from a region.
+    pub(crate) fn restore(&self, region: &Region, target: &Path) -> Result<Usage> {
+        let mut restore = self.command("tidemark-restore");
+        restore
+            .args(["restore", "--to", "latest", "--target"])
+            .arg(target);
+        restore
+            .args(["--region", &region.url()])
+            .arg("--identity")
+            .arg(self.identity());
+        Running::start(&mut restore, &self.home.join("restore.log"))?.finish()
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(self.programs.join(program));
+        command.current_dir(&self.home);
+        for region in &self.regions {
+            region.authorise(&mut command);
+        }
+        command
+    }
+
+    fn config(&self) -> PathBuf {
+        self.home.join("agent.toml")
+    }
+
+    fn identity(&self) -> PathBuf {
+        self.home.join("identity.key")
+    }
+}
+
+/// The region's name for its first recovery point: everything captured before can be restored.
+pub(crate) fn wait_restorable(region: &Region, agent: &mut Running) -> Result<std::time::Instant> {
+    region.wait_for(POINT, agent).context("no recovery point")
+}
+
+/// The config with a key set, where init wrote it commented out or not.
+fn set(text: &str, key: &str, value: &str) -> String {
+    let is_key = |line: &str| {
+        let bare = line.trim_start_matches(['#', ' ']);
+        bare.strip_prefix(key)
+            .is_some_and(|rest| rest.trim_start().starts_with('='))
+    };
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    let wanted = format!("{key} = {value}");
+    match lines.iter_mut().find(|line| is_key(line)) {
+        Some(line) => *line = wanted,
+        None => lines.insert(0, wanted),
+    }
+    lines.join("\n") + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sets_keys_that_are_commented_set_or_missing() {
+        let text = "# about ship_every\n# ship_every = \"10s\"\nmemory = \"1\"\n[[region]]\n";
+        let text = set(
+            &set(&set(text, "ship_every", "\"1s\""), "memory", "\"2\""),
+            "new",
+            "3",
+        );
+        assert_eq!(
+            text,
+            "new = 3\n# about ship_every\nship_every = \"1s\"\nmemory = \"2\"\n[[region]]\n"
+        );
+    }
+}
