@@ -1,0 +1,417 @@
+//! What a restore needs: which bases, which log, where it ends; or why it can't be done.
+//!
+//! - **A restore position** is the end of a log object marked restorable. `To T` ends at the largest
+//!   one whose last commit is at or before T, `before T` at the largest one before T; later epochs
+//!   are later, whatever the clocks say.
+//! - **It fails closed.** The log from the base to the end must be there without a gap. And that no
+//!   commit up to T is missing must be provable: by a later object, a recovery point or a beat. Only
+//!   `latest` may end where the log ends. Otherwise [`NotRecoverable`] names the nearest instants that
+//!   can be proved.
+//! - Of the bases that would do, the one with the fewest bytes to fetch is taken.
+//! - Replay never crosses an epoch, a gap or an incarnation.
+
+mod facts;
+#[cfg(test)]
+mod tests;
+mod timeline;
+
+use std::fmt;
+
+use jiff::Timestamp;
+use tidemark_format::{Epoch, LogSeq, PointSeq};
+
+pub use facts::{
+    BaseFact, BaseId, CaughtUp, EpochFacts, Facts, LogFact, LogState, ObjectFact, PointFact,
+};
+pub use timeline::{Reach, RecoverableWindow, windows};
+
+use timeline::{Run, Timeline};
+
+/// Where to restore to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// As far as the log goes.
+    Latest,
+    /// This instant, included.
+    At(Timestamp),
+    /// Just short of this instant.
+    Before(Timestamp),
+    /// The end of one log object.
+    Position {
+        /// The epoch.
+        epoch: Epoch,
+        /// The object.
+        seq: LogSeq,
+    },
+    /// A recovery point.
+    Point(PointName),
+}
+
+/// Names a recovery point.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PointName {
+    /// By the name that a person gave it; of several, the newest.
+    Name(String),
+    /// By its number; where several epochs have it, in the newest.
+    Seq(PointSeq),
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Latest => f.write_str("latest"),
+            Self::At(at) => write!(f, "{at}"),
+            Self::Before(at) => write!(f, "before {at}"),
+            Self::Position { epoch, seq } => write!(f, "position {epoch}/{seq}"),
+            Self::Point(PointName::Name(name)) => write!(f, "recovery point {name:?}"),
+            Self::Point(PointName::Seq(seq)) => write!(f, "recovery point {seq}"),
+        }
+    }
+}
+
+/// Why nothing that was committed up to the target is missing from the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    /// The next object was committed after the target.
+    LaterObject(LogSeq),
+    /// The end is the target itself.
+    SameInstant,
+    /// A recovery point says so.
+    Point(PointSeq),
+    /// The agent's beat says so.
+    Beat,
+    /// The end itself was asked for.
+    AskedFor,
+    /// `latest`: as far as the log read goes; other regions may hold more.
+    EndOfLog,
+}
+
+/// A restore, planned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use]
+pub struct RestorePlan {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// The bases to lay over each other, the complete one first.
+    pub bases: Vec<BaseId>,
+    /// The first log object to replay.
+    pub first_log: LogSeq,
+    /// The last.
+    pub last_log: LogSeq,
+    /// The instant reached: when the last commit in it was made, or first seen.
+    pub reached: Timestamp,
+    /// Whether that is exactly the state at the target: if not, the object after the end holds
+    /// commits from before the target and from after it, and none of them is restored.
+    pub exact: bool,
+    /// Why nothing else is missing.
+    pub proof: Proof,
+    /// Whether a recovery point covers the end.
+    pub sealed: bool,
+    /// Bytes of bases to fetch.
+    pub base_bytes: u64,
+    /// Bytes of log to fetch.
+    pub log_bytes: u64,
+    /// The newest log object there is, if it is past the end.
+    pub newest_log: Option<(Epoch, LogSeq)>,
+}
+
+impl RestorePlan {
+    /// Bytes to fetch in all.
+    #[must_use]
+    pub const fn bytes(&self) -> u64 {
+        self.base_bytes.saturating_add(self.log_bytes)
+    }
+
+    /// How many log objects to replay.
+    #[must_use]
+    pub const fn log_objects(&self) -> u64 {
+        self.last_log.0.saturating_sub(self.first_log.0).saturating_add(1)
+    }
+}
+
+/// Why a target can't be restored.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Why {
+    /// Nothing at all can.
+    #[error("no base is complete yet, so nothing can be restored")]
+    NothingYet,
+    /// Before everything.
+    #[error("it is before the earliest instant that can be restored")]
+    TooEarly,
+    /// Past what can be proved.
+    #[error("the log read here ends before it, and nothing proves that nothing was committed since")]
+    TooLate,
+    /// A hole between the base and the end, or right behind the end.
+    #[error("log object {epoch}/{seq} {what}, so what was committed there is not known")]
+    Hole {
+        /// The epoch.
+        epoch: Epoch,
+        /// The place.
+        seq: LogSeq,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The log is there but no base before it.
+    #[error("no usable base stands before it in epoch {epoch}")]
+    NoBase {
+        /// The epoch.
+        epoch: Epoch,
+    },
+    /// Not a restore position.
+    #[error("a change spans several log objects there: only its last one is a restore position")]
+    NotAPosition,
+    /// No such position or point.
+    #[error("there is no such {0} here")]
+    Unknown(&'static str),
+}
+
+/// The target can't be restored from what was read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct NotRecoverable {
+    /// What was asked for.
+    pub target: Target,
+    /// Why not.
+    #[source]
+    pub why: Why,
+    /// The nearest position at or before it that can.
+    pub before: Option<Reach>,
+    /// The nearest after it that can.
+    pub after: Option<Reach>,
+    /// The earliest of all.
+    pub earliest: Option<Reach>,
+    /// The latest of all.
+    pub latest: Option<Reach>,
+}
+
+impl fmt::Display for NotRecoverable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "can't restore to {}: {}", self.target, self.why)?;
+        match (&self.before, &self.after) {
+            (Some(before), Some(after)) => {
+                write!(f, "; the nearest instants that can be restored are {before} and {after}")
+            }
+            (Some(before), None) => write!(f, "; the latest instant that can be restored is {before}"),
+            (None, Some(after)) => write!(f, "; the earliest instant that can be restored is {after}"),
+            (None, None) => Ok(()),
+        }
+    }
+}
+
+/// Plans a restore.
+///
+/// # Errors
+/// [`NotRecoverable`], with what can be restored instead.
+pub fn plan(facts: &Facts, target: &Target) -> Result<RestorePlan, Box<NotRecoverable>> {
+    let timelines: Vec<Timeline<'_>> = facts.epochs.iter().map(Timeline::new).collect();
+    let planned = match target {
+        Target::Latest => latest(&timelines),
+        Target::At(at) => at_time(facts, &timelines, *at, Bound::Included),
+        Target::Before(at) => at_time(facts, &timelines, *at, Bound::Excluded),
+        Target::Position { epoch, seq } => position(&timelines, *epoch, *seq),
+        Target::Point(name) => point(&timelines, name),
+    };
+    planned.map_err(|why| Box::new(refusal(facts, &timelines, target, why)))
+}
+
+/// Whether an instant itself belongs to what was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Bound {
+    Included,
+    Excluded,
+}
+
+impl Bound {
+    fn holds(self, commit: Timestamp, at: Timestamp) -> bool {
+        match self {
+            Self::Included => commit <= at,
+            Self::Excluded => commit < at,
+        }
+    }
+}
+
+/// Where to end, and why that is right.
+struct End {
+    seq: LogSeq,
+    proof: Proof,
+    exact: bool,
+}
+
+fn at_time(
+    facts: &Facts,
+    timelines: &[Timeline<'_>],
+    at: Timestamp,
+    bound: Bound,
+) -> Result<RestorePlan, Why> {
+    for timeline in timelines.iter().rev() {
+        let in_time = |seq: &LogSeq| timeline.time(*seq).is_some_and(|time| bound.holds(time, at));
+        let Some(seq) = timeline.positions().rev().find(in_time) else { continue };
+        let end = covered(facts, timelines, timeline, (seq, at, bound))?;
+        return with_base(timelines, timeline, &end);
+    }
+    let any = timelines.iter().any(|timeline| timeline.positions().next().is_some());
+    Err(if any { Why::TooEarly } else { Why::NothingYet })
+}
+
+/// Proves that no commit up to `at` stands behind `seq`.
+fn covered(
+    facts: &Facts,
+    timelines: &[Timeline<'_>],
+    timeline: &Timeline<'_>,
+    (seq, at, bound): (LogSeq, Timestamp, Bound),
+) -> Result<End, Why> {
+    let proved = |proof| Ok(End { seq, proof, exact: true });
+    if bound == Bound::Included && timeline.time(seq) == Some(at) {
+        return Ok(End { seq, proof: Proof::SameInstant, exact: timeline.next_begins_after(seq, at, bound) });
+    }
+    if let Ok(next) = timeline.next_position(seq) {
+        let exact = timeline.next_begins_after(seq, at, bound);
+        return Ok(End { seq, proof: Proof::LaterObject(next), exact });
+    }
+    let points = timeline.facts.points.iter();
+    let mut proving = points.filter(|point| point.log_seq <= seq && point.committed >= at);
+    if let Some(point) = proving.next() {
+        return proved(Proof::Point(point.seq));
+    }
+    let newest = timelines.last().is_some_and(|last| last.facts.epoch == timeline.facts.epoch);
+    let beat = facts.caught_up.as_ref().filter(|_| newest);
+    if beat.is_some_and(|beat| beat.log_seq <= seq && beat.at >= at) {
+        return proved(Proof::Beat);
+    }
+    Err(match timeline.next_position(seq) {
+        Err(Some(hole)) => timeline.hole(hole),
+        Ok(_) | Err(None) => Why::TooLate,
+    })
+}
+
+fn position(timelines: &[Timeline<'_>], epoch: Epoch, seq: LogSeq) -> Result<RestorePlan, Why> {
+    let mut found = timelines.iter().filter(|timeline| timeline.facts.epoch == epoch);
+    let timeline = found.next().ok_or(Why::Unknown("position"))?;
+    match timeline.state(seq) {
+        None => Err(Why::Unknown("position")),
+        Some(LogState::Object(object)) if object.restorable => {
+            with_base(timelines, timeline, &End { seq, proof: Proof::AskedFor, exact: true })
+        }
+        Some(LogState::Object(_)) => Err(Why::NotAPosition),
+        Some(LogState::Gap(_) | LogState::Missing | LogState::Damaged(_) | LogState::Unread) => {
+            Err(timeline.hole(seq))
+        }
+    }
+}
+
+fn point(timelines: &[Timeline<'_>], name: &PointName) -> Result<RestorePlan, Why> {
+    let named = |point: &&PointFact| match name {
+        PointName::Name(name) => point.name.as_deref() == Some(name),
+        PointName::Seq(seq) => point.seq == *seq,
+    };
+    let mut found = timelines.iter().rev().filter_map(|timeline| {
+        Some((timeline, timeline.facts.points.iter().rev().find(named)?))
+    });
+    let (timeline, point) = found.next().ok_or(Why::Unknown("recovery point"))?;
+    // The pieces of an unfinished change may stand last: they commit nothing.
+    let run = timeline.run_of(point.log_seq).ok_or_else(|| timeline.hole(point.log_seq))?;
+    let mut ends = timeline.positions().rev().filter(|seq| *seq <= point.log_seq);
+    let seq = ends.find(|seq| *seq >= run.first).ok_or(Why::NotAPosition)?;
+    with_base(timelines, timeline, &End { seq, proof: Proof::Point(point.seq), exact: true })
+}
+
+fn latest(timelines: &[Timeline<'_>]) -> Result<RestorePlan, Why> {
+    let mut ends = timelines.iter().rev().filter_map(|timeline| {
+        Some((timeline, timeline.windows().last().map(|window| window.to.seq)?))
+    });
+    let sealed = timelines.iter().rev().find_map(|timeline| {
+        Some((timeline, timeline.facts.points.last()?.log_seq))
+    });
+    let Some((timeline, seq)) = ends.next() else {
+        return Err(match sealed {
+            Some((timeline, seq)) => broken_before(timeline, seq),
+            None => Why::NothingYet,
+        });
+    };
+    // Before the newest recovery point nothing may be missing; past it the log ends where it ends.
+    if let Some((sealed_in, sealed)) = sealed {
+        let reaches = timeline.run_of(seq).is_some_and(|run| run.last >= sealed);
+        let same = timeline.facts.epoch == sealed_in.facts.epoch;
+        if timeline.facts.epoch < sealed_in.facts.epoch || (same && !reaches) {
+            return Err(broken_before(sealed_in, sealed));
+        }
+    }
+    with_base(timelines, timeline, &End { seq, proof: Proof::EndOfLog, exact: true })
+}
+
+/// Why the newest recovery point, which covers `sealed`, can't be reached.
+fn broken_before(timeline: &Timeline<'_>, sealed: LogSeq) -> Why {
+    match timeline.run_of(sealed) {
+        None => timeline.hole(sealed),
+        Some(run) => timeline.blocked(&run),
+    }
+}
+
+/// Chooses the base and finishes the plan.
+fn with_base(
+    timelines: &[Timeline<'_>],
+    timeline: &Timeline<'_>,
+    end: &End,
+) -> Result<RestorePlan, Why> {
+    let epoch = timeline.facts.epoch;
+    let run: Run = timeline.run_of(end.seq).ok_or_else(|| timeline.hole(end.seq))?;
+    let usable = timeline.bases_of(&run).filter(|base| base.usable_from <= end.seq);
+    let costs = usable.filter_map(|base| {
+        let (chain, base_bytes) = timeline.chain(base)?;
+        let log_bytes = timeline.log_bytes(base.start, end.seq);
+        Some((base, chain, base_bytes, log_bytes))
+    });
+    let cheapest = costs.min_by_key(|(base, _, base_bytes, log_bytes)| {
+        (base_bytes.saturating_add(*log_bytes), std::cmp::Reverse(base.start))
+    });
+    let Some((base, bases, base_bytes, log_bytes)) = cheapest else {
+        return Err(timeline.blocked(&run));
+    };
+    let newest_log = timelines.iter().rev().find_map(|timeline| {
+        Some((timeline.facts.epoch, timeline.facts.log.last()?.seq))
+    });
+    Ok(RestorePlan {
+        epoch,
+        bases,
+        first_log: base.start,
+        last_log: end.seq,
+        reached: timeline.time(end.seq).unwrap_or(Timestamp::MIN),
+        exact: end.exact,
+        proof: end.proof,
+        sealed: timeline.facts.points.last().is_some_and(|point| end.seq <= point.log_seq),
+        base_bytes,
+        log_bytes,
+        newest_log: newest_log.filter(|newest| *newest > (epoch, end.seq)),
+    })
+}
+
+fn refusal(
+    facts: &Facts,
+    timelines: &[Timeline<'_>],
+    target: &Target,
+    why: Why,
+) -> NotRecoverable {
+    let all = windows(facts);
+    let asked = asked_instant(timelines, target);
+    let ends = || all.iter().flat_map(|window| [&window.from, &window.to]);
+    let before = ends().filter(|reach| asked.is_none_or(|asked| reach.at <= asked));
+    let after = ends().filter(|reach| asked.is_some_and(|asked| reach.at > asked));
+    NotRecoverable {
+        target: target.clone(),
+        why,
+        before: before.max_by_key(|reach| (reach.at, reach.epoch, reach.seq)).cloned(),
+        after: after.min_by_key(|reach| (reach.at, reach.epoch, reach.seq)).cloned(),
+        earliest: all.first().map(|window| window.from.clone()),
+        latest: all.last().map(|window| window.to.clone()),
+    }
+}
+
+/// The instant that a target stands for, as far as it can be told.
+fn asked_instant(timelines: &[Timeline<'_>], target: &Target) -> Option<Timestamp> {
+    match target {
+        Target::Latest | Target::Point(_) => None,
+        Target::At(at) | Target::Before(at) => Some(*at),
+        Target::Position { epoch, seq } => {
+            timelines.iter().find(|timeline| timeline.facts.epoch == *epoch)?.time(*seq)
+        }
+    }
+}

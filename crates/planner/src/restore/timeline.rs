@@ -1,0 +1,271 @@
+//! One epoch's log laid out: instants that never decrease, runs without a hole, and the windows in
+//! which every instant can be restored.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use tidemark_format::{Epoch, Incarnation, LogSeq};
+
+use super::Why;
+use super::facts::{BaseFact, BaseId, EpochFacts, Facts, LogFact, LogState};
+
+/// A position that can be restored, and the instant it stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reach {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// The log object at whose end it is.
+    pub seq: LogSeq,
+    /// When its last commit was made, or first seen.
+    pub at: Timestamp,
+}
+
+impl fmt::Display for Reach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (position {}/{})", self.at, self.epoch, self.seq)
+    }
+}
+
+/// A span without gaps: every instant in it can be restored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecoverableWindow {
+    /// Its first position.
+    pub from: Reach,
+    /// Its last.
+    pub to: Reach,
+    /// Up to here it is proved that nothing was committed after `to`: a restore to any instant up
+    /// to this one ends at `to`.
+    pub until: Timestamp,
+    /// The last position that a recovery point covers, if any does.
+    pub sealed_to: Option<Reach>,
+}
+
+/// The windows of a history, oldest first.
+#[must_use]
+pub fn windows(facts: &Facts) -> Vec<RecoverableWindow> {
+    let mut all: Vec<RecoverableWindow> =
+        facts.epochs.iter().flat_map(|epoch| Timeline::new(epoch).windows()).collect();
+    let newest = facts.epochs.last().map(|epoch| epoch.epoch);
+    let last = all.last_mut().filter(|window| Some(window.to.epoch) == newest);
+    if let (Some(window), Some(beat)) = (last, &facts.caught_up)
+        && beat.log_seq <= window.to.seq
+    {
+        window.until = window.until.max(beat.at);
+    }
+    all
+}
+
+/// A run of the log without a hole, in one incarnation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Run {
+    pub(super) first: LogSeq,
+    pub(super) last: LogSeq,
+    /// None if no head of it was read.
+    incarnation: Option<Incarnation>,
+}
+
+/// One epoch's log laid out.
+pub(super) struct Timeline<'a> {
+    pub(super) facts: &'a EpochFacts,
+    /// One for each entry of the log: the largest commit time up to it.
+    times: Vec<Option<Timestamp>>,
+    runs: Vec<Run>,
+}
+
+impl<'a> Timeline<'a> {
+    pub(super) fn new(facts: &'a EpochFacts) -> Self {
+        let mut times = Vec::with_capacity(facts.log.len());
+        let mut time: Option<Timestamp> = None;
+        for entry in &facts.log {
+            if let LogState::Object(object) = &entry.state {
+                // Before the first commit that was seen, the state is as of when it was captured.
+                let own = object.last_commit.or_else(|| match time {
+                    None => Some(object.captured_at),
+                    Some(_) => None,
+                });
+                time = time.max(own);
+            }
+            times.push(time);
+        }
+        Self { facts, times, runs: runs(&facts.log) }
+    }
+
+    fn index(&self, seq: LogSeq) -> Option<usize> {
+        self.facts.log.binary_search_by_key(&seq, |entry| entry.seq).ok()
+    }
+
+    pub(super) fn state(&self, seq: LogSeq) -> Option<&'a LogState> {
+        Some(&self.facts.log.get(self.index(seq)?)?.state)
+    }
+
+    /// The instant that the end of an object stands for.
+    pub(super) fn time(&self, seq: LogSeq) -> Option<Timestamp> {
+        *self.times.get(self.index(seq)?)?
+    }
+
+    /// Every restore position, oldest first.
+    pub(super) fn positions(&self) -> impl DoubleEndedIterator<Item = LogSeq> + use<'a> {
+        let log: &'a [LogFact] = &self.facts.log;
+        log.iter().filter(|entry| is_position(&entry.state)).map(|entry| entry.seq)
+    }
+
+    pub(super) fn run_of(&self, seq: LogSeq) -> Option<Run> {
+        self.runs.iter().find(|run| run.first <= seq && seq <= run.last).copied()
+    }
+
+    /// The next restore position after `seq`, if nothing is unknown between them; else the hole
+    /// right behind what is known, or none at the log's end.
+    pub(super) fn next_position(&self, seq: LogSeq) -> Result<LogSeq, Option<LogSeq>> {
+        let Some(run) = self.run_of(seq) else { return Err(Some(seq)) };
+        let within = |next: &LogSeq| *next > seq && *next <= run.last;
+        let from = self.index(seq).unwrap_or_default();
+        let later = self.facts.log.get(from..).unwrap_or_default();
+        let next = later.iter().filter(|entry| is_position(&entry.state)).map(|entry| entry.seq);
+        let behind = run.last.next();
+        let ends = self.facts.log.last().is_none_or(|last| last.seq < behind);
+        next.into_iter().find(within).ok_or(if ends { None } else { Some(behind) })
+    }
+
+    /// Whether every object up to the next position began after the instant asked for.
+    pub(super) fn next_begins_after(
+        &self,
+        seq: LogSeq,
+        at: Timestamp,
+        bound: super::Bound,
+    ) -> bool {
+        let Ok(next) = self.next_position(seq) else { return true };
+        let (Some(from), Some(to)) = (self.index(seq.next()), self.index(next)) else {
+            return false;
+        };
+        let between = self.facts.log.get(from..=to).unwrap_or_default();
+        between.iter().all(|entry| match &entry.state {
+            LogState::Object(object) => match object.first_commit.or(object.last_commit) {
+                Some(first) => !bound.holds(first, at),
+                None => true,
+            },
+            LogState::Gap(_) | LogState::Missing | LogState::Damaged(_) | LogState::Unread => false,
+        })
+    }
+
+    /// Bases that begin in a run, belong to its incarnation and become usable in it.
+    pub(super) fn bases_of(&self, run: &Run) -> impl Iterator<Item = &'a BaseFact> + use<'a> {
+        let run = *run;
+        self.facts.bases.iter().filter(move |base| {
+            run.first <= base.start
+                && base.start <= base.usable_from
+                && base.usable_from <= run.last
+                && run.incarnation.is_none_or(|life| life == base.incarnation)
+        })
+    }
+
+    /// A base and those it builds on, the complete one first, with their bytes; none if one of them
+    /// isn't there.
+    pub(super) fn chain(&self, base: &BaseFact) -> Option<(Vec<BaseId>, u64)> {
+        let mut chain = vec![base.id];
+        let mut bytes = base.stored_bytes;
+        let mut parent = base.parent;
+        while let Some(id) = parent {
+            // Numbers only go down, so this ends.
+            if chain.last().is_none_or(|last| id >= *last) {
+                return None;
+            }
+            let base = self.facts.bases.iter().find(|base| base.id == id)?;
+            chain.push(id);
+            bytes = bytes.saturating_add(base.stored_bytes);
+            parent = base.parent;
+        }
+        chain.reverse();
+        Some((chain, bytes))
+    }
+
+    pub(super) fn log_bytes(&self, first: LogSeq, last: LogSeq) -> u64 {
+        let wanted = self.facts.log.iter().filter(|entry| first <= entry.seq && entry.seq <= last);
+        wanted.fold(0, |sum, entry| sum.saturating_add(entry.bytes))
+    }
+
+    /// Why nothing in a run before its first usable base can be restored: the hole before the run,
+    /// or simply no base.
+    pub(super) fn blocked(&self, run: &Run) -> Why {
+        let first = self.facts.log.first().map(|entry| entry.seq);
+        match run.first.previous().filter(|hole| first.is_some_and(|first| *hole >= first)) {
+            Some(hole) => self.hole(hole),
+            None => Why::NoBase { epoch: self.facts.epoch },
+        }
+    }
+
+    pub(super) fn hole(&self, seq: LogSeq) -> Why {
+        let what = match self.state(seq) {
+            Some(LogState::Gap(reason)) => format!("is a gap ({reason})"),
+            Some(LogState::Damaged(why)) => format!("is damaged ({why})"),
+            Some(LogState::Object(_)) => "begins another life of the database".to_owned(),
+            Some(LogState::Unread) => "was not read".to_owned(),
+            Some(LogState::Missing) | None => "is missing".to_owned(),
+        };
+        Why::Hole { epoch: self.facts.epoch, seq, what }
+    }
+
+    /// The windows of this epoch, as far as its log and points tell.
+    pub(super) fn windows(&self) -> Vec<RecoverableWindow> {
+        self.runs.iter().filter_map(|run| self.window(run)).collect()
+    }
+
+    fn window(&self, run: &Run) -> Option<RecoverableWindow> {
+        let whole = self.bases_of(run).filter(|base| self.chain(base).is_some());
+        let usable = whole.map(|base| base.usable_from).min()?;
+        let inside = |seq: &LogSeq| usable <= *seq && *seq <= run.last;
+        let mut positions = self.positions().filter(inside);
+        let first = positions.next()?;
+        let last = positions.next_back().unwrap_or(first);
+        let points = || self.facts.points.iter();
+        let to = self.reach(last)?;
+        let proved = points().filter(|point| point.log_seq <= last).map(|point| point.committed);
+        let until = proved.max().map_or(to.at, |proved| proved.max(to.at));
+        let sealed = points().map(|point| point.log_seq).max();
+        let sealed = sealed.and_then(|sealed| {
+            self.positions().rev().filter(inside).find(|seq| *seq <= sealed)
+        });
+        Some(RecoverableWindow {
+            from: self.reach(first)?,
+            to,
+            until,
+            sealed_to: sealed.and_then(|seq| self.reach(seq)),
+        })
+    }
+
+    fn reach(&self, seq: LogSeq) -> Option<Reach> {
+        Some(Reach { epoch: self.facts.epoch, seq, at: self.time(seq)? })
+    }
+}
+
+fn is_position(state: &LogState) -> bool {
+    matches!(state, LogState::Object(object) if object.restorable)
+}
+
+/// The maximal runs that replay can pass: dense, no gap, one incarnation.
+fn runs(log: &[LogFact]) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    let mut open: Option<Run> = None;
+    for entry in log {
+        let life = match &entry.state {
+            LogState::Object(object) => Some(object.incarnation),
+            LogState::Unread => None,
+            LogState::Gap(_) | LogState::Missing | LogState::Damaged(_) => {
+                runs.extend(open.take());
+                continue;
+            }
+        };
+        let goes_on = open.filter(|run| {
+            let same = run.incarnation.is_none() || life.is_none() || run.incarnation == life;
+            run.last.next() == entry.seq && same
+        });
+        if let Some(run) = goes_on {
+            let incarnation = run.incarnation.or(life);
+            open = Some(Run { last: entry.seq, incarnation, ..run });
+        } else {
+            runs.extend(open.take());
+            open = Some(Run { first: entry.seq, last: entry.seq, incarnation: life });
+        }
+    }
+    runs.extend(open);
+    runs
+}
