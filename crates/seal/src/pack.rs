@@ -1,15 +1,16 @@
 //! One pack under construction: frames come in by number, the footer is its last frame.
 
+use std::sync::Arc;
+
 use tidemark_format::{
     Hash, ObjectId,
     body::{FramePlace, PackFooter, PackRef, Run},
+    crypt::FRAME_SEALED_MAX,
     envelope::Kind,
     heads::PackHead,
     keys,
 };
 use tidemark_host::RngExt;
-
-use std::sync::Arc;
 
 use crate::{
     Error, Sealed, Session,
@@ -81,7 +82,8 @@ impl PackUnderWay {
 
     /// Appends the next frame, sealed with its length field before it.
     pub(crate) fn arrive(&mut self, frame: &[u8], raw: u32) {
-        let expected = usize::try_from(PACK_BYTES).unwrap_or(0);
+        // A frame more than the mark at which it is closed: the buffer seldom grows.
+        let expected = usize::try_from(PACK_BYTES).unwrap_or(0) + FRAME_SEALED_MAX;
         let body = self
             .body
             .get_or_insert_with(|| Body::new(&self.key, expected));
