@@ -1,1 +1,8 @@
-//! format: filled as its subjects arrive.
+//! Persisted bytes: golden files of every kind, decoded for ever, by us and by `docs/decode.py`.
+//!
+//! `tests/format/golden/v1` was written once and is never written again: a change that makes one of
+//! these tests fail is a change of the format, which needs another version.
+
+mod decode;
+mod golden;
+mod make;
