@@ -65,7 +65,6 @@ class Object:
         need(len(self.body) == self.head.get("body_len", 0), f"{name}: the body has another length")
         if self.body:
             need(b3(self.body).hex() == self.head["body_hash"], f"{name}: the body was changed")
-        self.whole_hash = b3(data)
 
 
 class Region:
@@ -251,7 +250,7 @@ def read_base_index(data):
     files = [(r.bytes(r.varint()).decode(), r.varint()) for _ in range(r.varint())]
     packs = []
     for _ in range(r.varint()):
-        pack = {"object": r.bytes(16).hex(), "session": r.bytes(16).hex(), "hash": r.bytes(32)}
+        pack = {"object": r.bytes(16).hex(), "session": r.bytes(16).hex(), "link": r.bytes(32)}
         pack["size"] = r.varint()
         pack["frames"] = [(r.varint(), r.varint(), r.varint()) for _ in range(r.varint())]
         packs.append(pack)
@@ -343,7 +342,7 @@ def write_base(vault, source, base, out):
         head = base.head
         key = f"data/pack/{source}/{head['epoch']:08d}/{head['generation']:016d}/{pack['object']}"
         found = vault.get(key, PACK)
-        need(found.whole_hash == pack["hash"], f"{key}: is not the pack that was meant")
+        need(found.link == pack["link"], f"{key}: is not the pack that was meant")
         contents[number] = vault.open(found, PACK, source)
     for run in runs:
         frame = contents[run["pack"]][run["frame"]]

@@ -505,7 +505,7 @@ fn others(maker: &mut Maker, states: &[Vec<u8>]) {
         packs: vec![PackRef {
             object: maker.rng.id(),
             session: maker.rng.id(),
-            hash: Hash::of(b"golden"),
+            link: Hash::of(b"golden"),
             size: 4096,
             frames: vec![
                 FramePlace {

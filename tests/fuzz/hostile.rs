@@ -1,8 +1,12 @@
 //! Makes hostile inputs from sound ones, and measures what a decoder takes for them.
 
 use std::{
+    panic::RefUnwindSafe,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -99,7 +103,7 @@ pub(crate) fn files(folder: &str) -> Vec<Vec<u8>> {
 }
 
 /// Tries `decode` on spoiled `seeds` for the configured time. Every seed is first tried as it is.
-pub(crate) fn attack(name: &str, seeds: Vec<Vec<u8>>, decode: impl Fn(&[u8])) {
+pub(crate) fn attack(name: &str, seeds: Vec<Vec<u8>>, decode: impl Fn(&[u8]) + RefUnwindSafe) {
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let mut seeds = seeds;
     seeds.extend(files(&format!("tests/fuzz/corpus/{name}")));
@@ -113,20 +117,20 @@ pub(crate) fn attack(name: &str, seeds: Vec<Vec<u8>>, decode: impl Fn(&[u8])) {
     let seconds = std::env::var("TIDEMARK_FUZZ_SECONDS")
         .ok()
         .and_then(|text| text.parse().ok());
-    let tried = std::cell::Cell::new(0u64);
+    let tried = AtomicU64::new(0);
     bolero::check!()
         .with_type::<Spoil>()
         .with_test_time(Duration::from_secs(seconds.unwrap_or(1)))
         .with_iterations(usize::MAX)
         .for_each(|spoil| {
-            tried.set(tried.get() + 1);
+            tried.fetch_add(1, Ordering::Relaxed);
             measured(&spoil.apply(&seeds), &decode);
         });
-    println!("{name}: {} hostile inputs", tried.get());
+    println!("{name}: {} hostile inputs", tried.load(Ordering::Relaxed));
     assert!(
-        tried.get() > 100,
+        tried.load(Ordering::Relaxed) > 100,
         "{name}: only {} inputs were tried",
-        tried.get()
+        tried.load(Ordering::Relaxed)
     );
 }
 

@@ -52,8 +52,8 @@ pub struct PackRef {
     pub object: ObjectId,
     /// The session that sealed it.
     pub session: crate::SessionId,
-    /// BLAKE3 of the whole object.
-    pub hash: Hash,
+    /// The pack's link, which covers its body through the head.
+    pub link: Hash,
     /// The object's size.
     pub size: u64,
     /// Its frames, footer included (the footer is last).
@@ -97,7 +97,7 @@ impl BaseIndex {
         for pack in &self.packs {
             out.extend_from_slice(&pack.object.0);
             out.extend_from_slice(&pack.session.0);
-            out.extend_from_slice(&pack.hash.0);
+            out.extend_from_slice(&pack.link.0);
             put_varint(&mut out, pack.size);
             put_frames(&mut out, &pack.frames);
         }
@@ -127,7 +127,7 @@ impl BaseIndex {
             packs.push(PackRef {
                 object: ObjectId(reader.array()?),
                 session: crate::SessionId(reader.array()?),
-                hash: Hash(reader.array()?),
+                link: Hash(reader.array()?),
                 size: reader.varint()?,
                 frames: frames(&mut reader)?,
             });
@@ -302,7 +302,7 @@ mod tests {
             packs: vec![PackRef {
                 object: ObjectId([1; 16]),
                 session: crate::SessionId([2; 16]),
-                hash: Hash([3; 32]),
+                link: Hash([3; 32]),
                 size: 9000,
                 frames: vec![FramePlace {
                     offset: 500,

@@ -159,10 +159,19 @@ pub fn evidence(signer: KeyId, number: u64) -> Key {
     key(format!("{}{number:016}", evidences(signer)))
 }
 
+/// Folder of all sessions.
+pub const SESSIONS: &str = "data/session/";
+
 /// A session's sealed secret.
 #[must_use]
 pub fn session(session: SessionId) -> Key {
-    key(format!("data/session/{session}"))
+    key(format!("{SESSIONS}{session}"))
+}
+
+/// Folder of all packs of a source.
+#[must_use]
+pub fn all_packs(source: &SourceName) -> String {
+    format!("data/pack/{source}/")
 }
 
 /// Folder of a generation's packs.

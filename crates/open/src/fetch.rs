@@ -21,10 +21,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, future::join_all, stream};
 use tidemark_format::{
-    Hash, Key,
+    Key,
     body::{FramePlace, PackRef},
     crypt::{FRAME_LEN, FRAME_RAW_MAX},
-    envelope::Kind,
+    envelope::{Envelope, Kind},
+    heads::PackHead,
     keys,
 };
 
@@ -232,18 +233,22 @@ impl FrameFetcher {
         }
     }
 
-    /// Checks a whole pack against the hash that the base gives.
+    /// Checks a whole pack against the link that the base gives: head and body.
     async fn check_whole(&self, copy: &Copy<'_>, bytes: &Bytes) -> Result<()> {
-        let expected = copy.pack.reference().ok_or_else(|| outside(copy.key))?.hash;
-        let bytes = bytes.clone();
-        if self.opener.cpu().run(move || Hash::of(&bytes)).await == expected {
-            Ok(())
-        } else {
-            Err(Error::Unlinked {
-                key: copy.key.to_string(),
-                expected,
-            })
-        }
+        let expected = copy.pack.reference().ok_or_else(|| outside(copy.key))?.link;
+        let (bytes, key) = (bytes.clone(), Arc::clone(copy.key));
+        let check = move || {
+            let envelope = Envelope::parse(&bytes).map_err(Error::format(&key))?;
+            if envelope.link() != expected {
+                return Err(Error::Unlinked {
+                    key: key.to_string(),
+                    expected,
+                });
+            }
+            let head = envelope.head::<PackHead>().map_err(Error::format(&key))?;
+            envelope.verify_body(&head).map_err(Error::format(&key))
+        };
+        self.opener.cpu().run(check).await
     }
 
     /// Opens the frames of one copy, each as a job of its own; those that are good leave `frames`.

@@ -145,7 +145,7 @@ impl PackUnderWay {
         let reference = PackRef {
             object: self.object,
             session: session.id(),
-            hash: Hash::of(&object.bytes),
+            link: object.link,
             size: len(&object.bytes),
             frames: self.places,
         };
