@@ -1,8 +1,10 @@
-//! Stores of immutable objects: S3, a directory, memory; and the local spool.
+//! Stores of immutable objects: S3, a directory, memory.
 //!
 //! Reading, creating and deleting are three independent traits ([`ReadStore`], [`CreateStore`],
 //! [`DeleteStore`]), so that a part is handed only the power it needs: the agent never holds a
-//! `DeleteStore`, and its `ReadStore` is narrowed to `meta/`.
+//! `DeleteStore`, and its `ReadStore` is narrowed to `meta/` ([`wrap::MetaOnly`]). Behaviour
+//! is stacked from small wrappers ([`wrap`]) of the same traits; [`region`] does the stacking for a
+//! region's URL.
 //!
 //! **Invariants.** Objects are immutable: a create never replaces. A create that returned is
 //! durable. "Refused" is never reported as "absent" ([`ErrorKind::Unknown`]).

@@ -360,3 +360,39 @@ fn modified(found: &fs::Metadata) -> Option<Timestamp> {
 fn sync_dir(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ErrorKind;
+
+    #[test]
+    fn what_the_system_says_is_sorted_by_what_the_caller_can_do() {
+        let place = Place::new("dir:/x");
+        let kind = |op, error| failed(&place, op, "k", io::Error::from(error)).kind();
+        assert_eq!(
+            kind(Op::Create, io::ErrorKind::StorageFull),
+            ErrorKind::Full
+        );
+        assert_eq!(
+            kind(Op::Create, io::ErrorKind::QuotaExceeded),
+            ErrorKind::Full
+        );
+        assert_eq!(
+            kind(Op::Create, io::ErrorKind::PermissionDenied),
+            ErrorKind::Denied
+        );
+        assert_eq!(
+            kind(Op::Create, io::ErrorKind::ReadOnlyFilesystem),
+            ErrorKind::Denied
+        );
+        assert_eq!(
+            kind(Op::Get, io::ErrorKind::PermissionDenied),
+            ErrorKind::Unknown
+        );
+        assert_eq!(
+            kind(Op::List, io::ErrorKind::NotFound),
+            ErrorKind::Unreachable
+        );
+    }
+}

@@ -17,7 +17,7 @@ use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use tidemark_format::RegionName;
-use tidemark_host::S3Url;
+use tidemark_host::{Checksum, S3Url};
 
 use super::observe::Observer;
 use super::{ANSWER_SECONDS_MAX, CONNECT_SECONDS_MAX, S3Options, STALL_SECONDS_MAX};
@@ -67,7 +67,7 @@ pub(super) async fn build(
         .retry_partition(RetryPartition::new(format!("tidemark-{name}")))
         .timeout_config(timeouts)
         .stalled_stream_protection(stalls)
-        .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+        .request_checksum_calculation(checksums(url.checksum))
         // Hashes of our own are verified on every read.
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
         .interceptor(observer.interceptor());
@@ -75,6 +75,17 @@ pub(super) async fn build(
         config = config.endpoint_url(endpoint);
     }
     Ok(Client::from_conf(config.build()))
+}
+
+/// Every put names its algorithm; the SDK computes it, for a body in memory into a header, only if
+/// it is told "when supported". Otherwise nothing must be added: some servers refuse the header.
+const fn checksums(wanted: Checksum) -> RequestChecksumCalculation {
+    match wanted {
+        Checksum::Off => RequestChecksumCalculation::WhenRequired,
+        Checksum::Crc32c | Checksum::Sha256 | Checksum::Crc32 => {
+            RequestChecksumCalculation::WhenSupported
+        }
+    }
 }
 
 /// Credentials and region, by AWS's chain or as the URL says.

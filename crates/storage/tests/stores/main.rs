@@ -3,6 +3,7 @@
 mod faults;
 mod local;
 mod s3;
+mod wire;
 
 use std::sync::Arc;
 

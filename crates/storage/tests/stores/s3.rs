@@ -14,6 +14,7 @@ use tidemark_storage::wrap::{MetaOnly, RetryPolicy, Retrying};
 use tidemark_storage::{
     CreateOnly, CreateStore, Created, DeleteStore, Error, ErrorKind, Probe, ReadMode, ReadStore,
     S3Options, S3Store, Witness,
+    region::{OpenOptions, open},
 };
 use tidemark_testkit::net::{Mode, Proxy};
 use tidemark_testkit::s3::{Credential, S3Server};
@@ -85,12 +86,65 @@ async fn s3_keeps_the_contract_over_http() {
     };
     server.create_bucket("plain").unwrap();
     let opener = Opener::new();
-    for (at, checksum) in ["crc32c", "sha256", "crc32", "off"].iter().enumerate() {
-        let url = format!("{}&checksum={checksum}", server.url("plain", "a/b"));
-        let store = opener.open(&url, server.admin(), ReadMode::Plain).await;
-        let handles = Handles::of(Retrying::new(store, RetryPolicy::STANDARD, rng()));
-        check(&handles, &format!("suite-{at}")).await;
+    let store = opener
+        .open(&server.url("plain", "a/b"), server.admin(), ReadMode::Plain)
+        .await;
+    check(
+        &Handles::of(Retrying::new(store, RetryPolicy::STANDARD, rng())),
+        "suite",
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_checksum_of_the_url_is_accepted_by_the_server() {
+    let Some(server) = S3Server::shared() else {
+        return;
+    };
+    server.create_bucket("checksums").unwrap();
+    let opener = Opener::new();
+    for checksum in ["crc32c", "sha256", "crc32", "off"] {
+        for url in [
+            server.url("checksums", "http"),
+            server.https_url("checksums", "tls"),
+        ] {
+            let url = format!("{url}&checksum={checksum}");
+            let store = opener.open(&url, server.admin(), ReadMode::Plain).await;
+            let name = key(&format!("data/{checksum}"));
+            assert_eq!(
+                store.create(&name, bytes("x"), &put(1)).await.unwrap(),
+                Created::New
+            );
+            assert_eq!(store.get(&name).await.unwrap(), "x");
+        }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_region_takes_the_credential_that_systemd_gives_under_its_name() {
+    let Some(server) = S3Server::shared() else {
+        return;
+    };
+    server.create_bucket("systemd").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    server
+        .admin()
+        .write_profile(&folder.path().join("aarhus"))
+        .unwrap();
+    let options = OpenOptions {
+        credentials_directory: Some(folder.path().to_owned()),
+        ..OpenOptions::new(clock(), rng())
+    };
+    let url: RegionUrl = server.url("systemd", "p").parse().unwrap();
+    let region = open(&RegionName::new("aarhus").unwrap(), &url, &options)
+        .await
+        .unwrap();
+    region
+        .create
+        .create(&key("meta/region"), bytes("x"), &put(1))
+        .await
+        .unwrap();
+    assert_eq!(region.read.folders("").await.unwrap(), ["meta"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
