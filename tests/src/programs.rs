@@ -2,6 +2,7 @@
 //!
 //! cargo builds another package's binary for a test only if that package has integration tests of
 //! its own, and then perhaps a stale one. Asking cargo again costs a moment and is always right.
+//! `TIDEMARK_PROGRAMS=FOLDER` names programs that were built already, such as an installed package's.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -14,16 +15,22 @@ use serde_json::Value;
 #[must_use]
 pub fn program(name: &str) -> PathBuf {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-    let path = FOLDER.get_or_init(build).join(name);
-    assert!(path.exists(), "cargo built no {}", path.display());
+    let given = || std::env::var_os("TIDEMARK_PROGRAMS").map(PathBuf::from);
+    let path = FOLDER
+        .get_or_init(|| given().unwrap_or_else(build))
+        .join(name);
+    assert!(path.exists(), "there is no {}", path.display());
     path
 }
 
 fn build() -> PathBuf {
     let mut command = Command::new(env!("CARGO"));
-    command
-        .current_dir(crate::root())
-        .args(["build", "--locked", "--message-format", "json"]);
+    command.current_dir(crate::root()).args([
+        "build",
+        "--locked",
+        "--message-format",
+        "json-render-diagnostics",
+    ]);
     // The whole workspace: a narrower build would switch features of the dependencies and compile
     // them again.
     command.args(["--workspace", "--bins"]);
