@@ -11,6 +11,7 @@
 //! - Replay never crosses an epoch, a gap or an incarnation.
 
 mod facts;
+mod refusal;
 #[cfg(test)]
 mod tests;
 mod timeline;
@@ -23,8 +24,10 @@ use tidemark_format::{Epoch, LogSeq, PointSeq};
 pub use facts::{
     BaseFact, BaseId, CaughtUp, EpochFacts, Facts, LogFact, LogState, ObjectFact, PointFact,
 };
+pub use refusal::{NotRecoverable, Why};
 pub use timeline::{Reach, RecoverableWindow, windows};
 
+use refusal::refusal;
 use timeline::{Run, Timeline};
 
 /// Where to restore to.
@@ -125,75 +128,10 @@ impl RestorePlan {
     /// How many log objects to replay.
     #[must_use]
     pub const fn log_objects(&self) -> u64 {
-        self.last_log.0.saturating_sub(self.first_log.0).saturating_add(1)
-    }
-}
-
-/// Why a target can't be restored.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Why {
-    /// Nothing at all can.
-    #[error("no base is complete yet, so nothing can be restored")]
-    NothingYet,
-    /// Before everything.
-    #[error("it is before the earliest instant that can be restored")]
-    TooEarly,
-    /// Past what can be proved.
-    #[error("the log read here ends before it, and nothing proves that nothing was committed since")]
-    TooLate,
-    /// A hole between the base and the end, or right behind the end.
-    #[error("log object {epoch}/{seq} {what}, so what was committed there is not known")]
-    Hole {
-        /// The epoch.
-        epoch: Epoch,
-        /// The place.
-        seq: LogSeq,
-        /// What is wrong with it.
-        what: String,
-    },
-    /// The log is there but no base before it.
-    #[error("no usable base stands before it in epoch {epoch}")]
-    NoBase {
-        /// The epoch.
-        epoch: Epoch,
-    },
-    /// Not a restore position.
-    #[error("a change spans several log objects there: only its last one is a restore position")]
-    NotAPosition,
-    /// No such position or point.
-    #[error("there is no such {0} here")]
-    Unknown(&'static str),
-}
-
-/// The target can't be restored from what was read.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub struct NotRecoverable {
-    /// What was asked for.
-    pub target: Target,
-    /// Why not.
-    #[source]
-    pub why: Why,
-    /// The nearest position at or before it that can.
-    pub before: Option<Reach>,
-    /// The nearest after it that can.
-    pub after: Option<Reach>,
-    /// The earliest of all.
-    pub earliest: Option<Reach>,
-    /// The latest of all.
-    pub latest: Option<Reach>,
-}
-
-impl fmt::Display for NotRecoverable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "can't restore to {}: {}", self.target, self.why)?;
-        match (&self.before, &self.after) {
-            (Some(before), Some(after)) => {
-                write!(f, "; the nearest instants that can be restored are {before} and {after}")
-            }
-            (Some(before), None) => write!(f, "; the latest instant that can be restored is {before}"),
-            (None, Some(after)) => write!(f, "; the earliest instant that can be restored is {after}"),
-            (None, None) => Ok(()),
-        }
+        self.last_log
+            .0
+            .saturating_sub(self.first_log.0)
+            .saturating_add(1)
     }
 }
 
@@ -243,12 +181,20 @@ fn at_time(
     bound: Bound,
 ) -> Result<RestorePlan, Why> {
     for timeline in timelines.iter().rev() {
-        let in_time = |seq: &LogSeq| timeline.time(*seq).is_some_and(|time| bound.holds(time, at));
-        let Some(seq) = timeline.positions().rev().find(in_time) else { continue };
+        let in_time = |seq: &LogSeq| {
+            timeline
+                .time(*seq)
+                .is_some_and(|time| bound.holds(time, at))
+        };
+        let Some(seq) = timeline.positions().rev().find(in_time) else {
+            continue;
+        };
         let end = covered(facts, timelines, timeline, (seq, at, bound))?;
         return with_base(timelines, timeline, &end);
     }
-    let any = timelines.iter().any(|timeline| timeline.positions().next().is_some());
+    let any = timelines
+        .iter()
+        .any(|timeline| timeline.positions().next().is_some());
     Err(if any { Why::TooEarly } else { Why::NothingYet })
 }
 
@@ -259,20 +205,36 @@ fn covered(
     timeline: &Timeline<'_>,
     (seq, at, bound): (LogSeq, Timestamp, Bound),
 ) -> Result<End, Why> {
-    let proved = |proof| Ok(End { seq, proof, exact: true });
+    let proved = |proof| {
+        Ok(End {
+            seq,
+            proof,
+            exact: true,
+        })
+    };
     if bound == Bound::Included && timeline.time(seq) == Some(at) {
-        return Ok(End { seq, proof: Proof::SameInstant, exact: timeline.next_begins_after(seq, at, bound) });
+        return Ok(End {
+            seq,
+            proof: Proof::SameInstant,
+            exact: timeline.next_begins_after(seq, at, bound),
+        });
     }
     if let Ok(next) = timeline.next_position(seq) {
         let exact = timeline.next_begins_after(seq, at, bound);
-        return Ok(End { seq, proof: Proof::LaterObject(next), exact });
+        return Ok(End {
+            seq,
+            proof: Proof::LaterObject(next),
+            exact,
+        });
     }
     let points = timeline.facts.points.iter();
     let mut proving = points.filter(|point| point.log_seq <= seq && point.committed >= at);
     if let Some(point) = proving.next() {
         return proved(Proof::Point(point.seq));
     }
-    let newest = timelines.last().is_some_and(|last| last.facts.epoch == timeline.facts.epoch);
+    let newest = timelines
+        .last()
+        .is_some_and(|last| last.facts.epoch == timeline.facts.epoch);
     let beat = facts.caught_up.as_ref().filter(|_| newest);
     if beat.is_some_and(|beat| beat.log_seq <= seq && beat.at >= at) {
         return proved(Proof::Beat);
@@ -284,13 +246,21 @@ fn covered(
 }
 
 fn position(timelines: &[Timeline<'_>], epoch: Epoch, seq: LogSeq) -> Result<RestorePlan, Why> {
-    let mut found = timelines.iter().filter(|timeline| timeline.facts.epoch == epoch);
+    let mut found = timelines
+        .iter()
+        .filter(|timeline| timeline.facts.epoch == epoch);
     let timeline = found.next().ok_or(Why::Unknown("position"))?;
     match timeline.state(seq) {
         None => Err(Why::Unknown("position")),
-        Some(LogState::Object(object)) if object.restorable => {
-            with_base(timelines, timeline, &End { seq, proof: Proof::AskedFor, exact: true })
-        }
+        Some(LogState::Object(object)) if object.restorable => with_base(
+            timelines,
+            timeline,
+            &End {
+                seq,
+                proof: Proof::AskedFor,
+                exact: true,
+            },
+        ),
         Some(LogState::Object(_)) => Err(Why::NotAPosition),
         Some(LogState::Gap(_) | LogState::Missing | LogState::Damaged(_) | LogState::Unread) => {
             Err(timeline.hole(seq))
@@ -303,24 +273,44 @@ fn point(timelines: &[Timeline<'_>], name: &PointName) -> Result<RestorePlan, Wh
         PointName::Name(name) => point.name.as_deref() == Some(name),
         PointName::Seq(seq) => point.seq == *seq,
     };
-    let mut found = timelines.iter().rev().filter_map(|timeline| {
-        Some((timeline, timeline.facts.points.iter().rev().find(named)?))
-    });
+    let mut found = timelines
+        .iter()
+        .rev()
+        .filter_map(|timeline| Some((timeline, timeline.facts.points.iter().rev().find(named)?)));
     let (timeline, point) = found.next().ok_or(Why::Unknown("recovery point"))?;
     // The pieces of an unfinished change may stand last: they commit nothing.
-    let run = timeline.run_of(point.log_seq).ok_or_else(|| timeline.hole(point.log_seq))?;
-    let mut ends = timeline.positions().rev().filter(|seq| *seq <= point.log_seq);
-    let seq = ends.find(|seq| *seq >= run.first).ok_or(Why::NotAPosition)?;
-    with_base(timelines, timeline, &End { seq, proof: Proof::Point(point.seq), exact: true })
+    let run = timeline
+        .run_of(point.log_seq)
+        .ok_or_else(|| timeline.hole(point.log_seq))?;
+    let mut ends = timeline
+        .positions()
+        .rev()
+        .filter(|seq| *seq <= point.log_seq);
+    let seq = ends
+        .find(|seq| *seq >= run.first)
+        .ok_or(Why::NotAPosition)?;
+    with_base(
+        timelines,
+        timeline,
+        &End {
+            seq,
+            proof: Proof::Point(point.seq),
+            exact: true,
+        },
+    )
 }
 
 fn latest(timelines: &[Timeline<'_>]) -> Result<RestorePlan, Why> {
     let mut ends = timelines.iter().rev().filter_map(|timeline| {
-        Some((timeline, timeline.windows().last().map(|window| window.to.seq)?))
+        Some((
+            timeline,
+            timeline.windows().last().map(|window| window.to.seq)?,
+        ))
     });
-    let sealed = timelines.iter().rev().find_map(|timeline| {
-        Some((timeline, timeline.facts.points.last()?.log_seq))
-    });
+    let sealed = timelines
+        .iter()
+        .rev()
+        .find_map(|timeline| Some((timeline, timeline.facts.points.last()?.log_seq)));
     let Some((timeline, seq)) = ends.next() else {
         return Err(match sealed {
             Some((timeline, seq)) => broken_before(timeline, seq),
@@ -335,7 +325,15 @@ fn latest(timelines: &[Timeline<'_>]) -> Result<RestorePlan, Why> {
             return Err(broken_before(sealed_in, sealed));
         }
     }
-    with_base(timelines, timeline, &End { seq, proof: Proof::EndOfLog, exact: true })
+    with_base(
+        timelines,
+        timeline,
+        &End {
+            seq,
+            proof: Proof::EndOfLog,
+            exact: true,
+        },
+    )
 }
 
 /// Why the newest recovery point, which covers `sealed`, can't be reached.
@@ -353,22 +351,30 @@ fn with_base(
     end: &End,
 ) -> Result<RestorePlan, Why> {
     let epoch = timeline.facts.epoch;
-    let run: Run = timeline.run_of(end.seq).ok_or_else(|| timeline.hole(end.seq))?;
-    let usable = timeline.bases_of(&run).filter(|base| base.usable_from <= end.seq);
+    let run: Run = timeline
+        .run_of(end.seq)
+        .ok_or_else(|| timeline.hole(end.seq))?;
+    let usable = timeline
+        .bases_of(&run)
+        .filter(|base| base.usable_from <= end.seq);
     let costs = usable.filter_map(|base| {
         let (chain, base_bytes) = timeline.chain(base)?;
         let log_bytes = timeline.log_bytes(base.start, end.seq);
         Some((base, chain, base_bytes, log_bytes))
     });
     let cheapest = costs.min_by_key(|(base, _, base_bytes, log_bytes)| {
-        (base_bytes.saturating_add(*log_bytes), std::cmp::Reverse(base.start))
+        (
+            base_bytes.saturating_add(*log_bytes),
+            std::cmp::Reverse(base.start),
+        )
     });
     let Some((base, bases, base_bytes, log_bytes)) = cheapest else {
         return Err(timeline.blocked(&run));
     };
-    let newest_log = timelines.iter().rev().find_map(|timeline| {
-        Some((timeline.facts.epoch, timeline.facts.log.last()?.seq))
-    });
+    let newest_log = timelines
+        .iter()
+        .rev()
+        .find_map(|timeline| Some((timeline.facts.epoch, timeline.facts.log.last()?.seq)));
     Ok(RestorePlan {
         epoch,
         bases,
@@ -377,41 +383,13 @@ fn with_base(
         reached: timeline.time(end.seq).unwrap_or(Timestamp::MIN),
         exact: end.exact,
         proof: end.proof,
-        sealed: timeline.facts.points.last().is_some_and(|point| end.seq <= point.log_seq),
+        sealed: timeline
+            .facts
+            .points
+            .last()
+            .is_some_and(|point| end.seq <= point.log_seq),
         base_bytes,
         log_bytes,
         newest_log: newest_log.filter(|newest| *newest > (epoch, end.seq)),
     })
-}
-
-fn refusal(
-    facts: &Facts,
-    timelines: &[Timeline<'_>],
-    target: &Target,
-    why: Why,
-) -> NotRecoverable {
-    let all = windows(facts);
-    let asked = asked_instant(timelines, target);
-    let ends = || all.iter().flat_map(|window| [&window.from, &window.to]);
-    let before = ends().filter(|reach| asked.is_none_or(|asked| reach.at <= asked));
-    let after = ends().filter(|reach| asked.is_some_and(|asked| reach.at > asked));
-    NotRecoverable {
-        target: target.clone(),
-        why,
-        before: before.max_by_key(|reach| (reach.at, reach.epoch, reach.seq)).cloned(),
-        after: after.min_by_key(|reach| (reach.at, reach.epoch, reach.seq)).cloned(),
-        earliest: all.first().map(|window| window.from.clone()),
-        latest: all.last().map(|window| window.to.clone()),
-    }
-}
-
-/// The instant that a target stands for, as far as it can be told.
-fn asked_instant(timelines: &[Timeline<'_>], target: &Target) -> Option<Timestamp> {
-    match target {
-        Target::Latest | Target::Point(_) => None,
-        Target::At(at) | Target::Before(at) => Some(*at),
-        Target::Position { epoch, seq } => {
-            timelines.iter().find(|timeline| timeline.facts.epoch == *epoch)?.time(*seq)
-        }
-    }
 }

@@ -41,7 +41,12 @@ impl EpochFacts {
     /// An epoch of which nothing is known yet.
     #[must_use]
     pub const fn new(epoch: Epoch) -> Self {
-        Self { epoch, log: Vec::new(), bases: Vec::new(), points: Vec::new() }
+        Self {
+            epoch,
+            log: Vec::new(),
+            bases: Vec::new(),
+            points: Vec::new(),
+        }
     }
 }
 
@@ -100,7 +105,11 @@ impl LogFact {
                 restorable: head.restorable,
             }),
         };
-        Self { seq: head.seq, bytes, state }
+        Self {
+            seq: head.seq,
+            bytes,
+            state,
+        }
     }
 }
 
@@ -136,8 +145,14 @@ impl BaseFact {
     pub fn read(head: &BaseHead) -> Self {
         let parent = head.parent.as_ref();
         Self {
-            id: BaseId { generation: head.generation, number: head.number },
-            parent: parent.map(|p| BaseId { generation: p.generation, number: p.number }),
+            id: BaseId {
+                generation: head.generation,
+                number: head.number,
+            },
+            parent: parent.map(|p| BaseId {
+                generation: p.generation,
+                number: p.number,
+            }),
             incarnation: head.incarnation,
             start: head.start,
             usable_from: head.usable_from,

@@ -43,10 +43,15 @@ pub struct RecoverableWindow {
 /// The windows of a history, oldest first.
 #[must_use]
 pub fn windows(facts: &Facts) -> Vec<RecoverableWindow> {
-    let mut all: Vec<RecoverableWindow> =
-        facts.epochs.iter().flat_map(|epoch| Timeline::new(epoch).windows()).collect();
+    let mut all: Vec<RecoverableWindow> = facts
+        .epochs
+        .iter()
+        .flat_map(|epoch| Timeline::new(epoch).windows())
+        .collect();
     let newest = facts.epochs.last().map(|epoch| epoch.epoch);
-    let last = all.last_mut().filter(|window| Some(window.to.epoch) == newest);
+    let last = all
+        .last_mut()
+        .filter(|window| Some(window.to.epoch) == newest);
     if let (Some(window), Some(beat)) = (last, &facts.caught_up)
         && beat.log_seq <= window.to.seq
     {
@@ -79,19 +84,24 @@ impl<'a> Timeline<'a> {
         for entry in &facts.log {
             if let LogState::Object(object) = &entry.state {
                 // Before the first commit that was seen, the state is as of when it was captured.
-                let own = object.last_commit.or_else(|| match time {
-                    None => Some(object.captured_at),
-                    Some(_) => None,
-                });
+                let captured = time.is_none().then_some(object.captured_at);
+                let own = object.last_commit.or(captured);
                 time = time.max(own);
             }
             times.push(time);
         }
-        Self { facts, times, runs: runs(&facts.log) }
+        Self {
+            facts,
+            times,
+            runs: runs(&facts.log),
+        }
     }
 
     fn index(&self, seq: LogSeq) -> Option<usize> {
-        self.facts.log.binary_search_by_key(&seq, |entry| entry.seq).ok()
+        self.facts
+            .log
+            .binary_search_by_key(&seq, |entry| entry.seq)
+            .ok()
     }
 
     pub(super) fn state(&self, seq: LogSeq) -> Option<&'a LogState> {
@@ -106,24 +116,36 @@ impl<'a> Timeline<'a> {
     /// Every restore position, oldest first.
     pub(super) fn positions(&self) -> impl DoubleEndedIterator<Item = LogSeq> + use<'a> {
         let log: &'a [LogFact] = &self.facts.log;
-        log.iter().filter(|entry| is_position(&entry.state)).map(|entry| entry.seq)
+        log.iter()
+            .filter(|entry| is_position(&entry.state))
+            .map(|entry| entry.seq)
     }
 
     pub(super) fn run_of(&self, seq: LogSeq) -> Option<Run> {
-        self.runs.iter().find(|run| run.first <= seq && seq <= run.last).copied()
+        self.runs
+            .iter()
+            .find(|run| run.first <= seq && seq <= run.last)
+            .copied()
     }
 
     /// The next restore position after `seq`, if nothing is unknown between them; else the hole
     /// right behind what is known, or none at the log's end.
     pub(super) fn next_position(&self, seq: LogSeq) -> Result<LogSeq, Option<LogSeq>> {
-        let Some(run) = self.run_of(seq) else { return Err(Some(seq)) };
+        let Some(run) = self.run_of(seq) else {
+            return Err(Some(seq));
+        };
         let within = |next: &LogSeq| *next > seq && *next <= run.last;
         let from = self.index(seq).unwrap_or_default();
         let later = self.facts.log.get(from..).unwrap_or_default();
-        let next = later.iter().filter(|entry| is_position(&entry.state)).map(|entry| entry.seq);
+        let next = later
+            .iter()
+            .filter(|entry| is_position(&entry.state))
+            .map(|entry| entry.seq);
         let behind = run.last.next();
         let ends = self.facts.log.last().is_none_or(|last| last.seq < behind);
-        next.into_iter().find(within).ok_or(if ends { None } else { Some(behind) })
+        next.into_iter()
+            .find(within)
+            .ok_or(if ends { None } else { Some(behind) })
     }
 
     /// Whether every object up to the next position began after the instant asked for.
@@ -133,7 +155,9 @@ impl<'a> Timeline<'a> {
         at: Timestamp,
         bound: super::Bound,
     ) -> bool {
-        let Ok(next) = self.next_position(seq) else { return true };
+        let Ok(next) = self.next_position(seq) else {
+            return true;
+        };
         let (Some(from), Some(to)) = (self.index(seq.next()), self.index(next)) else {
             return false;
         };
@@ -179,7 +203,11 @@ impl<'a> Timeline<'a> {
     }
 
     pub(super) fn log_bytes(&self, first: LogSeq, last: LogSeq) -> u64 {
-        let wanted = self.facts.log.iter().filter(|entry| first <= entry.seq && entry.seq <= last);
+        let wanted = self
+            .facts
+            .log
+            .iter()
+            .filter(|entry| first <= entry.seq && entry.seq <= last);
         wanted.fold(0, |sum, entry| sum.saturating_add(entry.bytes))
     }
 
@@ -187,9 +215,15 @@ impl<'a> Timeline<'a> {
     /// or simply no base.
     pub(super) fn blocked(&self, run: &Run) -> Why {
         let first = self.facts.log.first().map(|entry| entry.seq);
-        match run.first.previous().filter(|hole| first.is_some_and(|first| *hole >= first)) {
+        match run
+            .first
+            .previous()
+            .filter(|hole| first.is_some_and(|first| *hole >= first))
+        {
             Some(hole) => self.hole(hole),
-            None => Why::NoBase { epoch: self.facts.epoch },
+            None => Why::NoBase {
+                epoch: self.facts.epoch,
+            },
         }
     }
 
@@ -201,12 +235,19 @@ impl<'a> Timeline<'a> {
             Some(LogState::Unread) => "was not read".to_owned(),
             Some(LogState::Missing) | None => "is missing".to_owned(),
         };
-        Why::Hole { epoch: self.facts.epoch, seq, what }
+        Why::Hole {
+            epoch: self.facts.epoch,
+            seq,
+            what,
+        }
     }
 
     /// The windows of this epoch, as far as its log and points tell.
     pub(super) fn windows(&self) -> Vec<RecoverableWindow> {
-        self.runs.iter().filter_map(|run| self.window(run)).collect()
+        self.runs
+            .iter()
+            .filter_map(|run| self.window(run))
+            .collect()
     }
 
     fn window(&self, run: &Run) -> Option<RecoverableWindow> {
@@ -218,11 +259,16 @@ impl<'a> Timeline<'a> {
         let last = positions.next_back().unwrap_or(first);
         let points = || self.facts.points.iter();
         let to = self.reach(last)?;
-        let proved = points().filter(|point| point.log_seq <= last).map(|point| point.committed);
+        let proved = points()
+            .filter(|point| point.log_seq <= last)
+            .map(|point| point.committed);
         let until = proved.max().map_or(to.at, |proved| proved.max(to.at));
         let sealed = points().map(|point| point.log_seq).max();
         let sealed = sealed.and_then(|sealed| {
-            self.positions().rev().filter(inside).find(|seq| *seq <= sealed)
+            self.positions()
+                .rev()
+                .filter(inside)
+                .find(|seq| *seq <= sealed)
         });
         Some(RecoverableWindow {
             from: self.reach(first)?,
@@ -233,7 +279,11 @@ impl<'a> Timeline<'a> {
     }
 
     fn reach(&self, seq: LogSeq) -> Option<Reach> {
-        Some(Reach { epoch: self.facts.epoch, seq, at: self.time(seq)? })
+        Some(Reach {
+            epoch: self.facts.epoch,
+            seq,
+            at: self.time(seq)?,
+        })
     }
 }
 
@@ -260,10 +310,18 @@ fn runs(log: &[LogFact]) -> Vec<Run> {
         });
         if let Some(run) = goes_on {
             let incarnation = run.incarnation.or(life);
-            open = Some(Run { last: entry.seq, incarnation, ..run });
+            open = Some(Run {
+                last: entry.seq,
+                incarnation,
+                ..run
+            });
         } else {
             runs.extend(open.take());
-            open = Some(Run { first: entry.seq, last: entry.seq, incarnation: life });
+            open = Some(Run {
+                first: entry.seq,
+                last: entry.seq,
+                incarnation: life,
+            });
         }
     }
     runs.extend(open);

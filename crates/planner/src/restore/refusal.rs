@@ -1,0 +1,125 @@
+//! Why a restore is refused, and what can be restored instead.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use tidemark_format::{Epoch, LogSeq};
+
+use super::Target;
+use super::facts::Facts;
+use super::timeline::{Reach, Timeline, windows};
+
+/// Why a target can't be restored.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Why {
+    /// Nothing at all can.
+    #[error("no base is complete yet, so nothing can be restored")]
+    NothingYet,
+    /// Before everything.
+    #[error("it is before the earliest instant that can be restored")]
+    TooEarly,
+    /// Past what can be proved.
+    #[error(
+        "the log read here ends before it, and nothing proves that nothing was committed since"
+    )]
+    TooLate,
+    /// A hole between the base and the end, or right behind the end.
+    #[error("log object {epoch}/{seq} {what}, so what was committed there is not known")]
+    Hole {
+        /// The epoch.
+        epoch: Epoch,
+        /// The place.
+        seq: LogSeq,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The log is there but no base before it.
+    #[error("no usable base stands before it in epoch {epoch}")]
+    NoBase {
+        /// The epoch.
+        epoch: Epoch,
+    },
+    /// Not a restore position.
+    #[error("a change spans several log objects there: only its last one is a restore position")]
+    NotAPosition,
+    /// No such position or point.
+    #[error("there is no such {0} here")]
+    Unknown(&'static str),
+}
+
+/// The target can't be restored from what was read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct NotRecoverable {
+    /// What was asked for.
+    pub target: Target,
+    /// Why not.
+    #[source]
+    pub why: Why,
+    /// The nearest position at or before it that can.
+    pub before: Option<Reach>,
+    /// The nearest after it that can.
+    pub after: Option<Reach>,
+    /// The earliest of all.
+    pub earliest: Option<Reach>,
+    /// The latest of all.
+    pub latest: Option<Reach>,
+}
+
+impl fmt::Display for NotRecoverable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "can't restore to {}: {}", self.target, self.why)?;
+        match (&self.before, &self.after) {
+            (Some(before), Some(after)) => {
+                write!(
+                    f,
+                    "; the nearest instants that can be restored are {before} and {after}"
+                )
+            }
+            (Some(before), None) => {
+                write!(f, "; the latest instant that can be restored is {before}")
+            }
+            (None, Some(after)) => {
+                write!(f, "; the earliest instant that can be restored is {after}")
+            }
+            (None, None) => Ok(()),
+        }
+    }
+}
+
+/// The refusal of `target`, with the nearest that can be restored.
+pub(super) fn refusal(
+    facts: &Facts,
+    timelines: &[Timeline<'_>],
+    target: &Target,
+    why: Why,
+) -> NotRecoverable {
+    let all = windows(facts);
+    let asked = asked_instant(timelines, target);
+    let ends = || all.iter().flat_map(|window| [&window.from, &window.to]);
+    let before = ends().filter(|reach| asked.is_none_or(|asked| reach.at <= asked));
+    let after = ends().filter(|reach| asked.is_some_and(|asked| reach.at > asked));
+    NotRecoverable {
+        target: target.clone(),
+        why,
+        before: before
+            .max_by_key(|reach| (reach.at, reach.epoch, reach.seq))
+            .cloned(),
+        after: after
+            .min_by_key(|reach| (reach.at, reach.epoch, reach.seq))
+            .cloned(),
+        earliest: all.first().map(|window| window.from.clone()),
+        latest: all.last().map(|window| window.to.clone()),
+    }
+}
+
+/// The instant that a target stands for, as far as it can be told.
+fn asked_instant(timelines: &[Timeline<'_>], target: &Target) -> Option<Timestamp> {
+    match target {
+        Target::Latest | Target::Point(_) => None,
+        Target::At(at) | Target::Before(at) => Some(*at),
+        Target::Position { epoch, seq } => timelines
+            .iter()
+            .find(|timeline| timeline.facts.epoch == *epoch)?
+            .time(*seq),
+    }
+}
