@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
+use tidemark_format::recipient::RecipientKey;
 use tidemark_format::{KeyId, SourceName};
 
 /// Brings databases back from a Tidemark repository, and proves what it brought back.
@@ -91,7 +92,7 @@ pub enum Keys {
         /// The identity file; FILE.escrow and FILE.root stand beside it
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
-        /// Protect all three by a passphrase
+        /// Protect the identity by a passphrase (the escrow copy opens without, for when it is lost)
         #[arg(long)]
         passphrase: bool,
     },
@@ -109,6 +110,9 @@ pub enum Keys {
         /// Every request
         #[arg(long)]
         all: bool,
+        /// A recovery public key for a repository's first keyring, if the root file names none
+        #[arg(long, value_name = "KEY")]
+        recipient: Vec<RecipientKey>,
         /// The root key file
         #[arg(long, value_name = "FILE")]
         root: PathBuf,
@@ -139,7 +143,7 @@ pub struct ListArgs {
 }
 
 /// `plan` and `restore`.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub struct RestoreArgs {
     /// Where to: an instant (included), latest, EPOCH:SEQ or point:NAME
     #[arg(

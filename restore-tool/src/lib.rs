@@ -9,7 +9,39 @@
 
 pub mod apply;
 pub mod cli;
+pub mod commands;
+pub mod error;
+pub mod identity;
 pub mod manual;
-pub mod output;
+pub mod plan;
+pub mod policy;
 pub mod progress;
+pub mod repository;
 pub mod target;
+pub mod timeline;
+
+use serde_json::json;
+use tidemark_host::Exit;
+use tidemark_host::output::Console;
+
+use crate::error::Error;
+
+/// Says on standard error what went wrong, what it means and what to do; returns how to end.
+pub fn report(error: &Error, console: &Console) -> Exit {
+    let code = policy::code(error);
+    let text = tidemark_storage::chain(error);
+    if console.json {
+        console.event(&json!({
+            "schema": "tidemark-restore.error",
+            "version": 1,
+            "code": code.id,
+            "exit": code.exit.code(),
+            "message": text,
+            "action": code.action,
+        }));
+    } else {
+        console.complain(&format!("error: {text}"));
+        console.complain(&format!("  [{}] tidemark-restore explain {}", code.id, code.id));
+    }
+    code.exit
+}

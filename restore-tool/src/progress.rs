@@ -9,9 +9,8 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
+use tidemark_host::output::{self, Console};
 use tidemark_host::{Clock, Monotonic};
-
-use crate::output::{self, Console};
 
 /// How often a line is written where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -139,9 +138,9 @@ fn bar(phase: &'static str, total: u64, done: u64) -> ProgressBar {
 #[cfg(test)]
 mod tests {
     use tidemark_host::SimClock;
+    use tidemark_host::output::testing::Captured;
 
     use super::*;
-    use crate::output::testing::Captured;
 
     #[test]
     fn without_a_terminal_a_line_comes_every_ten_seconds_with_what_is_left() {

@@ -54,7 +54,7 @@ pub enum TargetError {
     /// Not enough space, found before anything was written.
     #[error(
         "{} has {} free and the restore needs {}: free space or choose a target on another disk",
-        folder.display(), crate::output::bytes(*free), crate::output::bytes(*needed)
+        folder.display(), tidemark_host::output::bytes(*free), tidemark_host::output::bytes(*needed)
     )]
     NoSpace {
         /// The folder.

@@ -6,7 +6,6 @@
 //! one does no harm when applied again in order, provided the new end is not before it; that is what
 //! `may_reach` is for.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -15,6 +14,51 @@ use tidemark_host::files::{self, FileError};
 
 /// The version of this file; another one is not read.
 const VERSION: u32 = 1;
+
+/// A set of unit numbers, kept as ascending ranges: a restore of a terabyte has a million units, done
+/// nearly in order.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct UnitSet {
+    /// First and one past the last.
+    ranges: Vec<(u64, u64)>,
+}
+
+impl UnitSet {
+    /// Nothing.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { ranges: Vec::new() }
+    }
+
+    /// Whether `unit` is in it.
+    #[must_use]
+    pub fn contains(&self, unit: u64) -> bool {
+        let at = self.ranges.partition_point(|(_, end)| *end <= unit);
+        self.ranges.get(at).is_some_and(|(first, _)| *first <= unit)
+    }
+
+    /// Adds `unit`.
+    pub fn insert(&mut self, unit: u64) {
+        let at = self.ranges.partition_point(|(_, end)| *end < unit);
+        let end = unit.saturating_add(1);
+        match self.ranges.get_mut(at) {
+            Some((first, last)) if *first <= unit && unit < *last => {}
+            Some((_, last)) if *last == unit => {
+                *last = end;
+                let joins = self.ranges.get(at + 1).is_some_and(|(next, _)| *next == end);
+                if joins {
+                    let (_, last) = self.ranges.remove(at + 1);
+                    if let Some(range) = self.ranges.get_mut(at) {
+                        range.1 = last;
+                    }
+                }
+            }
+            Some((first, _)) if *first == end => *first = unit,
+            Some(_) | None => self.ranges.insert(at, (unit, end)),
+        }
+    }
+}
 
 /// What is in the partial file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,7 +71,7 @@ pub struct Notes {
     /// Names the bases and the cut into units.
     pub bases: Hash,
     /// Units of the bases that are on the disk.
-    pub units: BTreeSet<u64>,
+    pub units: UnitSet,
     /// All units are: the log comes next.
     pub bases_done: bool,
     /// Log objects that are on the disk, counted along the plan.
@@ -45,7 +89,7 @@ impl Notes {
             repo,
             source,
             bases,
-            units: BTreeSet::new(),
+            units: UnitSet::new(),
             bases_done: false,
             applied: 0,
             may_reach: 0,
@@ -83,8 +127,20 @@ mod tests {
     fn notes() -> Notes {
         let mut notes =
             Notes::new(RepoId([1; 16]), SourceName::new("app").unwrap(), Hash([2; 32]));
-        notes.units = BTreeSet::from([0, 3]);
+        notes.units.insert(0);
+        notes.units.insert(3);
         notes
+    }
+
+    #[test]
+    fn a_set_of_units_joins_what_touches() {
+        let mut set = UnitSet::new();
+        for unit in [5, 1, 3, 2, 9, 4, 4, 0] {
+            set.insert(unit);
+        }
+        assert_eq!(set.ranges, [(0, 6), (9, 10)]);
+        assert!((0..6).all(|unit| set.contains(unit)));
+        assert!(!set.contains(6) && set.contains(9) && !set.contains(10));
     }
 
     #[test]

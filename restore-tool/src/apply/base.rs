@@ -1,0 +1,161 @@
+//! The bases: every needed frame once, in parallel, straight into the partial file.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tidemark_engine::{Materialise, PageRun};
+use tidemark_host::{Clock, Monotonic};
+use tidemark_open::{FrameAt, FrameFetcher, FrameSink, OpenedBase, PackFrames, SinkError};
+
+use super::units::{self, FrameName, Unit};
+use super::{Ledger, Work, open_bases};
+use crate::error::Result;
+use crate::plan::RestorePlan;
+use crate::progress::Progress;
+
+/// Reads at once: fills a link with 8 MiB requests.
+const REQUESTS_AT_ONCE: usize = 8;
+/// How often what is on the disk is noted.
+const SAVE_EVERY: Duration = Duration::from_secs(5);
+
+/// What the bases took.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct BaseDone {
+    pub(super) fetched_bytes: u64,
+    pub(super) resumed_bytes: u64,
+}
+
+pub(super) async fn write(
+    work: &Work,
+    plan: &RestorePlan,
+    ledger: &Arc<Ledger>,
+    engine: &Arc<Box<dyn Materialise>>,
+) -> Result<BaseDone> {
+    let kept = ledger.now();
+    if kept.bases_done {
+        return Ok(BaseDone { fetched_bytes: 0, resumed_bytes: plan.image_bytes() });
+    }
+    let bases = open_bases(&work.opener, plan).await?;
+    let units = {
+        let indices: Vec<_> = bases.iter().map(|base| &base.index).collect();
+        units::cut(&indices)
+    };
+    let total = units.iter().map(Unit::page_bytes).fold(0, u64::saturating_add);
+    let (done, todo): (Vec<_>, Vec<_>) =
+        (0u64..).zip(&units).partition(|(number, _)| kept.units.contains(*number));
+    let resumed_bytes = done.iter().map(|(_, unit)| unit.page_bytes()).fold(0, u64::saturating_add);
+    let wanted = wanted(&bases, todo.iter().map(|(_, unit)| unit.name));
+    let progress =
+        Progress::begin(&work.tools.console, &work.tools.clock, "bases", total, resumed_bytes);
+    let sink = Arc::new(Sink {
+        units,
+        engine: Mutex::new(Some(Arc::clone(engine))),
+        ledger: Arc::clone(ledger),
+        progress: Arc::clone(&progress),
+        clock: Arc::clone(&work.tools.clock),
+        saved: Mutex::new(work.tools.clock.monotonic()),
+        running: AtomicU64::new(0),
+    });
+    let fetcher = FrameFetcher::new(Arc::clone(&work.opener), REQUESTS_AT_ONCE);
+    let as_sink: Arc<dyn FrameSink> = Arc::<Sink>::clone(&sink);
+    let fetched = fetcher.run(wanted, as_sink).await;
+    // The engine goes on to the log: nobody else may hold it.
+    sink.close();
+    let stats = fetched?;
+    progress.finish();
+    Ok(BaseDone { fetched_bytes: stats.stored_bytes, resumed_bytes })
+}
+
+/// Frames by pack, as the fetcher takes them.
+fn wanted(
+    bases: &[Arc<OpenedBase>],
+    names: impl Iterator<Item = FrameName>,
+) -> Vec<PackFrames> {
+    let mut packs: Vec<PackFrames> = Vec::new();
+    for name in names {
+        match packs.last_mut() {
+            Some(last) if (last.tag, last.pack) == (name.base, name.pack) => {
+                last.frames.push(name.frame);
+            }
+            _ => packs.extend(bases.get(name.base).map(|base| PackFrames {
+                base: Arc::clone(base),
+                pack: name.pack,
+                frames: vec![name.frame],
+                tag: name.base,
+            })),
+        }
+    }
+    packs
+}
+
+/// Takes frames on the pool's threads.
+struct Sink {
+    units: Vec<Unit>,
+    engine: Mutex<Option<Arc<Box<dyn Materialise>>>>,
+    ledger: Arc<Ledger>,
+    progress: Arc<Progress>,
+    clock: Arc<dyn Clock>,
+    saved: Mutex<Monotonic>,
+    running: AtomicU64,
+}
+
+impl Sink {
+    fn engine(&self) -> Option<Arc<Box<dyn Materialise>>> {
+        self.engine.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn close(&self) {
+        drop(self.engine.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
+    fn take(&self, at: FrameAt, content: &[u8]) -> std::result::Result<(), SinkError> {
+        let name = FrameName { base: at.tag, pack: at.pack, frame: at.frame };
+        let Ok(number) = self.units.binary_search_by_key(&name, |unit| unit.name) else {
+            return Ok(());
+        };
+        let (Some(unit), Some(engine)) = (self.units.get(number), self.engine()) else {
+            return Ok(());
+        };
+        for piece in &unit.pieces {
+            let from = usize::try_from(piece.offset)?;
+            let end = from.saturating_add(usize::try_from(piece.bytes())?);
+            let bytes = content.get(from..end).ok_or("a run of pages points outside its frame")?;
+            engine.write_run(&PageRun {
+                file: piece.file,
+                first: piece.first,
+                count: piece.count,
+                page_size: piece.page_size,
+                bytes: bytes.to_vec(),
+            })?;
+        }
+        let number = u64::try_from(number)?;
+        self.ledger.change(|notes| notes.units.insert(number));
+        self.progress.add(unit.page_bytes());
+        Ok(())
+    }
+
+    /// Whether this thread is the one that saves the notes now.
+    fn is_time_to_save(&self) -> bool {
+        let now = self.clock.monotonic();
+        let mut saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = now.since(*saved) >= SAVE_EVERY;
+        if due {
+            *saved = now;
+        }
+        due
+    }
+}
+
+impl FrameSink for Sink {
+    fn frame(&self, at: FrameAt, content: &[u8]) -> std::result::Result<(), SinkError> {
+        self.take(at, content)?;
+        // One thread syncs; the others go on writing.
+        if self.is_time_to_save() && self.running.fetch_add(1, Ordering::AcqRel) == 0 {
+            let saved = self.ledger.save();
+            self.running.store(0, Ordering::Release);
+            saved?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,86 @@
+//! The log: fetched and opened ahead, applied in order.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use tidemark_engine::Materialise;
+use tidemark_open::OpenedLog;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::{Ledger, Work};
+use crate::error::{Error, Result};
+use crate::plan::RestorePlan;
+use crate::progress::Progress;
+
+/// Stored bytes of log objects that are read ahead of replay.
+pub const LOG_AHEAD_BYTES: u32 = 64 << 20;
+/// Objects that are read ahead: small ones cost a request's latency each.
+const LOG_AHEAD_OBJECTS: usize = 32;
+/// How often what is applied is noted.
+const SAVE_EVERY: Duration = Duration::from_secs(5);
+
+/// Applies the plan's log; returns the engine and the bytes read.
+pub(super) async fn apply(
+    work: &Work,
+    plan: &RestorePlan,
+    ledger: &Arc<Ledger>,
+    engine: Box<dyn Materialise>,
+) -> Result<(Box<dyn Materialise>, u64)> {
+    let kept = ledger.now();
+    let objects = u64::try_from(plan.log.len()).unwrap_or(u64::MAX);
+    // The last one again in any case: it carries the digest that the proof needs.
+    let skip = kept.applied.min(objects.saturating_sub(1));
+    let todo = plan.log.get(usize::try_from(skip).unwrap_or(usize::MAX)..).unwrap_or_default();
+    let total = todo.iter().map(|object| object.size).fold(0, u64::saturating_add);
+    ledger.change(|notes| notes.may_reach = notes.may_reach.max(objects));
+    // Before the first page is changed: a killed run must not be taken for one that ended earlier.
+    ledger.save()?;
+    let progress = Progress::begin(&work.tools.console, &work.tools.clock, "log", total, 0);
+    let room = Arc::new(Semaphore::new(usize::try_from(LOG_AHEAD_BYTES).unwrap_or(usize::MAX)));
+    let mut ahead = stream::iter(todo)
+        .map(|object| {
+            let (opener, room) = (Arc::clone(&work.opener), Arc::clone(&room));
+            let (key, link, size) = (object.key.clone(), object.link, object.size);
+            async move {
+                let bytes = u32::try_from(size).unwrap_or(u32::MAX).min(LOG_AHEAD_BYTES);
+                let permit = room.acquire_many_owned(bytes).await.map_err(|_closed| Error::Interrupted)?;
+                let opening = tokio::spawn(async move { opener.log(&key, link).await });
+                let opened = opening.await.map_err(|_panic| Error::Interrupted)??;
+                Ok::<_, Error>((opened, size, permit))
+            }
+        })
+        .buffered(LOG_AHEAD_OBJECTS);
+    let mut engine = engine;
+    let mut applied = skip;
+    let mut saved = work.tools.clock.monotonic();
+    while let Some((opened, size, permit)) = ahead.try_next().await? {
+        engine = one(work, engine, opened, permit).await?;
+        applied = applied.saturating_add(1);
+        ledger.change(|notes| notes.applied = applied);
+        progress.add(size);
+        let now = work.tools.clock.monotonic();
+        if now.since(saved) >= SAVE_EVERY {
+            saved = now;
+            let ledger = Arc::clone(ledger);
+            work.tools.cpu.run(move || ledger.save()).await?;
+        }
+    }
+    progress.finish();
+    Ok((engine, total))
+}
+
+async fn one(
+    work: &Work,
+    mut engine: Box<dyn Materialise>,
+    opened: OpenedLog,
+    permit: OwnedSemaphorePermit,
+) -> Result<Box<dyn Materialise>> {
+    let job = work.tools.cpu.run(move || {
+        let applied = engine.apply_log(&opened.payload);
+        // The payload's memory is free: the next object may be read.
+        drop((opened, permit));
+        applied.map(|_| engine)
+    });
+    Ok(job.await?)
+}

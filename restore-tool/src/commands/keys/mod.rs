@@ -1,0 +1,42 @@
+//! `keys`: make, print, check, list, enrol and revoke.
+//!
+//! Private keys are made here, on a host that is not the database's, and never leave their files.
+//! Changing the keyring needs the root key's file and writes a new version into every region.
+
+mod card;
+mod check;
+mod documents;
+mod list;
+mod new;
+mod sign;
+
+use tidemark_host::Exit;
+
+use crate::cli::{Global, Keys};
+use crate::error::Result;
+use crate::repository::{Environment, Settings, Tools};
+
+/// Runs one of them.
+///
+/// # Errors
+/// See the commands.
+pub async fn run(
+    command: Keys,
+    global: &Global,
+    environment: &Environment,
+    tools: &Tools,
+) -> Result<Exit> {
+    let settings = Settings::gather(global, environment)?;
+    match command {
+        Keys::New { out, passphrase } => new::run(&out, passphrase, &settings, tools),
+        Keys::Card => card::run(&settings, tools).await,
+        Keys::List => list::run(&settings, tools).await,
+        Keys::Check => check::run(&settings, tools).await,
+        Keys::Enrol { key, all, recipient, root } => {
+            sign::enrol(key, all, &recipient, &root, &settings, tools).await
+        }
+        Keys::Revoke { key, reason, root, yes } => {
+            sign::revoke(key, &reason, &root, yes, &settings, tools).await
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! `list`: what is there and where one can go back to. Needs no identity.
+
+use jiff::Timestamp;
+use serde::Serialize;
+use tidemark_format::{Epoch, LogSeq, PointSeq, RegionName, SourceName};
+use tidemark_host::Exit;
+use tidemark_host::output::{self, Document, Table};
+use tidemark_ledger::history::{LoadOptions, PointsWanted, Standing};
+
+use crate::cli::ListArgs;
+use crate::error::Result;
+use crate::identity;
+use crate::repository::{Repository, Settings, Tools};
+use crate::plan::{self, Window};
+use crate::timeline::Timeline;
+
+/// Points shown without `--points`, beside the named ones.
+const NEWEST_SHOWN: usize = 3;
+
+/// `list`.
+#[derive(Debug, Clone, Serialize)]
+pub struct List {
+    /// The repository.
+    pub repository: String,
+    /// The root's fingerprint.
+    pub root: String,
+    /// Whether the root was pinned by an identity; else it is what the region itself says.
+    pub root_pinned: bool,
+    /// Regions read.
+    pub regions: Vec<RegionName>,
+    /// Regions that could not be read, with the reason.
+    pub away: Vec<RegionAway>,
+    /// The sources.
+    pub sources: Vec<SourceListed>,
+}
+
+/// A region that could not be read.
+#[derive(Debug, Clone, Serialize)]
+pub struct RegionAway {
+    /// Its name.
+    pub region: RegionName,
+    /// Why.
+    pub why: String,
+}
+
+/// A source.
+#[derive(Debug, Clone, Serialize)]
+pub struct SourceListed {
+    /// Its name.
+    pub source: SourceName,
+    /// Its engine.
+    pub engine: Option<String>,
+    /// Whether commit times are when the agent first saw them.
+    pub commit_times: &'static str,
+    /// What can be restored, without gaps, oldest first.
+    pub windows: Vec<Window>,
+    /// Recovery points: all with `--points`, else the newest and the named ones.
+    pub points: Vec<PointListed>,
+    /// How many there are.
+    pub points_total: usize,
+    /// Restorable log objects past the newest recovery point.
+    pub unsealed: Option<Unsealed>,
+    /// Objects past the end that the chain doesn't reach, and objects of void epochs.
+    pub strays: Vec<Stray>,
+    /// What doesn't count, and why.
+    pub troubles: Vec<String>,
+}
+
+/// A recovery point.
+#[derive(Debug, Clone, Serialize)]
+pub struct PointListed {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// Its place in the epoch.
+    pub seq: PointSeq,
+    /// Its name, if a person gave it one.
+    pub name: Option<String>,
+    /// Everything committed up to here is in it.
+    pub committed: Timestamp,
+    /// When it was sealed.
+    pub sealed_at: Timestamp,
+    /// The last log object it covers.
+    pub log_seq: LogSeq,
+    /// As `--expect` takes it.
+    pub expect: String,
+}
+
+/// The tail past the newest recovery point.
+#[derive(Debug, Clone, Serialize)]
+pub struct Unsealed {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// The first object.
+    pub first: LogSeq,
+    /// The last object that the chain reaches.
+    pub last: LogSeq,
+    /// How many.
+    pub objects: usize,
+}
+
+/// Log objects that don't count.
+#[derive(Debug, Clone, Serialize)]
+pub struct Stray {
+    /// The region.
+    pub region: RegionName,
+    /// The epoch.
+    pub epoch: Epoch,
+    /// The first.
+    pub first: LogSeq,
+    /// The last.
+    pub last: LogSeq,
+    /// Why they don't count.
+    pub why: &'static str,
+}
+
+/// `list`.
+///
+/// # Errors
+/// No region can be read, or the source isn't there.
+pub async fn run(args: &ListArgs, settings: &Settings, tools: &Tools) -> Result<Exit> {
+    let trust = identity::trust_if_at_hand(settings);
+    let repository = Repository::open(settings, trust, tools).await?;
+    let names = match &settings.source {
+        Some(name) => vec![repository.source(Some(name)).await?],
+        None => repository.sources().await?.into_iter().collect(),
+    };
+    let mut sources = Vec::new();
+    for name in names {
+        let options = LoadOptions { points: PointsWanted::All };
+        let timeline = repository.timeline(&name, &options).await?;
+        sources.push(source(&timeline, args).await?);
+    }
+    let away = repository.away.iter().map(|away| RegionAway {
+        region: away.name.clone(),
+        why: tidemark_storage::chain(&away.error),
+    });
+    let list = List {
+        repository: repository.trust.repo.to_string(),
+        root: repository.trust.root.to_string(),
+        root_pinned: repository.pinned,
+        regions: repository.regions.iter().map(|region| region.name().clone()).collect(),
+        away: away.collect(),
+        sources,
+    };
+    tools.console.show(&list);
+    Ok(if list.away.is_empty() { Exit::Ok } else { Exit::Exceptions })
+}
+
+async fn source(timeline: &Timeline, args: &ListArgs) -> Result<SourceListed> {
+    let all: Vec<PointListed> = timeline
+        .epochs()
+        .iter()
+        .flat_map(|view| &view.points)
+        .map(|point| PointListed {
+            epoch: point.head.epoch,
+            seq: point.head.seq,
+            name: point.head.name.clone(),
+            committed: point.head.committed,
+            sealed_at: point.head.at,
+            log_seq: point.head.log_seq,
+            expect: format!("{}:{}", point.head.seq, point.link),
+        })
+        .collect();
+    let points_total = all.len();
+    let from = points_total.saturating_sub(NEWEST_SHOWN);
+    let shown = |(at, point): (usize, PointListed)| {
+        (args.points || at >= from || point.name.is_some()).then_some(point)
+    };
+    let points = all.into_iter().enumerate().filter_map(shown).collect();
+    let windows = plan::windows(timeline).await?;
+    let unsealed = unsealed(timeline, windows.last());
+    let troubles = timeline
+        .troubles()
+        .map(|(region, one)| {
+            format!("{region}: {}: {}", one.key, tidemark_storage::chain(one.error.as_ref()))
+        })
+        .collect();
+    Ok(SourceListed {
+        source: timeline.source().clone(),
+        engine: timeline.engine().map(str::to_owned),
+        commit_times: "observed",
+        windows,
+        points,
+        points_total,
+        unsealed,
+        strays: strays(timeline),
+        troubles,
+    })
+}
+
+fn unsealed(timeline: &Timeline, newest: Option<&Window>) -> Option<Unsealed> {
+    let window = newest?;
+    let view = timeline.epoch(window.to.epoch)?;
+    let first = view.points.last().map_or(window.from.seq, |point| point.head.log_seq.next());
+    let last = window.to.seq;
+    let objects = usize::try_from(last.0.checked_sub(first.0)?.saturating_add(1)).ok()?;
+    Some(Unsealed { epoch: view.epoch, first, last, objects })
+}
+
+fn strays(timeline: &Timeline) -> Vec<Stray> {
+    let mut found = Vec::new();
+    for (region, history) in timeline.histories() {
+        for epoch in history.all_epochs() {
+            let stray = epoch.stray();
+            if let (Standing::Live, Some(first), Some(last)) =
+                (&epoch.standing, stray.first(), stray.last())
+            {
+                let why = "one before them is missing in this region";
+                let (first, last) = (*first, *last);
+                found.push(Stray { region: region.clone(), epoch: epoch.epoch, first, last, why });
+            }
+            let void = (epoch.void.keys().next(), epoch.void.keys().next_back());
+            if let (Some(first), Some(last)) = void {
+                let why = "void: another agent took over before them";
+                let (first, last) = (*first, *last);
+                found.push(Stray { region: region.clone(), epoch: epoch.epoch, first, last, why });
+            }
+        }
+    }
+    found
+}
+
+impl Document for List {
+    const SCHEMA: &'static str = "tidemark-restore.list";
+
+    fn text(&self, out: &mut String) {
+        let root = if self.root_pinned { "root as pinned" } else { "root not pinned: no identity given" };
+        out.push_str(&format!("Repository {} ({root} {})\n", self.repository, self.root));
+        for away in &self.away {
+            out.push_str(&format!("  region {} could not be read: {}\n", away.region, away.why));
+        }
+        if self.sources.is_empty() {
+            out.push_str("  no source yet\n");
+        }
+        for source in &self.sources {
+            source.text(out);
+        }
+    }
+}
+
+impl SourceListed {
+    fn text(&self, out: &mut String) {
+        let engine = self.engine.as_deref().unwrap_or("unknown engine");
+        out.push_str(&format!("\n{} ({engine}; times are {})\n", self.source, self.commit_times));
+        if self.windows.is_empty() {
+            out.push_str("  nothing can be restored yet: no complete base\n");
+        } else {
+            out.push_str("  Any state in these windows can be restored:\n");
+        }
+        for window in &self.windows {
+            let until = if window.covers_until > window.to.at {
+                format!("; nothing else up to {}", output::instant(window.covers_until))
+            } else {
+                String::new()
+            };
+            out.push_str(&format!("    {} to {}{until}\n", window.from, window.to));
+        }
+        out.push_str(&format!("  Recovery points: {}\n", self.points_total));
+        let mut table = Table::new();
+        for point in &self.points {
+            table.row([
+                format!("{}/{}", point.epoch, point.seq),
+                output::instant(point.committed),
+                format!("{}:{}", point.epoch, point.log_seq),
+                point.name.as_ref().map_or_else(String::new, |name| format!("point:{name}")),
+            ]);
+        }
+        table.write("    ", out);
+        if let Some(tail) = &self.unsealed {
+            let objects = output::count(tail.objects, "log object");
+            let (epoch, first, last) = (tail.epoch, tail.first, tail.last);
+            out.push_str(&format!(
+                "  Restorable, not yet sealed: {objects} ({epoch}:{first} to {epoch}:{last})\n"
+            ));
+        }
+        for stray in &self.strays {
+            let Stray { region, epoch, first, last, why } = stray;
+            out.push_str(&format!(
+                "  Stray in {region}: {epoch}:{first} to {epoch}:{last} ({why})\n"
+            ));
+        }
+        for trouble in &self.troubles {
+            out.push_str(&format!("  Does not count: {trouble}\n"));
+        }
+    }
+}

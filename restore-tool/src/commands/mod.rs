@@ -1,0 +1,143 @@
+//! The commands, one module each: from settings to a document and an exit code.
+
+mod check;
+pub mod keys;
+pub mod list;
+pub mod restore;
+pub mod status;
+pub mod verify;
+
+
+use tidemark_host::codes;
+use tidemark_host::config::{ConfigFile, RestoreConfig};
+use tidemark_host::{Cpu, Exit};
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::{Cli, Command, Config, Global};
+use crate::error::{Error, Result};
+use crate::manual;
+use crate::repository::{Environment, Settings, Tools};
+
+/// Runs one command.
+///
+/// # Errors
+/// Whatever keeps it from its end; [`crate::policy`] knows the exit code.
+pub async fn run(
+    cli: Cli,
+    environment: &Environment,
+    tools: &Tools,
+    stop: &CancellationToken,
+) -> Result<Exit> {
+    let Cli { global, command } = cli;
+    match command {
+        Command::Explain { code } => explain(code.as_deref(), tools),
+        Command::Completions { shell } => {
+            tools.console.raw(&manual::completions(shell));
+            Ok(Exit::Ok)
+        }
+        Command::Man { dir } => {
+            manual::man(&dir)?;
+            Ok(Exit::Ok)
+        }
+        Command::Config(Config::Check { file }) => {
+            check_config(file.as_deref().or(global.config.as_deref()), tools)
+        }
+        Command::Keys(keys) => keys::run(keys, &global, environment, tools).await,
+        Command::List(args) => {
+            list::run(&args, &settings(&global, environment)?, tools).await
+        }
+        Command::Plan(args) => {
+            restore::plan_only(&args, &settings(&global, environment)?, tools).await
+        }
+        Command::Restore(args) => {
+            let settings = settings(&global, environment)?;
+            let tools = with_pool(tools, &settings)?;
+            Box::pin(restore::run(&args, &settings, &tools, stop)).await
+        }
+        Command::Verify(args) => {
+            let settings = settings(&global, environment)?;
+            let tools = with_pool(tools, &settings)?;
+            Box::pin(verify::run(&args, &settings, &tools)).await
+        }
+        Command::Status => Ok(status::run(&settings(&global, environment)?, tools).await),
+    }
+}
+
+fn settings(global: &Global, environment: &Environment) -> Result<Settings> {
+    Settings::gather(global, environment)
+}
+
+/// The pool that a config may size; tests bring their own.
+fn with_pool(tools: &Tools, settings: &Settings) -> Result<Tools> {
+    let mut tools = tools.clone();
+    if let Some(threads) = settings.threads {
+        tools.cpu = Cpu::pool(threads)?;
+    }
+    Ok(tools)
+}
+
+fn explain(code: Option<&str>, tools: &Tools) -> Result<Exit> {
+    let text = match code {
+        Some(code) => {
+            codes::explain(code).ok_or_else(|| Error::CodeUnknown(code.to_owned()))?
+        }
+        None => codes::overview(),
+    };
+    tools.console.raw(&text);
+    Ok(Exit::Ok)
+}
+
+fn check_config(file: Option<&std::path::Path>, tools: &Tools) -> Result<Exit> {
+    let path = ConfigFile::Restore.find(file)?;
+    let config = RestoreConfig::load(&path)?;
+    let regions = config.regions.iter().map(|region| region.url.place()).collect();
+    tools.console.show(&check::ConfigChecked { file: path.display().to_string(), regions });
+    Ok(Exit::Ok)
+}
+
+/// A pool of one thread for each core.
+///
+/// # Errors
+/// The system refuses threads.
+pub fn default_pool() -> Result<Cpu> {
+    let cores = std::thread::available_parallelism().unwrap_or(std::num::NonZeroUsize::MIN);
+    Ok(Cpu::pool(cores)?)
+}
+
+/// A stop signal that fires on Ctrl-C or SIGTERM.
+#[must_use]
+pub fn stop_on_signal() -> CancellationToken {
+    use tokio::signal::unix::{SignalKind, signal};
+    let stop = CancellationToken::new();
+    let fire = stop.clone();
+    tokio::spawn(async move {
+        let terminated = async {
+            match signal(SignalKind::terminate()) {
+                Ok(mut signal) => drop(signal.recv().await),
+                // Without the handler the signal ends the process at once: nothing to wait for.
+                Err(_refused) => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = tokio::signal::ctrl_c() => {}
+            () = terminated => {}
+        }
+        fire.cancel();
+    });
+    stop
+}
+
+/// The tools of the real process.
+///
+/// # Errors
+/// The system refuses threads.
+pub fn system_tools(json: bool) -> Result<Tools> {
+    Ok(Tools {
+        clock: tidemark_host::SystemClock::shared(),
+        rng: tidemark_host::SystemRng::shared(),
+        cpu: default_pool()?,
+        console: tidemark_host::output::Console::standard(json),
+    })
+}
+

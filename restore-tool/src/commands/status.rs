@@ -1,0 +1,332 @@
+//! `status`: one screen at 3 a.m., from storage only. How much would be lost now, how long to be
+//! back, to which instants, is it proved, what next.
+//!
+//! Ends with 0 ok, 1 warning, 2 critical, 3 unknown; the worst source counts.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::Serialize;
+use tidemark_format::{RegionId, RegionName, SourceName};
+use tidemark_host::Exit;
+use tidemark_host::output::{self, Document, Table};
+use tidemark_ledger::history::{LoadOptions, PointsWanted};
+use tidemark_ledger::read_marker;
+
+use super::list::RegionAway;
+use crate::error::Result;
+use crate::identity;
+use crate::plan::{self, Asked, Goal, Window};
+use crate::repository::{Repository, Settings, Tools};
+use crate::timeline::Timeline;
+
+/// An agent that is silent for longer than the RPO of the strictest preset is news.
+const EXPOSURE_WARNING: Duration = Duration::from_secs(5 * 60);
+/// And for three times that an alarm.
+const EXPOSURE_CRITICAL: Duration = Duration::from_secs(15 * 60);
+const NEWEST_POINTS: usize = 4;
+
+/// How bad it is; also the exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Health {
+    /// All is well.
+    Ok,
+    /// Something should be looked at.
+    Warning,
+    /// Something must be done.
+    Critical,
+    /// It can't be told.
+    Unknown,
+}
+
+/// `status`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Status {
+    /// The worst of all.
+    pub health: Health,
+    /// When it was asked.
+    pub at: Timestamp,
+    /// Why nothing can be told.
+    pub unknown: Option<String>,
+    /// Regions that could not be read.
+    pub away: Vec<RegionAway>,
+    /// The sources.
+    pub sources: Vec<SourceStatus>,
+}
+
+/// A source.
+#[derive(Debug, Clone, Serialize)]
+pub struct SourceStatus {
+    /// Its name.
+    pub source: SourceName,
+    /// How bad it is.
+    pub health: Health,
+    /// Its engine.
+    pub engine: Option<String>,
+    /// Bytes of the database.
+    pub bytes: u64,
+    /// Everything up to here is in the regions.
+    pub covered_until: Option<Timestamp>,
+    /// So this much would be lost now, in seconds.
+    pub exposure_seconds: Option<u64>,
+    /// A restore to the newest state takes about this long, in seconds.
+    pub restore_seconds: Option<u64>,
+    /// What that rests on.
+    pub restore_basis: String,
+    /// What can be restored.
+    pub windows: Vec<Window>,
+    /// Whether drills have proved it.
+    pub proved: String,
+    /// Each region.
+    pub regions: Vec<RegionStatus>,
+    /// What to do next; empty when there is nothing.
+    pub next: Vec<String>,
+}
+
+/// A source in one region.
+#[derive(Debug, Clone, Serialize)]
+pub struct RegionStatus {
+    /// The region.
+    pub region: RegionName,
+    /// Its newest recovery point, as `--expect` takes it.
+    pub newest_point: Option<String>,
+    /// Everything committed up to here is in it.
+    pub committed: Option<Timestamp>,
+    /// `enforced`, `advisory` or `unknown`: whether the store keeps a stolen agent key from overwriting.
+    pub create_only: String,
+}
+
+/// `status`. What keeps it from an answer is an answer, too.
+pub async fn run(settings: &Settings, tools: &Tools) -> Exit {
+    let status = match look(settings, tools).await {
+        Ok(status) => status,
+        Err(error) => Status {
+            health: Health::Unknown,
+            at: tools.clock.now(),
+            unknown: Some(tidemark_storage::chain(&error)),
+            away: Vec::new(),
+            sources: Vec::new(),
+        },
+    };
+    tools.console.show(&status);
+    match status.health {
+        Health::Ok => Exit::Ok,
+        Health::Warning => Exit::Failed,
+        Health::Critical => Exit::Usage,
+        Health::Unknown => Exit::Exceptions,
+    }
+}
+
+async fn look(settings: &Settings, tools: &Tools) -> Result<Status> {
+    let trust = identity::trust_if_at_hand(settings);
+    let repository = Repository::open(settings, trust, tools).await?;
+    let names = match &settings.source {
+        Some(name) => vec![repository.source(Some(name)).await?],
+        None => repository.sources().await?.into_iter().collect(),
+    };
+    let mut sources = Vec::new();
+    for name in names {
+        sources.push(source(&repository, &name, tools).await?);
+    }
+    let away: Vec<RegionAway> = repository
+        .away
+        .iter()
+        .map(|away| RegionAway {
+            region: away.name.clone(),
+            why: tidemark_storage::chain(&away.error),
+        })
+        .collect();
+    let own = if away.is_empty() { Health::Ok } else { Health::Warning };
+    let worst = sources.iter().map(|source| source.health).max().unwrap_or(Health::Unknown);
+    let unknown = sources.is_empty().then(|| "the repository holds no source yet".to_owned());
+    Ok(Status { health: own.max(worst), at: tools.clock.now(), unknown, away, sources })
+}
+
+async fn source(
+    repository: &Repository,
+    name: &SourceName,
+    tools: &Tools,
+) -> Result<SourceStatus> {
+    let options = LoadOptions { points: PointsWanted::Newest(NEWEST_POINTS) };
+    let timeline = repository.timeline(name, &options).await?;
+    let windows = plan::windows(&timeline).await?;
+    let covered_until = windows.last().map(|window| window.covers_until);
+    let now = tools.clock.now();
+    let exposure = covered_until.map(|until| {
+        let gone = now.duration_since(until);
+        if gone.is_negative() { Duration::ZERO } else { gone.unsigned_abs() }
+    });
+    let asked = Asked {
+        goal: Goal::Latest,
+        inclusive: true,
+        text: "latest".to_owned(),
+        assumed_local: false,
+    };
+    let planned = plan::plan(&timeline, &asked, &[], false).await;
+    let regions = regions(repository, &timeline).await;
+    let mut next = Vec::new();
+    let mut health = exposure_health(exposure, &mut next);
+    match &planned {
+        Ok(_) => {}
+        Err(error) => {
+            health = health.max(Health::Critical);
+            next.push(format!("the newest state can't be restored: {error}"));
+        }
+    }
+    if timeline.troubles().next().is_some() {
+        health = health.max(Health::Warning);
+        next.push("some objects don't count: tidemark-restore verify says which and why".to_owned());
+    }
+    lag(&timeline, &mut next, &mut health);
+    if regions.iter().any(|region| region.create_only == "advisory") {
+        // Worth knowing, and no alarm: a directory can't be anything else.
+        next.extend((regions.len() == 1).then(|| "the only region is advisory: a stolen agent key could overwrite it; add a versioned bucket".to_owned()));
+    }
+    let plan = planned.ok();
+    Ok(SourceStatus {
+        source: name.clone(),
+        health,
+        engine: timeline.engine().map(str::to_owned),
+        bytes: plan.as_ref().map_or(0, plan::RestorePlan::image_bytes),
+        covered_until,
+        exposure_seconds: exposure.map(|exposure| exposure.as_secs()),
+        restore_seconds: plan
+            .as_ref()
+            .map(|plan| plan::assumed_time(plan.stored_bytes()).as_secs()),
+        restore_basis: format!(
+            "{} to read at {}/s, assumed: no restore was measured yet",
+            output::bytes(plan.as_ref().map_or(0, plan::RestorePlan::stored_bytes)),
+            output::bytes(plan::ASSUMED_BYTES_PER_SECOND)
+        ),
+        windows,
+        proved: "no drill is on record: a backup is a hypothesis until one has proved it".to_owned(),
+        regions,
+        next,
+    })
+}
+
+fn exposure_health(exposure: Option<Duration>, next: &mut Vec<String>) -> Health {
+    match exposure {
+        None => {
+            next.push("nothing can be restored yet: look at the agent (tidemark-agent status)".to_owned());
+            Health::Critical
+        }
+        Some(age) if age > EXPOSURE_CRITICAL => {
+            next.push(format!(
+                "nothing has arrived for {}: is the agent running? (tidemark-agent status on its host)",
+                output::duration(age)
+            ));
+            Health::Critical
+        }
+        Some(age) if age > EXPOSURE_WARNING => {
+            next.push("the agent is late: look at tidemark-agent status on its host".to_owned());
+            Health::Warning
+        }
+        Some(_) => Health::Ok,
+    }
+}
+
+fn lag(timeline: &Timeline, next: &mut Vec<String>, health: &mut Health) {
+    let freshness = timeline.freshness();
+    for region in freshness.forked {
+        *health = Health::Critical;
+        next.push(format!("region {region} holds another chain under the same names: don't restore from it alone"));
+    }
+    for older in freshness.older {
+        let lag = older.newest_here.as_ref().map(|here| {
+            older.newest_elsewhere.committed.duration_since(here.committed).unsigned_abs()
+        });
+        if lag.is_none_or(|lag| lag > EXPOSURE_WARNING) {
+            *health = (*health).max(Health::Warning);
+            next.push(format!("region {} is behind the others: see tidemark-agent status", older.region));
+        }
+    }
+}
+
+async fn regions(repository: &Repository, timeline: &Timeline) -> Vec<RegionStatus> {
+    let mut all = Vec::new();
+    for (name, history) in timeline.histories() {
+        let region = repository.regions.iter().find(|region| region.name() == name);
+        let id: Option<RegionId> = match region {
+            // A marker that can't be read leaves the level unknown; verify tells why.
+            Some(region) => read_marker(region.store.read.as_ref())
+                .await
+                .ok()
+                .flatten()
+                .map(|marker| marker.region),
+            None => None,
+        };
+        let point = history.newest_point();
+        let level = point.zip(id).and_then(|(point, id)| point.head.create_only.get(&id).cloned());
+        all.push(RegionStatus {
+            region: name.clone(),
+            newest_point: history.tip().map(|tip| tip.to_string()),
+            committed: point.map(|point| point.head.committed),
+            create_only: level.unwrap_or_else(|| "unknown".to_owned()),
+        });
+    }
+    all
+}
+
+impl Document for Status {
+    const SCHEMA: &'static str = "tidemark-restore.status";
+
+    fn text(&self, out: &mut String) {
+        if let Some(why) = &self.unknown {
+            out.push_str(&format!("Status unknown: {why}\n"));
+        }
+        for away in &self.away {
+            out.push_str(&format!("Region {} could not be read: {}\n", away.region, away.why));
+        }
+        for source in &self.sources {
+            source.text(self.at, out);
+        }
+    }
+}
+
+impl SourceStatus {
+    fn text(&self, now: Timestamp, out: &mut String) {
+        let word = match self.health {
+            Health::Ok => "HEALTHY",
+            Health::Warning => "WARNING",
+            Health::Critical => "CRITICAL",
+            Health::Unknown => "UNKNOWN",
+        };
+        let engine = self.engine.as_deref().unwrap_or("unknown engine");
+        let size = output::bytes(self.bytes);
+        out.push_str(&format!("{}  {engine}  {size}  {word}\n", self.source));
+        let seconds = |s: Option<u64>| {
+            s.map_or_else(|| "unknown".to_owned(), |s| output::duration(Duration::from_secs(s)))
+        };
+        let mut table = Table::new();
+        table.row(["Lost if lost now".to_owned(), seconds(self.exposure_seconds)]);
+        let time = seconds(self.restore_seconds);
+        table.row(["Time to be back".to_owned(), format!("about {time} ({})", self.restore_basis)]);
+        if self.windows.is_empty() {
+            table.row(["Recoverable", "nothing yet"]);
+        }
+        for window in &self.windows {
+            table.row(["Recoverable".to_owned(), format!("{} to {}", window.from, window.to)]);
+        }
+        table.row(["Proved".to_owned(), self.proved.clone()]);
+        for region in &self.regions {
+            let newest = match (&region.newest_point, region.committed) {
+                (Some(point), Some(committed)) => {
+                    let point: String = point.chars().take(24).collect();
+                    format!("point {point}… of {}", output::age(now, committed))
+                }
+                _ => "no recovery point".to_owned(),
+            };
+            let level = &region.create_only;
+            table.row([format!("Region {}", region.region), format!("{newest}, create-only {level}")]);
+        }
+        if self.next.is_empty() {
+            table.row(["Next", "nothing to do"]);
+        }
+        for next in &self.next {
+            table.row(["Next".to_owned(), next.clone()]);
+        }
+        table.write("  ", out);
+    }
+}

@@ -1,0 +1,165 @@
+//! Why a command failed: the errors of the crates below, and the tool's own.
+//!
+//! Texts say what happened, what it means and what to do; [`crate::policy`] alone turns them into
+//! codes.
+
+use std::path::PathBuf;
+
+use tidemark_format::{KeyId, RegionName, SourceName};
+use tidemark_host::config::ConfigError;
+use tidemark_host::files::FileError;
+use tidemark_host::region_url::RegionUrlError;
+use tidemark_host::time_spec::TimeSpecError;
+
+use crate::manual::ManError;
+use crate::target::TargetError;
+
+/// `Result` with this crate's [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Reading or writing `meta/`.
+    #[error(transparent)]
+    Ledger(#[from] tidemark_ledger::LedgerError),
+    /// Opening what is encrypted.
+    #[error(transparent)]
+    Open(#[from] tidemark_open::Error),
+    /// A region could not be opened.
+    #[error(transparent)]
+    Storage(#[from] tidemark_storage::Error),
+    /// The engine.
+    #[error(transparent)]
+    Engine(#[from] tidemark_engine::Error),
+    /// The target can't be used.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// The config file.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A local file.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Man pages.
+    #[error(transparent)]
+    Man(#[from] ManError),
+    /// A region URL can't be read.
+    #[error("--region: {0}")]
+    RegionUrl(#[source] RegionUrlError),
+    /// The time can't be read.
+    #[error(transparent)]
+    Time(#[from] TimeSpecError),
+    /// What was asked for can't be had.
+    #[error(transparent)]
+    NotRecoverable(#[from] crate::plan::NotRecoverable),
+    /// No region was named.
+    #[error(
+        "no region was given: name at least one place that holds the repository, such as --region dir:/mnt/backup (or TIDEMARK_REGION)"
+    )]
+    NoRegion,
+    /// None of the regions could be read.
+    #[error("none of the {count} regions given could be read; the first said")]
+    AllRegionsFailed {
+        /// How many.
+        count: usize,
+        /// The first one's error.
+        #[source]
+        first: Box<Self>,
+    },
+    /// An identity is needed.
+    #[error(
+        "this needs the recovery identity: --identity FILE (or TIDEMARK_IDENTITY); without one nothing can be decrypted"
+    )]
+    NoIdentity,
+    /// Several sources and none was named.
+    #[error("this repository holds several sources ({known}): name one with --source")]
+    SourceUnclear {
+        /// Their names.
+        known: String,
+    },
+    /// The source isn't there.
+    #[error("there is no source {asked} in this repository{known}")]
+    NoSource {
+        /// What was asked for, with "named" before it, or "yet".
+        asked: String,
+        /// Those that there are.
+        known: String,
+    },
+    /// Regions of different repositories.
+    #[error(
+        "region {region} belongs to another repository than region {first}: restore reads one repository at a time"
+    )]
+    MixedRepositories {
+        /// The one that differs.
+        region: RegionName,
+        /// The first one.
+        first: RegionName,
+    },
+    /// The target can't be read as an instant or position.
+    #[error("{0}")]
+    TargetText(String),
+    /// A region was rolled back, or may have been.
+    #[error("{0}; if you know why and want it all the same, add --accept-older")]
+    Stale(String),
+    /// Damage was found by `verify`.
+    #[error("{objects} objects are damaged or missing; they are listed above. Another region may hold good copies: verify it too")]
+    Damaged {
+        /// How many.
+        objects: usize,
+    },
+    /// An engine that this build doesn't have.
+    #[error("source {source_name} is a {engine} database, which this build can't restore: use a newer tidemark-restore")]
+    EngineUnknown {
+        /// The source.
+        source_name: SourceName,
+        /// The engine's name.
+        engine: String,
+    },
+    /// A question and nobody to answer.
+    #[error("{what}; there is no terminal to ask, so say --yes if you mean it")]
+    NotConfirmed {
+        /// What would be done.
+        what: String,
+    },
+    /// A question answered with no.
+    #[error("nothing was changed")]
+    Declined,
+    /// The wrong key file, or a key that isn't there.
+    #[error("{0}")]
+    KeyUnknown(String),
+    /// A key file exists.
+    #[error("{} exists: a key is never overwritten; choose another name, or move it away", .0.display())]
+    KeyFileExists(PathBuf),
+    /// The root key isn't this repository's.
+    #[error("{} is the root key {found}, and this repository's keyring is signed by {expected}", file.display())]
+    WrongRoot {
+        /// The file.
+        file: PathBuf,
+        /// Its key.
+        found: KeyId,
+        /// The repository's.
+        expected: KeyId,
+    },
+    /// Nothing is known under this code.
+    #[error("{0:?} is neither an exit code nor an error code; `explain` alone lists them all")]
+    CodeUnknown(String),
+    /// A worker pool.
+    #[error(transparent)]
+    Cpu(#[from] tidemark_host::cpu::CpuError),
+    /// Stopped by a signal.
+    #[error("stopped; run the same command again and it goes on where it was")]
+    Interrupted,
+    /// The restored file isn't what was sealed.
+    #[error("{0}")]
+    Unproved(String),
+    /// A terminal or another stream failed.
+    #[error("can't {action}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+}

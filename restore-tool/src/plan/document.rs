@@ -1,0 +1,151 @@
+//! A plan as it is shown before anything is written.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use serde::Serialize;
+use tidemark_format::{Incarnation, RegionName, SourceName};
+use tidemark_host::output::{self, Document, Table};
+
+use super::{Asked, Goal, Reached, RestorePlan};
+
+/// What a restore takes per second until something was measured. A careful figure for one region over
+/// a good line; a directory or a near bucket is several times faster.
+pub const ASSUMED_BYTES_PER_SECOND: u64 = 50 << 20;
+
+/// How long a restore of so many stored bytes takes, as assumed.
+#[must_use]
+pub fn assumed_time(stored_bytes: u64) -> Duration {
+    Duration::from_secs(stored_bytes.div_ceil(ASSUMED_BYTES_PER_SECOND).max(1))
+}
+
+/// `plan`.
+#[derive(Debug, Clone, Serialize)]
+pub struct PlanDocument {
+    /// The source.
+    pub source: SourceName,
+    /// Its engine.
+    pub engine: String,
+    /// Its life.
+    pub incarnation: Incarnation,
+    /// What was asked for, in the user's words.
+    pub asked: String,
+    /// The instant that was understood, if a time was asked for.
+    pub asked_at: Option<Timestamp>,
+    /// Whether what was asked for is included.
+    pub inclusive: bool,
+    /// The state that will be reached. For SQLite its time is when the commit was first seen.
+    pub reaches: Reached,
+    /// How the time of a commit is known: `observed` or `recorded`.
+    pub commit_times: &'static str,
+    /// Whether a recovery point covers it.
+    pub sealed: bool,
+    /// Whether it is exactly the state at the instant asked for: if not, the next log object holds
+    /// commits from before it and from after it, and none of them is restored.
+    pub exact: bool,
+    /// Why nothing committed up to the target is missing.
+    pub because: String,
+    /// Bases to be read.
+    pub bases: usize,
+    /// Log objects to be applied.
+    pub log_objects: usize,
+    /// Bytes to read at most.
+    pub stored_bytes: u64,
+    /// Bytes of the database.
+    pub image_bytes: u64,
+    /// How long it takes, in seconds, as assumed.
+    pub estimated_seconds: u64,
+    /// What the estimate rests on.
+    pub estimate_basis: String,
+    /// The file that will be made.
+    pub target: String,
+    /// Bytes free there.
+    pub free_bytes: u64,
+    /// Regions read.
+    pub regions: Vec<RegionName>,
+    /// What the reader should know: one region, older regions, regions away.
+    pub notes: Vec<String>,
+}
+
+impl PlanDocument {
+    /// The document of a plan.
+    #[must_use]
+    pub fn new(
+        source: &SourceName,
+        plan: &RestorePlan,
+        asked: &Asked,
+        (target, free_bytes): (String, u64),
+        regions: Vec<RegionName>,
+        notes: Vec<String>,
+    ) -> Self {
+        let head = plan.base().map(|base| &base.head);
+        let stored_bytes = plan.stored_bytes();
+        let asked_at = match asked.goal {
+            Goal::Time(at) => Some(at),
+            Goal::Latest | Goal::Position(..) | Goal::Point(_) => None,
+        };
+        Self {
+            source: source.clone(),
+            engine: head.map_or_else(String::new, |head| head.engine.clone()),
+            incarnation: head.map_or(Incarnation([0; 16]), |head| head.incarnation),
+            asked: asked.text.clone(),
+            asked_at,
+            inclusive: asked.inclusive,
+            reaches: plan.end,
+            commit_times: "observed",
+            sealed: plan.sealed,
+            exact: plan.exact,
+            because: plan.because.clone(),
+            bases: plan.bases.len(),
+            log_objects: plan.log.len(),
+            stored_bytes,
+            image_bytes: plan.image_bytes(),
+            estimated_seconds: assumed_time(stored_bytes).as_secs(),
+            estimate_basis: format!("{}/s assumed", output::bytes(ASSUMED_BYTES_PER_SECOND)),
+            target,
+            free_bytes,
+            regions,
+            notes,
+        }
+    }
+
+    fn asked_line(&self) -> String {
+        let which = if self.inclusive { "to" } else { "before" };
+        self.asked_at.map_or_else(
+            || format!("{which} {}", self.asked),
+            |at| {
+                let local = output::local_instant(at, &TimeZone::system());
+                format!("{which} {} ({local})", output::instant(at))
+            },
+        )
+    }
+}
+
+impl Document for PlanDocument {
+    const SCHEMA: &'static str = "tidemark-restore.plan";
+
+    fn text(&self, out: &mut String) {
+        out.push_str(&format!("Restore {} ({})\n", self.source, self.engine));
+        let mut table = Table::new();
+        table.row(["asked".to_owned(), self.asked_line()]);
+        let sealed = if self.sealed { "" } else { ", restorable but not yet sealed" };
+        table.row(["reaches".to_owned(), format!("{} {}{sealed}", self.reaches, self.commit_times)]);
+        let inexact = if self.exact { "" } else { "; that object holds commits from before the instant, too: --to its position has them all" };
+        table.row(["complete".to_owned(), format!("{}{inexact}", self.because)]);
+        let bases = output::count(self.bases, "base");
+        let objects = output::count(self.log_objects, "log object");
+        let read = output::bytes(self.stored_bytes);
+        table.row(["reads".to_owned(), format!("{bases}, {objects}, at most {read}")]);
+        let time = output::duration(Duration::from_secs(self.estimated_seconds));
+        table.row(["takes".to_owned(), format!("about {time} ({})", self.estimate_basis)]);
+        let (needs, free) = (output::bytes(self.image_bytes), output::bytes(self.free_bytes));
+        table.row(["makes".to_owned(), format!("{} ({needs}; {free} free)", self.target)]);
+        let regions: Vec<&str> = self.regions.iter().map(RegionName::as_str).collect();
+        table.row(["from".to_owned(), regions.join(", ")]);
+        table.write("  ", out);
+        for note in &self.notes {
+            out.push_str(&format!("  note: {note}\n"));
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! From a goal to a plan: `planner` decides over what was read; here the heads are read.
+//!
+//! **Fails closed.** Before a plan is handed out, every log object from the base's start to the end
+//! has a good, linked head in some region; what hasn't goes back to `planner` as a hole, and it
+//! decides again or names what can be had.
+
+mod document;
+mod survey;
+mod target;
+
+use jiff::Timestamp;
+use serde::Serialize;
+use tidemark_format::heads::{BaseHead, LogHead};
+use tidemark_format::{Epoch, Hash, LogSeq};
+use tidemark_host::codes::{self, Code};
+use tidemark_host::output;
+use tidemark_ledger::Verified;
+use tidemark_planner::restore::{
+    self as planner, BaseId, PointName, Proof, Reach, RecoverableWindow, Target, Why,
+};
+
+pub use document::{ASSUMED_BYTES_PER_SECOND, PlanDocument, assumed_time};
+pub use survey::Survey;
+pub use target::{Asked, Goal};
+
+use crate::error::{Error, Result};
+use crate::timeline::{EpochView, Timeline};
+
+/// Heads that turn out bad while a plan is checked: each is another turn, and more is hopeless.
+const TURNS_MAX: usize = 16;
+
+/// What was asked for can't be had.
+#[derive(Debug, thiserror::Error)]
+#[error("{refusal}")]
+pub struct NotRecoverable {
+    refusal: Box<planner::NotRecoverable>,
+    code: Box<Code>,
+}
+
+impl NotRecoverable {
+    /// Its stable code.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        *self.code
+    }
+
+    /// What `planner` said.
+    #[must_use]
+    pub const fn refusal(&self) -> &planner::NotRecoverable {
+        &self.refusal
+    }
+}
+
+/// A state of the source that a restore reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Reached {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// The log object after which it holds.
+    pub seq: LogSeq,
+    /// When its last commit was made, or first seen.
+    pub at: Timestamp,
+}
+
+impl From<&Reach> for Reached {
+    fn from(reach: &Reach) -> Self {
+        Self { epoch: reach.epoch, seq: reach.seq, at: reach.at }
+    }
+}
+
+impl std::fmt::Display for Reached {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({}:{})", output::instant(self.at), self.epoch, self.seq)
+    }
+}
+
+/// Instants that can be restored, without a gap.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Window {
+    /// The first state.
+    pub from: Reached,
+    /// The last state.
+    pub to: Reached,
+    /// Nothing else was committed up to here: later than `to` when the source was idle.
+    pub covers_until: Timestamp,
+    /// The last state that a recovery point covers.
+    pub sealed_to: Option<Reached>,
+}
+
+impl From<RecoverableWindow> for Window {
+    fn from(window: RecoverableWindow) -> Self {
+        Self {
+            from: (&window.from).into(),
+            to: (&window.to).into(),
+            covers_until: window.until,
+            sealed_to: window.sealed_to.as_ref().map(Into::into),
+        }
+    }
+}
+
+/// The windows of a source, oldest first.
+///
+/// # Errors
+/// No region can be read.
+pub async fn windows(timeline: &Timeline) -> Result<Vec<Window>> {
+    let facts = Survey::new(timeline, &[]).await?.facts();
+    Ok(planner::windows(&facts).into_iter().map(Window::from).collect())
+}
+
+/// What a restore will do.
+#[derive(Debug, Clone)]
+#[must_use = "a plan that nobody executes restores nothing"]
+pub struct RestorePlan {
+    /// The bases, oldest first; each builds on the one before.
+    pub bases: Vec<Verified<BaseHead>>,
+    /// Every log object from the last base's start to the end.
+    pub log: Vec<Verified<LogHead>>,
+    /// The state it reaches.
+    pub end: Reached,
+    /// Whether that is exactly the state at the instant asked for.
+    pub exact: bool,
+    /// Whether a recovery point covers the end.
+    pub sealed: bool,
+    /// Why nothing that was committed up to the target is missing.
+    pub because: String,
+    /// Log objects that some region lacks; another one had them.
+    pub exceptions: Vec<String>,
+}
+
+impl RestorePlan {
+    /// Bytes to read at most.
+    #[must_use]
+    pub fn stored_bytes(&self) -> u64 {
+        let bases = self.bases.iter().map(|base| base.head.stored_bytes.saturating_add(base.size));
+        let log = self.log.iter().map(|object| object.size);
+        bases.chain(log).fold(0, u64::saturating_add)
+    }
+
+    /// Bytes of the restored database, as far as the newest base knows.
+    #[must_use]
+    pub fn image_bytes(&self) -> u64 {
+        self.bases.iter().map(|base| base.head.image_bytes).max().unwrap_or(0)
+    }
+
+    /// The newest base.
+    #[must_use]
+    pub fn base(&self) -> Option<&Verified<BaseHead>> {
+        self.bases.last()
+    }
+}
+
+/// Plans a restore of `timeline` to what was asked for, without the bases whose links are in `avoid`
+/// (they turned out to be damaged everywhere). With `accept_older` `latest` may end before a recovery
+/// point that some region shows.
+///
+/// # Errors
+/// [`NotRecoverable`], or no region can be read.
+pub async fn plan(
+    timeline: &Timeline,
+    asked: &Asked,
+    avoid: &[Hash],
+    accept_older: bool,
+) -> Result<RestorePlan> {
+    let mut survey = Survey::new(timeline, avoid).await?;
+    let mut target = resolve(timeline, &mut survey, asked).await?;
+    for _ in 0..TURNS_MAX {
+        let facts = survey.facts();
+        let decided = match planner::plan(&facts, &target) {
+            Ok(decided) => decided,
+            Err(refusal) => match (&target, &refusal.latest) {
+                (Target::Latest, Some(older)) if accept_older => {
+                    target = Target::Position { epoch: older.epoch, seq: older.seq };
+                    continue;
+                }
+                _ => return Err(refused(&survey, refusal)),
+            },
+        };
+        if let Some(plan) = check(timeline, &mut survey, &decided).await? {
+            return Ok(plan);
+        }
+    }
+    Err(Error::Unproved("too much of this source's log is damaged to plan a restore".to_owned()))
+}
+
+/// Reads what the goal needs and turns it into `planner`'s words.
+async fn resolve(
+    timeline: &Timeline,
+    survey: &mut Survey<'_>,
+    asked: &Asked,
+) -> Result<Target> {
+    let position = match &asked.goal {
+        Goal::Time(at) => {
+            survey.around(*at).await?;
+            return Ok(if asked.inclusive { Target::At(*at) } else { Target::Before(*at) });
+        }
+        Goal::Latest if asked.inclusive => return Ok(Target::Latest),
+        Goal::Latest => match planner::plan(&survey.facts(), &Target::Latest) {
+            Ok(latest) => (latest.epoch, latest.last_log),
+            Err(refusal) => return Err(refused(survey, refusal)),
+        },
+        Goal::Position(epoch, seq) => (*epoch, *seq),
+        Goal::Point(name) => {
+            let named = Target::Point(PointName::Name(name.clone()));
+            let points = timeline.epochs().iter().rev().flat_map(|view| view.points.iter().rev());
+            let mut found = points.filter(|point| point.head.name.as_ref() == Some(name));
+            let Some(point) = found.next() else { return Ok(named) };
+            let position = (point.head.epoch, point.head.log_seq);
+            survey.back_to_a_commit(position.0, position.1).await?;
+            if asked.inclusive {
+                return Ok(named);
+            }
+            position
+        }
+    };
+    let (epoch, seq) = position;
+    survey.back_to_a_commit(epoch, seq).await?;
+    survey.on_to_a_position(epoch, seq.next()).await?;
+    if asked.inclusive {
+        return Ok(Target::Position { epoch, seq });
+    }
+    if let Some(before) = seq.previous() {
+        survey.back_to_a_commit(epoch, before).await?;
+    }
+    let before = survey.position_before(epoch, seq);
+    // Nothing before it: the position itself is refused with the window's beginning.
+    Ok(Target::Position { epoch, seq: before.unwrap_or(LogSeq(u64::MAX)) })
+}
+
+/// Reads every head of a decided restore. `None`: something wasn't as assumed, decide again.
+async fn check(
+    timeline: &Timeline,
+    survey: &mut Survey<'_>,
+    decided: &planner::RestorePlan,
+) -> Result<Option<RestorePlan>> {
+    let Some(view) = timeline.epoch(decided.epoch) else { return Ok(None) };
+    let places =
+        survey.settle(decided.epoch, decided.first_log..decided.last_log.next()).await?;
+    let Some(bases) = chain(view, &decided.bases) else { return Ok(None) };
+    let Some(base) = bases.last() else { return Ok(None) };
+    let mut log = Vec::with_capacity(places.len());
+    let mut exceptions = Vec::new();
+    for place in places {
+        let why = place.told();
+        let Some(object) = place.found else { return Ok(None) };
+        if object.head.gap.is_some() || object.head.incarnation != base.head.incarnation {
+            return Ok(None);
+        }
+        if place.seq == base.head.usable_from && object.link != base.head.usable_link {
+            // The base was made on another chain than this one.
+            survey.avoid(base.link);
+            return Ok(None);
+        }
+        if !why.is_empty() {
+            exceptions.push(format!("{}: {why}", object.key));
+        }
+        log.push(object);
+    }
+    let (epoch, seq) = (decided.epoch, decided.last_log);
+    Ok(Some(RestorePlan {
+        bases,
+        log,
+        end: Reached { epoch, seq, at: decided.reached },
+        exact: decided.exact,
+        sealed: decided.sealed,
+        because: because(&decided.proof, epoch),
+        exceptions,
+    }))
+}
+
+fn because(proof: &Proof, epoch: Epoch) -> String {
+    match proof {
+        Proof::LaterObject(seq) => format!("the next object, {epoch}:{seq}, holds later commits"),
+        Proof::SameInstant => "a commit stands at this very instant".to_owned(),
+        Proof::Point(point) => format!("recovery point {point} says that nothing else was committed"),
+        Proof::Beat => "the agent's beat says that nothing else was committed".to_owned(),
+        Proof::AskedFor => "this position was asked for".to_owned(),
+        Proof::EndOfLog => "it is the end of the log in the regions read".to_owned(),
+    }
+}
+
+fn chain(view: &EpochView, ids: &[BaseId]) -> Option<Vec<Verified<BaseHead>>> {
+    let find = |id: &BaseId| {
+        let same = |base: &&Verified<BaseHead>| {
+            base.head.generation == id.generation && base.head.number == id.number
+        };
+        view.bases.iter().find(same).cloned()
+    };
+    let chain: Option<Vec<Verified<BaseHead>>> = ids.iter().map(find).collect();
+    // Bases were put together from several regions: each must name the very one before it.
+    chain.filter(|chain| {
+        chain.windows(2).all(|pair| match pair {
+            [parent, child] => child.head.parent == Some(parent.head.reference(parent.link)),
+            _ => true,
+        }) && chain.first().is_some_and(|first| first.head.parent.is_none())
+    })
+}
+
+fn refused(survey: &Survey<'_>, refusal: Box<planner::NotRecoverable>) -> Error {
+    let code = match &refusal.why {
+        Why::TooLate => codes::AFTER_WINDOW,
+        Why::NothingYet | Why::TooEarly | Why::NoBase { .. } | Why::Unknown(_) => {
+            codes::BEFORE_WINDOW
+        }
+        Why::NotAPosition => codes::IN_GAP,
+        Why::Hole { epoch, seq, .. } => match survey.place(*epoch, *seq) {
+            Some(place) if place.found.is_some() => codes::IN_GAP,
+            Some(place) if place.troubles.iter().any(|trouble| trouble.damaged) => codes::DAMAGED,
+            Some(_) | None => codes::MISSING_OBJECT,
+        },
+    };
+    Error::NotRecoverable(NotRecoverable { refusal, code: Box::new(code) })
+}

@@ -1,0 +1,255 @@
+//! What is known of a source for a decision: names of the whole log, and the heads that were read.
+//!
+//! A long history has hundreds of thousands of log objects, and a head costs a request. So the heads
+//! that can't matter stay unread (`planner` may pass them and never ends there), and what a plan uses
+//! is read in full before anybody acts on it.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use jiff::Timestamp;
+use tidemark_format::{Epoch, Hash, LogSeq};
+use tidemark_ledger::Verified;
+use tidemark_ledger::history::Standing;
+use tidemark_planner::restore::{
+    BaseFact, CaughtUp, EpochFacts, Facts, LogFact, LogState, PointFact,
+};
+
+use crate::error::Result;
+use crate::timeline::{EpochView, Place, Timeline};
+
+/// A gap object has no body: anything larger is none.
+const GAP_OBJECT_BYTES_MAX: u64 = 3072;
+/// Heads read at once while looking for a restorable one.
+const LOOK_BACK: u64 = 16;
+
+/// A timeline and the heads read so far.
+#[derive(Debug)]
+pub struct Survey<'a> {
+    timeline: &'a Timeline,
+    known: BTreeMap<(Epoch, LogSeq), Place>,
+    /// Links of bases that turned out to be damaged everywhere.
+    avoid: Vec<Hash>,
+}
+
+impl<'a> Survey<'a> {
+    /// Reads what every decision needs: gaps, bases' ends, the unsealed tail, the ends of runs.
+    ///
+    /// # Errors
+    /// No region can be read.
+    pub async fn new(timeline: &'a Timeline, avoid: &[Hash]) -> Result<Self> {
+        let mut survey = Self { timeline, known: BTreeMap::new(), avoid: avoid.to_vec() };
+        for view in timeline.epochs() {
+            survey.look(view).await?;
+        }
+        Ok(survey)
+    }
+
+    async fn look(&mut self, view: &EpochView) -> Result<()> {
+        let epoch = view.epoch;
+        for seq in view.names.iter().filter(|(_, size)| **size <= GAP_OBJECT_BYTES_MAX) {
+            if !is_between_points_of_one_base(view, *seq.0) {
+                self.read(epoch, *seq.0..seq.0.next()).await?;
+            }
+        }
+        for base in &view.bases {
+            let seq = base.head.usable_from;
+            self.back_to_a_commit(epoch, seq).await?;
+        }
+        for run in dense_runs(view) {
+            self.back_to_a_commit(epoch, run.end.previous().unwrap_or(run.start)).await?;
+        }
+        if let Some(last) = view.names.keys().next_back() {
+            let sealed = view.points.last().map_or(LogSeq(0), |point| point.head.log_seq);
+            self.read(epoch, sealed..last.next()).await?;
+            self.back_to_a_commit(epoch, sealed).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads heads from `seq` down until one is a restore position that tells its time.
+    ///
+    /// # Errors
+    /// No region can be read.
+    pub async fn back_to_a_commit(&mut self, epoch: Epoch, seq: LogSeq) -> Result<()> {
+        let mut end = seq.next();
+        while end > LogSeq(0) {
+            let from = LogSeq(end.0.saturating_sub(LOOK_BACK));
+            self.read(epoch, from..end).await?;
+            let range = (epoch, from)..(epoch, end);
+            let told = self.known.range(range).any(|(_, place)| {
+                place.found.as_ref().is_none_or(|object| {
+                    object.head.restorable && object.head.last_commit.is_some()
+                })
+            });
+            if told {
+                return Ok(());
+            }
+            end = from;
+        }
+        Ok(())
+    }
+
+    /// Reads heads from `seq` on until one is a restore position.
+    ///
+    /// # Errors
+    /// No region can be read.
+    pub async fn on_to_a_position(&mut self, epoch: Epoch, seq: LogSeq) -> Result<()> {
+        let Some(last) = self.timeline.epoch(epoch).and_then(|view| view.names.keys().next_back())
+        else {
+            return Ok(());
+        };
+        let mut from = seq;
+        while from <= *last {
+            let end = LogSeq(from.0.saturating_add(LOOK_BACK)).min(last.next());
+            self.read(epoch, from..end).await?;
+            let mut places = self.known.range((epoch, from)..(epoch, end));
+            if places.any(|(_, place)| place.found.as_ref().is_none_or(|o| o.head.restorable)) {
+                return Ok(());
+            }
+            from = end;
+        }
+        Ok(())
+    }
+
+    /// Reads the heads around an instant: between the last recovery point before it and the first
+    /// after it, in every epoch.
+    ///
+    /// # Errors
+    /// No region can be read.
+    pub async fn around(&mut self, at: Timestamp) -> Result<()> {
+        for view in self.timeline.epochs() {
+            let later = view.points.partition_point(|point| point.head.committed < at);
+            let from = later.checked_sub(1).and_then(|before| view.points.get(before));
+            let from = from.map_or(LogSeq(0), |point| point.head.log_seq);
+            // The first point past the instant covers it; one more, for the object after the end.
+            let to = view.points.get(later).map(|point| point.head.log_seq.next());
+            let last = view.names.keys().next_back().map_or(LogSeq(0), |last| last.next());
+            let to = to.map_or(last, |to| to.next().min(last));
+            self.read(view.epoch, from..to).await?;
+            self.back_to_a_commit(view.epoch, from).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads the heads of a range that aren't known yet.
+    ///
+    /// # Errors
+    /// No region can be read.
+    pub async fn read(&mut self, epoch: Epoch, range: Range<LogSeq>) -> Result<()> {
+        let Some(view) = self.timeline.epoch(epoch) else { return Ok(()) };
+        let mut wanted: Vec<Range<LogSeq>> = Vec::new();
+        for seq in view.names.range(range).map(|(seq, _)| *seq) {
+            if self.known.contains_key(&(epoch, seq)) {
+                continue;
+            }
+            match wanted.last_mut() {
+                Some(span) if span.end == seq => span.end = seq.next(),
+                _ => wanted.push(seq..seq.next()),
+            }
+        }
+        for span in wanted {
+            for place in self.timeline.log(epoch, span).await? {
+                self.known.insert((epoch, place.seq), place);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a range as one, so that every link in it is checked, and replaces what was known.
+    /// Returns the places, and whether any of them can't be used.
+    ///
+    /// # Errors
+    /// No region can be read.
+    pub async fn settle(&mut self, epoch: Epoch, range: Range<LogSeq>) -> Result<Vec<Place>> {
+        let places = self.timeline.log(epoch, range).await?;
+        for place in &places {
+            self.known.insert((epoch, place.seq), place.clone());
+        }
+        Ok(places)
+    }
+
+    /// A place that was read.
+    #[must_use]
+    pub fn place(&self, epoch: Epoch, seq: LogSeq) -> Option<&Place> {
+        self.known.get(&(epoch, seq))
+    }
+
+    /// Leaves a base out.
+    pub fn avoid(&mut self, link: Hash) {
+        self.avoid.push(link);
+    }
+
+    /// The last restore position before `seq` among the heads read.
+    #[must_use]
+    pub fn position_before(&self, epoch: Epoch, seq: LogSeq) -> Option<LogSeq> {
+        let mut before = self.known.range((epoch, LogSeq(0))..(epoch, seq)).rev();
+        before
+            .find(|(_, place)| place.found.as_ref().is_some_and(|object| object.head.restorable))
+            .map(|((_, seq), _)| *seq)
+    }
+
+    /// Everything known, as `planner` takes it.
+    #[must_use]
+    pub fn facts(&self) -> Facts {
+        let epochs = self.timeline.epochs().iter().map(|view| self.epoch(view)).collect();
+        let beat = self.timeline.caught_up().filter(|beat| beat.here);
+        let caught_up = beat.and_then(|beat| Some(CaughtUp { log_seq: beat.log_seq, at: beat.at? }));
+        Facts { epochs, caught_up }
+    }
+
+    fn epoch(&self, view: &EpochView) -> EpochFacts {
+        let mut log: Vec<LogFact> =
+            view.names.iter().map(|(seq, size)| self.entry(view.epoch, *seq, *size)).collect();
+        // An epoch that ended further on than any region shows has lost its end.
+        if let Standing::Ended { last, .. } = view.standing
+            && log.last().is_none_or(|entry| entry.seq < last)
+        {
+            log.push(LogFact { seq: last, bytes: 0, state: LogState::Missing });
+        }
+        let mut bases = view.bases.iter().filter(|base| !self.avoid.contains(&base.link));
+        EpochFacts {
+            epoch: view.epoch,
+            log,
+            bases: bases.by_ref().map(|base| BaseFact::read(&base.head)).collect(),
+            points: view.points.iter().map(|point| PointFact::read(&point.head)).collect(),
+        }
+    }
+
+    fn entry(&self, epoch: Epoch, seq: LogSeq, bytes: u64) -> LogFact {
+        let Some(place) = self.known.get(&(epoch, seq)) else {
+            return LogFact { seq, bytes, state: LogState::Unread };
+        };
+        match &place.found {
+            Some(Verified { head, size, .. }) => LogFact::read(head, *size),
+            None => {
+                let why = place.told();
+                let damaged = place.troubles.iter().any(|trouble| trouble.damaged);
+                let state = if damaged { LogState::Damaged(why) } else { LogState::Missing };
+                LogFact { seq, bytes, state }
+            }
+        }
+    }
+}
+
+/// Runs of names without a hole.
+fn dense_runs(view: &EpochView) -> Vec<Range<LogSeq>> {
+    let mut runs: Vec<Range<LogSeq>> = Vec::new();
+    for seq in view.names.keys().copied() {
+        match runs.last_mut() {
+            Some(run) if run.end == seq => run.end = seq.next(),
+            _ => runs.push(seq..seq.next()),
+        }
+    }
+    runs
+}
+
+/// The agent seals no two points that rest on one base across a gap.
+fn is_between_points_of_one_base(view: &EpochView, seq: LogSeq) -> bool {
+    let after = view.points.partition_point(|point| point.head.log_seq < seq);
+    let before = after.checked_sub(1).and_then(|at| view.points.get(at));
+    match (before, view.points.get(after)) {
+        (Some(before), Some(after)) => before.head.base == after.head.base,
+        _ => false,
+    }
+}

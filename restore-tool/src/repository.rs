@@ -1,0 +1,333 @@
+//! The repository behind the regions given: opened, its keyring believed, its sources found.
+//!
+//! **Trust.** With an identity (or a printed key) the root is pinned. Without one (`list`, `status`,
+//! `verify --quick`) the root is taken from the region itself: then everything shown is consistent,
+//! and whether it is *yours* is not proved; commands say so.
+//!
+//! **Failure.** A region that can't be read stands in [`Repository::away`] and is reported; only when
+//! none can be read does opening fail. Regions of two repositories are refused.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use tidemark_format::heads::KeyringHead;
+use tidemark_format::{RegionName, SourceName, keys};
+use tidemark_host::config::{ConfigError, ConfigFile, Region as RegionConfig, RestoreConfig};
+use tidemark_host::output::Console;
+use tidemark_host::{Clock, Cpu, RegionUrl, Rng};
+use tidemark_ledger::history::{Beats, LoadOptions, SourceHistory};
+use tidemark_ledger::{Keyring, LedgerError, LedgerErrorKind, Trust, read_verified};
+use tidemark_storage::{OpenOptions, ReadMode, Region, region};
+
+use crate::cli::Global;
+use crate::error::{Error, Result};
+use crate::timeline::Timeline;
+
+/// What the process is given, once, by `main`.
+#[derive(Debug, Clone)]
+pub struct Tools {
+    /// The clocks.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub rng: Arc<dyn Rng>,
+    /// Where heavy work runs.
+    pub cpu: Cpu,
+    /// Where answers go.
+    pub console: Console,
+}
+
+/// The environment's say.
+#[derive(Debug, Clone, Default)]
+pub struct Environment {
+    /// `TIDEMARK_REGION`: URLs, separated by spaces.
+    pub region: Option<String>,
+    /// `TIDEMARK_IDENTITY`.
+    pub identity: Option<PathBuf>,
+    /// `CREDENTIALS_DIRECTORY`, which systemd sets.
+    pub credentials: Option<PathBuf>,
+}
+
+/// Command line, environment and config, merged: the nearer wins.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The regions.
+    pub regions: Vec<RegionConfig>,
+    /// The identity file.
+    pub identity: Option<PathBuf>,
+    /// The passphrase's file.
+    pub passphrase_file: Option<PathBuf>,
+    /// The source asked for.
+    pub source: Option<SourceName>,
+    /// Threads for heavy work; none is one for each core.
+    pub threads: Option<std::num::NonZeroUsize>,
+    /// systemd's credentials.
+    pub credentials: Option<PathBuf>,
+}
+
+impl Settings {
+    /// Merges; a config file that isn't there is no error unless it was named.
+    ///
+    /// # Errors
+    /// A URL or the config file can't be read.
+    pub fn gather(global: &Global, environment: &Environment) -> Result<Self> {
+        let config = match ConfigFile::Restore.find(global.config.as_deref()) {
+            Ok(path) => RestoreConfig::load(&path)?,
+            Err(ConfigError::Missing { .. }) => RestoreConfig::default(),
+            Err(error) => return Err(error.into()),
+        };
+        let words: Vec<&str> = if global.region.is_empty() {
+            environment.region.iter().flat_map(|all| all.split_ascii_whitespace()).collect()
+        } else {
+            global.region.iter().map(String::as_str).collect()
+        };
+        let urls: Vec<RegionUrl> = words
+            .into_iter()
+            .map(|word| word.parse().map_err(Error::RegionUrl))
+            .collect::<Result<_>>()?;
+        let identity = global.identity.as_deref().or(environment.identity.as_deref());
+        let config = config.with_arguments(&urls, identity);
+        Ok(Self {
+            regions: config.regions,
+            identity: config.identity,
+            passphrase_file: global.passphrase_file.clone(),
+            source: global.source.clone(),
+            threads: config.threads,
+            credentials: environment.credentials.clone(),
+        })
+    }
+
+    /// The regions, at least one.
+    ///
+    /// # Errors
+    /// [`Error::NoRegion`].
+    pub fn regions(&self) -> Result<&[RegionConfig]> {
+        if self.regions.is_empty() { Err(Error::NoRegion) } else { Ok(&self.regions) }
+    }
+
+    /// The identity file's path.
+    ///
+    /// # Errors
+    /// [`Error::NoIdentity`].
+    pub fn identity(&self) -> Result<&Path> {
+        self.identity.as_deref().ok_or(Error::NoIdentity)
+    }
+}
+
+/// A region that answers.
+#[derive(Debug, Clone)]
+pub struct OpenRegion {
+    /// As configured.
+    pub config: RegionConfig,
+    /// Its store.
+    pub store: Region,
+    /// Its keyring's version.
+    pub keyring_version: u32,
+}
+
+impl OpenRegion {
+    /// Its name.
+    #[must_use]
+    pub const fn name(&self) -> &RegionName {
+        &self.config.name
+    }
+}
+
+/// A region that couldn't be read.
+#[derive(Debug)]
+pub struct Away {
+    /// Its name.
+    pub name: RegionName,
+    /// Its URL without options.
+    pub place: String,
+    /// Why.
+    pub error: Error,
+}
+
+/// A repository, opened in one or several regions.
+#[derive(Debug)]
+pub struct Repository {
+    /// The regions that answer.
+    pub regions: Vec<OpenRegion>,
+    /// Those that don't.
+    pub away: Vec<Away>,
+    /// What is believed.
+    pub trust: Trust,
+    /// Whether the root came from outside the regions.
+    pub pinned: bool,
+    /// The highest keyring of all regions.
+    pub keyring: Arc<Keyring>,
+}
+
+impl Repository {
+    /// Opens the regions, believing `trust`, or whoever signed the first keyring if there is none.
+    ///
+    /// # Errors
+    /// When no region can be read, or they belong to two repositories.
+    pub async fn open(settings: &Settings, trust: Option<Trust>, tools: &Tools) -> Result<Self> {
+        let configs = settings.regions()?;
+        let mut options = OpenOptions::new(Arc::clone(&tools.clock), Arc::clone(&tools.rng));
+        options.mode = ReadMode::OldestVersion;
+        options.credentials_directory.clone_from(&settings.credentials);
+        let all = join_all(configs.iter().map(|config| open_one(config, trust, &options))).await;
+        let mut open: Vec<(OpenRegion, Keyring)> = Vec::new();
+        let mut away = Vec::new();
+        for (config, result) in configs.iter().zip(all) {
+            match result {
+                Ok(found) => open.push(found),
+                Err(error) => away.push(Away {
+                    name: config.name.clone(),
+                    place: config.url.place(),
+                    error,
+                }),
+            }
+        }
+        settle(open, away, trust.is_some())
+    }
+
+    /// The sources of all regions.
+    ///
+    /// # Errors
+    /// When no region can be listed.
+    pub async fn sources(&self) -> Result<BTreeSet<SourceName>> {
+        let mut found = BTreeSet::new();
+        let mut first = None;
+        let mut listed = false;
+        for region in &self.regions {
+            match tidemark_ledger::sources(region.store.read.as_ref()).await {
+                Ok(sources) => {
+                    listed = true;
+                    found.extend(sources.into_keys());
+                }
+                Err(error) => first = first.or(Some(error)),
+            }
+        }
+        match first {
+            Some(error) if !listed => Err(error.into()),
+            _ => Ok(found),
+        }
+    }
+
+    /// The source asked for, or the only one.
+    ///
+    /// # Errors
+    /// [`Error::SourceUnclear`] or [`Error::NoSource`].
+    pub async fn source(&self, asked: Option<&SourceName>) -> Result<SourceName> {
+        let known = self.sources().await?;
+        let names = || known.iter().map(SourceName::as_str).collect::<Vec<_>>().join(", ");
+        match (asked, known.len()) {
+            (Some(name), _) if known.contains(name) => Ok(name.clone()),
+            (Some(name), 0) => Err(Error::NoSource {
+                asked: format!("named {name}"),
+                known: ", nor any other".to_owned(),
+            }),
+            (Some(name), _) => Err(Error::NoSource {
+                asked: format!("named {name}"),
+                known: format!("; there is: {}", names()),
+            }),
+            (None, 0) => Err(Error::NoSource { asked: "yet".to_owned(), known: String::new() }),
+            (None, 1) => known.into_iter().next().ok_or(Error::NoRegion),
+            (None, _) => Err(Error::SourceUnclear { known: names() }),
+        }
+    }
+
+    /// What all regions together show of a source.
+    ///
+    /// # Errors
+    /// When no region can be read.
+    pub async fn timeline(&self, source: &SourceName, options: &LoadOptions) -> Result<Timeline> {
+        let loads = self.regions.iter().map(|region| self.history(region, source, options));
+        let mut histories = Vec::new();
+        let mut lacking = Vec::new();
+        let mut failed = Vec::new();
+        for (region, loaded) in self.regions.iter().zip(join_all(loads).await) {
+            match loaded {
+                Ok(history) => histories.push((region.name().clone(), history)),
+                Err(LedgerError::UnknownSource { .. }) => lacking.push(region.name().clone()),
+                Err(error) => failed.push((region.name().clone(), error)),
+            }
+        }
+        if histories.is_empty() {
+            return Err(match failed.into_iter().next() {
+                Some((_, error)) => error.into(),
+                None => Error::NoSource { asked: format!("named {source}"), known: String::new() },
+            });
+        }
+        Ok(Timeline::merge(source.clone(), histories, lacking, failed))
+    }
+
+    async fn history(
+        &self,
+        region: &OpenRegion,
+        source: &SourceName,
+        options: &LoadOptions,
+    ) -> std::result::Result<SourceHistory, LedgerError> {
+        let store = Arc::clone(&region.store.read);
+        let beats = Beats::load(store.as_ref(), &self.keyring).await?;
+        SourceHistory::load(store, Arc::clone(&self.keyring), source, &beats, options).await
+    }
+}
+
+async fn open_one(
+    config: &RegionConfig,
+    trust: Option<Trust>,
+    options: &OpenOptions,
+) -> Result<(OpenRegion, Keyring)> {
+    let store = region::open(&config.name, &config.url, options).await?;
+    let trust = match trust {
+        Some(trust) => trust,
+        None => self_declared(&store).await?,
+    };
+    let keyring = Keyring::load(store.read.as_ref(), &trust).await?;
+    let keyring_version = keyring.version();
+    Ok((OpenRegion { config: config.clone(), store, keyring_version }, keyring))
+}
+
+/// Whoever signed the first keyring: good enough to look, not to believe.
+async fn self_declared(store: &Region) -> Result<Trust> {
+    let first = read_verified::<KeyringHead>(store.read.as_ref(), &keys::keyring(1), None).await;
+    match first {
+        Ok(first) => Ok(Trust { repo: first.head.repo, root: first.signer.id() }),
+        Err(LedgerError::Storage(error))
+            if error.kind() == tidemark_storage::ErrorKind::Missing =>
+        {
+            Err(LedgerError::NoRepository { missing: "a keyring".to_owned() }.into())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn settle(open: Vec<(OpenRegion, Keyring)>, away: Vec<Away>, pinned: bool) -> Result<Repository> {
+    let Some(first) = open.first() else {
+        let count = away.len();
+        let first = away.into_iter().next().map_or(Error::NoRegion, |away| away.error);
+        return Err(match count {
+            0 | 1 => first,
+            _ => Error::AllRegionsFailed { count, first: Box::new(first) },
+        });
+    };
+    let trust = *first.1.trust();
+    let first_name = first.0.name().clone();
+    if let Some((other, _)) = open.iter().find(|(_, keyring)| *keyring.trust() != trust) {
+        return Err(Error::MixedRepositories { region: other.name().clone(), first: first_name });
+    }
+    let foreign = away.iter().find(|away| is_foreign(&away.error));
+    if let Some(foreign) = foreign {
+        return Err(Error::MixedRepositories { region: foreign.name.clone(), first: first_name });
+    }
+    let newest = open.iter().map(|(_, keyring)| keyring).max_by_key(|keyring| keyring.version());
+    let keyring = Arc::new(newest.unwrap_or(&first.1).clone());
+    let regions = open.into_iter().map(|(region, _)| region).collect();
+    Ok(Repository { regions, away, trust, pinned, keyring })
+}
+
+/// Whether a region answered with another repository's keyring.
+fn is_foreign(error: &Error) -> bool {
+    match error {
+        Error::Ledger(error @ LedgerError::OtherRepository { .. }) => {
+            error.kind() == LedgerErrorKind::NoRepository
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,320 @@
+//! One source as all regions together show it: for every place of the log the first good copy.
+//!
+//! A place that is missing or damaged in one region is filled from the next. What a region lacks is
+//! not lost: it stands in [`Place::troubles`] and ends up in the report. Links are checked again over
+//! the merged log, so that good objects from two regions can't be joined into a chain that never was.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use tidemark_format::heads::{BaseHead, LogHead, PointHead};
+use tidemark_format::{BaseNumber, Epoch, LogSeq, PointSeq, RegionName, SourceName};
+use tidemark_ledger::history::{CaughtUp, Freshness, LogState, SourceHistory, Standing, Trouble};
+use tidemark_ledger::{LedgerError, Verified};
+
+use crate::error::Result;
+
+/// Why a region has no good copy of something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlaceTrouble {
+    /// The region.
+    pub region: RegionName,
+    /// Whether something is there and wrong; else nothing is there.
+    pub damaged: bool,
+    /// In words.
+    pub why: String,
+}
+
+/// One place of the merged log.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The place.
+    pub seq: LogSeq,
+    /// The first good copy's head.
+    pub found: Option<Verified<LogHead>>,
+    /// Regions that lack it.
+    pub troubles: Vec<PlaceTrouble>,
+}
+
+impl Place {
+    /// What the regions that lack it said, in one line; empty if all have it.
+    #[must_use]
+    pub fn told(&self) -> String {
+        let all = self.troubles.iter().map(|one| format!("{}: {}", one.region, one.why));
+        all.collect::<Vec<_>>().join("; ")
+    }
+}
+
+/// One epoch of the merged history.
+#[derive(Debug, Clone)]
+pub struct EpochView {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// Where it stands.
+    pub standing: Standing,
+    /// Log objects that some region has, with their sizes.
+    pub names: BTreeMap<LogSeq, u64>,
+    /// Recovery points, oldest first.
+    pub points: Vec<Verified<PointHead>>,
+    /// Bases, by generation and number.
+    pub bases: Vec<Verified<BaseHead>>,
+    /// The writer's host, if the claim is readable.
+    pub host: Option<String>,
+}
+
+/// A source's merged history.
+#[derive(Debug)]
+pub struct Timeline {
+    source: SourceName,
+    regions: Vec<RegionName>,
+    histories: Vec<SourceHistory>,
+    /// Regions that have nothing of this source.
+    pub lacking: Vec<RegionName>,
+    /// Regions that failed while this source was read.
+    pub failed: Vec<(RegionName, LedgerError)>,
+    epochs: Vec<EpochView>,
+}
+
+impl Timeline {
+    /// Merges what the regions show; at least one history.
+    #[must_use]
+    pub fn merge(
+        source: SourceName,
+        loaded: Vec<(RegionName, SourceHistory)>,
+        lacking: Vec<RegionName>,
+        failed: Vec<(RegionName, LedgerError)>,
+    ) -> Self {
+        let (regions, mut histories): (Vec<_>, Vec<_>) = loaded.into_iter().unzip();
+        SourceHistory::settle(&mut histories);
+        let mut merged: BTreeMap<Epoch, Merging> = BTreeMap::new();
+        for history in &histories {
+            for epoch in history.epochs() {
+                merged
+                    .entry(epoch.epoch)
+                    .or_insert_with(|| Merging::new(epoch.standing.clone()))
+                    .add(epoch);
+            }
+        }
+        let epochs = merged.into_iter().map(|(epoch, merging)| merging.done(epoch)).collect();
+        Self { source, regions, histories, lacking, failed, epochs }
+    }
+
+    /// The source.
+    #[must_use]
+    pub const fn source(&self) -> &SourceName {
+        &self.source
+    }
+
+    /// Epochs on the chain, oldest first.
+    #[must_use]
+    pub fn epochs(&self) -> &[EpochView] {
+        &self.epochs
+    }
+
+    /// An epoch on the chain.
+    #[must_use]
+    pub fn epoch(&self, epoch: Epoch) -> Option<&EpochView> {
+        self.epochs.iter().find(|view| view.epoch == epoch)
+    }
+
+    /// Every region's own history.
+    pub fn histories(&self) -> impl Iterator<Item = (&RegionName, &SourceHistory)> {
+        self.regions.iter().zip(&self.histories)
+    }
+
+    /// Whether the regions are equally new.
+    #[must_use]
+    pub fn freshness(&self) -> Freshness {
+        let own = self.histories().map(|(name, history)| (name.clone(), history.tip()));
+        let none = self.lacking.iter().map(|name| (name.clone(), None));
+        Freshness::compare(&own.chain(none).collect::<Vec<_>>())
+    }
+
+    /// The newest recovery point of all regions.
+    #[must_use]
+    pub fn newest_point(&self) -> Option<&Verified<PointHead>> {
+        self.epochs.iter().rev().find_map(|view| view.points.last())
+    }
+
+    /// What the newest beat of all regions says.
+    #[must_use]
+    pub fn caught_up(&self) -> Option<&CaughtUp> {
+        self.histories.iter().filter_map(SourceHistory::caught_up).max_by_key(|beat| beat.beat_at)
+    }
+
+    /// Objects that don't count in some region, and why.
+    pub fn troubles(&self) -> impl Iterator<Item = (&RegionName, &Trouble)> {
+        self.histories()
+            .flat_map(|(region, history)| history.troubles().iter().map(move |one| (region, one)))
+    }
+
+    /// The engine and what the newest point or base says of the source.
+    #[must_use]
+    pub fn engine(&self) -> Option<&str> {
+        let point = self.newest_point().map(|point| point.head.engine.as_str());
+        let base = || self.epochs.iter().rev().find_map(|v| v.bases.last());
+        point.or_else(|| base().map(|base| base.head.engine.as_str()))
+    }
+
+    /// The merged log of an epoch over `range`: one place for every sequence.
+    ///
+    /// # Errors
+    /// When no region can be read.
+    pub async fn log(&self, epoch: Epoch, range: Range<LogSeq>) -> Result<Vec<Place>> {
+        let mut places: Vec<Place> = (range.start.0..range.end.0)
+            .map(|seq| Place { seq: LogSeq(seq), found: None, troubles: Vec::new() })
+            .collect();
+        let mut first_error = None;
+        let mut answered = false;
+        for (region, history) in self.histories() {
+            for span in unfilled(&places) {
+                match history.log(epoch, span.clone()).await {
+                    Ok(entries) => {
+                        answered = true;
+                        let states: BTreeMap<LogSeq, LogState> =
+                            entries.into_iter().map(|entry| (entry.seq, entry.state)).collect();
+                        fill(&mut places, &span, region, states);
+                    }
+                    Err(error) => first_error = first_error.or(Some(error)),
+                }
+            }
+        }
+        match first_error {
+            Some(error) if !answered => return Err(error.into()),
+            _ => {}
+        }
+        self.check_links(epoch, &mut places).await?;
+        Ok(places)
+    }
+
+    /// Objects that don't follow the one before: another region may hold the one that does.
+    async fn check_links(&self, epoch: Epoch, places: &mut [Place]) -> Result<()> {
+        let mut before = None;
+        for place in places {
+            if let (Some(link), Some(found)) = (before, &place.found)
+                && found.head.prev != Some(link)
+            {
+                let replaced = self.following(epoch, place.seq, link).await?;
+                if replaced.is_none() {
+                    place.troubles.push(PlaceTrouble {
+                        region: self.regions.first().cloned().unwrap_or_else(unnamed),
+                        damaged: true,
+                        why: "it does not follow the object before it".to_owned(),
+                    });
+                }
+                place.found = replaced;
+            }
+            before = place.found.as_ref().map(|found| found.link);
+        }
+        Ok(())
+    }
+
+    async fn following(
+        &self,
+        epoch: Epoch,
+        seq: LogSeq,
+        link: tidemark_format::Hash,
+    ) -> Result<Option<Verified<LogHead>>> {
+        for history in &self.histories {
+            let entries = history.log(epoch, seq..seq.next()).await?;
+            let object = entries.first().and_then(|entry| entry.state.object());
+            if let Some(object) = object.filter(|object| object.head.prev == Some(link)) {
+                return Ok(Some(object.clone()));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn unnamed() -> RegionName {
+    #[expect(clippy::expect_used, reason = "a constant that fits the rule")]
+    RegionName::new("region").expect("a valid name")
+}
+
+/// Runs of places that nobody has filled yet.
+fn unfilled(places: &[Place]) -> Vec<Range<LogSeq>> {
+    let mut spans: Vec<Range<LogSeq>> = Vec::new();
+    for place in places.iter().filter(|place| place.found.is_none()) {
+        match spans.last_mut() {
+            Some(span) if span.end == place.seq => span.end = place.seq.next(),
+            _ => spans.push(place.seq..place.seq.next()),
+        }
+    }
+    spans
+}
+
+fn fill(
+    places: &mut [Place],
+    span: &Range<LogSeq>,
+    region: &RegionName,
+    mut states: BTreeMap<LogSeq, LogState>,
+) {
+    for place in places.iter_mut().filter(|place| span.contains(&place.seq)) {
+        let trouble = match states.remove(&place.seq) {
+            Some(LogState::Object(object)) => {
+                place.found = Some(Arc::unwrap_or_clone(object));
+                continue;
+            }
+            Some(LogState::Damaged(error)) => PlaceTrouble {
+                region: region.clone(),
+                damaged: true,
+                why: tidemark_storage::chain(error.as_ref()),
+            },
+            Some(LogState::Missing) | None => PlaceTrouble {
+                region: region.clone(),
+                damaged: false,
+                why: "it is not there".to_owned(),
+            },
+        };
+        place.troubles.push(trouble);
+    }
+}
+
+/// An epoch while regions are added.
+struct Merging {
+    standing: Standing,
+    names: BTreeMap<LogSeq, u64>,
+    points: BTreeMap<PointSeq, Verified<PointHead>>,
+    bases: BTreeMap<(LogSeq, BaseNumber), Verified<BaseHead>>,
+    host: Option<String>,
+}
+
+impl Merging {
+    const fn new(standing: Standing) -> Self {
+        Self {
+            standing,
+            names: BTreeMap::new(),
+            points: BTreeMap::new(),
+            bases: BTreeMap::new(),
+            host: None,
+        }
+    }
+
+    fn add(&mut self, epoch: &tidemark_ledger::history::EpochHistory) {
+        for (seq, name) in &epoch.names {
+            self.names.entry(*seq).or_insert(name.size);
+        }
+        for point in &epoch.points {
+            self.points.entry(point.head.seq).or_insert_with(|| point.clone());
+        }
+        for base in &epoch.bases {
+            let place = (base.head.generation, base.head.number);
+            self.bases.entry(place).or_insert_with(|| base.clone());
+        }
+        if self.host.is_none() {
+            self.host = epoch.claim.as_ref().map(|claim| claim.head.host.clone());
+        }
+    }
+
+    fn done(self, epoch: Epoch) -> EpochView {
+        EpochView {
+            epoch,
+            standing: self.standing,
+            names: self.names,
+            points: self.points.into_values().collect(),
+            bases: self.bases.into_values().collect(),
+            host: self.host,
+        }
+    }
+}
