@@ -41,7 +41,9 @@ pub enum LedgerError {
         source: FormatError,
     },
     /// A good object under a name that isn't its own.
-    #[error("{key} holds an object that says it is {says}: it was moved or swapped; another region may hold the right one")]
+    #[error(
+        "{key} holds an object that says it is {says}: it was moved or swapped; another region may hold the right one"
+    )]
     Misplaced {
         /// Where it was found.
         key: String,
@@ -49,7 +51,9 @@ pub enum LedgerError {
         says: String,
     },
     /// The stored size contradicts the signed one.
-    #[error("{key} is {found} bytes long and was signed as {signed} (truncated or extended); another region may hold a good copy")]
+    #[error(
+        "{key} is {found} bytes long and was signed as {signed} (truncated or extended); another region may hold a good copy"
+    )]
     Size {
         /// The object.
         key: String,
@@ -73,7 +77,9 @@ pub enum LedgerError {
         missing: String,
     },
     /// A place that belongs to another repository.
-    #[error("this region belongs to repository {found}, not to {expected}: check the URL, or give this repository a prefix of its own")]
+    #[error(
+        "this region belongs to repository {found}, not to {expected}: check the URL, or give this repository a prefix of its own"
+    )]
     OtherRepository {
         /// As its marker says.
         found: RepoId,
@@ -87,7 +93,9 @@ pub enum LedgerError {
         why: String,
     },
     /// A keyring older than one that was seen before.
-    #[error("the keyring is at version {found} here, but version {seen} was seen before: this region was rolled back or is behind; read another region")]
+    #[error(
+        "the keyring is at version {found} here, but version {seen} was seen before: this region was rolled back or is behind; read another region"
+    )]
     KeyringOlder {
         /// The highest version here.
         found: u32,
@@ -95,7 +103,9 @@ pub enum LedgerError {
         seen: u32,
     },
     /// A signer that the root never enrolled.
-    #[error("{what} was signed by key {signer}, which the keyring doesn't know; if it is an agent of yours, enrol it: tidemark-restore keys enrol")]
+    #[error(
+        "{what} was signed by key {signer}, which the keyring doesn't know; if it is an agent of yours, enrol it: tidemark-restore keys enrol"
+    )]
     UnknownSigner {
         /// The signer.
         signer: KeyId,
@@ -113,7 +123,9 @@ pub enum LedgerError {
         what: String,
     },
     /// A signer that was revoked.
-    #[error("{what} was signed by {name} (key {signer}), which was revoked at {at} ({reason}); what it signed after that is not accepted")]
+    #[error(
+        "{what} was signed by {name} (key {signer}), which was revoked at {at} ({reason}); what it signed after that is not accepted"
+    )]
     Revoked {
         /// The signer.
         signer: KeyId,
@@ -141,7 +153,9 @@ pub enum LedgerError {
         since: Timestamp,
     },
     /// Fewer regions answered than a claim or take-over needs.
-    #[error("{action} needs {needed} of {total} regions and only {reached} could be used; it is safe to try again")]
+    #[error(
+        "{action} needs {needed} of {total} regions and only {reached} could be used; it is safe to try again"
+    )]
     TooFewRegions {
         /// What was tried.
         action: &'static str,
@@ -153,7 +167,7 @@ pub enum LedgerError {
         total: usize,
         /// The last refusal.
         #[source]
-        source: Option<Box<LedgerError>>,
+        source: Option<Box<Self>>,
     },
     /// A source that isn't there.
     #[error("there is no source {source_name:?} here; there is: {known}")]
@@ -164,7 +178,9 @@ pub enum LedgerError {
         known: String,
     },
     /// A region is older than was expected.
-    #[error("this region is older than what was seen elsewhere: {why}; read the other region, or pass --accept-older")]
+    #[error(
+        "this region is older than what was seen elsewhere: {why}; read the other region, or pass --accept-older"
+    )]
     Older {
         /// What is missing.
         why: String,

@@ -32,7 +32,10 @@ impl Trust {
     /// What a recovery public key says about its repository.
     #[must_use]
     pub const fn of(recipient: &RecipientKey) -> Self {
-        Self { repo: recipient.repo, root: recipient.root }
+        Self {
+            repo: recipient.repo,
+            root: recipient.root,
+        }
     }
 }
 
@@ -110,10 +113,14 @@ impl Keyring {
             let object = read_verified::<KeyringHead>(store, &entry.key, Some(entry.size)).await?;
             newest = Some(Self::append(newest.as_ref(), object, trust)?);
         }
-        let keyring =
-            newest.ok_or_else(|| LedgerError::NoRepository { missing: "a keyring".to_owned() })?;
+        let keyring = newest.ok_or_else(|| LedgerError::NoRepository {
+            missing: "a keyring".to_owned(),
+        })?;
         if keyring.version() < seen {
-            return Err(LedgerError::KeyringOlder { found: keyring.version(), seen });
+            return Err(LedgerError::KeyringOlder {
+                found: keyring.version(),
+                seen,
+            });
         }
         Ok(keyring)
     }
@@ -134,7 +141,8 @@ impl Keyring {
             )));
         }
         object.check_place(trust.repo)?;
-        let (version, prev) = before.map_or((1, None), |k| (k.version().saturating_add(1), Some(k.link)));
+        let (version, prev) =
+            before.map_or((1, None), |k| (k.version().saturating_add(1), Some(k.link)));
         if object.head.version != version {
             return Err(refuse(format!(
                 "version {version} is missing while version {} is there: somebody removed it or a copy failed",
@@ -142,9 +150,15 @@ impl Keyring {
             )));
         }
         if object.head.prev != prev {
-            return Err(refuse(format!("version {version} does not follow the version before it")));
+            return Err(refuse(format!(
+                "version {version} does not follow the version before it"
+            )));
         }
-        Ok(Self { head: object.head, link: object.link, trust: *trust })
+        Ok(Self {
+            head: object.head,
+            link: object.link,
+            trust: *trust,
+        })
     }
 
     /// The version.
@@ -185,14 +199,21 @@ impl Keyring {
 
     /// The recipients to which new sessions are sealed.
     pub fn recipients(&self) -> impl Iterator<Item = &RecipientEntry> {
-        self.head.recipients.iter().filter(|entry| entry.revoked.is_none())
+        self.head
+            .recipients
+            .iter()
+            .filter(|entry| entry.revoked.is_none())
     }
 
     /// The member behind a key, if the root ever enrolled it.
     #[must_use]
     pub fn member(&self, signer: &PublicKey) -> Option<&Member> {
         // The last entry of a key counts: a later version may have enrolled it anew.
-        self.head.members.iter().rev().find(|member| member.key == *signer)
+        self.head
+            .members
+            .iter()
+            .rev()
+            .find(|member| member.key == *signer)
     }
 
     /// Checks that `signer` may have signed `subject` in one of `roles`.
@@ -200,10 +221,12 @@ impl Keyring {
     /// # Errors
     /// [`LedgerError::UnknownSigner`], [`LedgerError::WrongRole`] or [`LedgerError::Revoked`].
     pub fn check(&self, signer: &PublicKey, roles: &[Role], subject: &Subject) -> Result<&Member> {
-        let member = self.member(signer).ok_or_else(|| LedgerError::UnknownSigner {
-            signer: signer.id(),
-            what: subject.to_string(),
-        })?;
+        let member = self
+            .member(signer)
+            .ok_or_else(|| LedgerError::UnknownSigner {
+                signer: signer.id(),
+                what: subject.to_string(),
+            })?;
         if !roles.contains(&member.role) {
             return Err(LedgerError::WrongRole {
                 signer: signer.id(),
@@ -211,11 +234,12 @@ impl Keyring {
                 what: subject.to_string(),
             });
         }
-        let Some(revocation) = &member.revoked else { return Ok(member) };
+        let Some(revocation) = &member.revoked else {
+            return Ok(member);
+        };
         let still_counts = match subject {
-            Subject::Log { source, epoch, seq } => {
-                covered(&revocation.valid_until, source, *epoch).is_some_and(|last| *seq <= last.seq)
-            }
+            Subject::Log { source, epoch, seq } => covered(&revocation.valid_until, source, *epoch)
+                .is_some_and(|last| *seq <= last.seq),
             Subject::Dated { at, .. } => *at <= revocation.at,
             Subject::Referenced(_) => true,
         };
@@ -254,10 +278,7 @@ impl Keyring {
     }
 }
 
-fn covered<'a>(
-    all: &'a [ValidUntil],
-    source: &SourceName,
-    epoch: Epoch,
-) -> Option<&'a ValidUntil> {
-    all.iter().find(|last| last.source == *source && last.epoch == epoch)
+fn covered<'a>(all: &'a [ValidUntil], source: &SourceName, epoch: Epoch) -> Option<&'a ValidUntil> {
+    all.iter()
+        .find(|last| last.source == *source && last.epoch == epoch)
 }

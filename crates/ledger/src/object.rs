@@ -52,7 +52,11 @@ macro_rules! placed {
 placed!(
     LogHead,
     |this, _signer| keys::log(&this.source, this.epoch, this.seq),
-    Subject::Log { source: this.source.clone(), epoch: this.epoch, seq: this.seq }
+    Subject::Log {
+        source: this.source.clone(),
+        epoch: this.epoch,
+        seq: this.seq
+    }
 );
 placed!(
     FenceHead,
@@ -89,7 +93,11 @@ placed!(
     |this, _signer| keys::enrolment(this.key.id()),
     Subject::dated(Kind::Enrol, this.at)
 );
-placed!(RegionHead, |_this, _signer| keys::region(), Subject::Referenced(Kind::Region));
+placed!(
+    RegionHead,
+    |_this, _signer| keys::region(),
+    Subject::Referenced(Kind::Region)
+);
 
 /// An object whose signature was checked against the signer it names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,7 +123,10 @@ impl<H: Placed> Verified<H> {
     /// [`LedgerError::OtherRepository`] or [`LedgerError::Misplaced`].
     pub fn check_place(&self, repo: RepoId) -> Result<()> {
         if self.head.repo() != repo {
-            return Err(LedgerError::OtherRepository { found: self.head.repo(), expected: repo });
+            return Err(LedgerError::OtherRepository {
+                found: self.head.repo(),
+                expected: repo,
+            });
         }
         let place = self.head.place(self.signer.id());
         if place != self.key && !late_copy_of(&self.key, &place) {
@@ -130,7 +141,10 @@ impl<H: Placed> Verified<H> {
 
 /// Whether `key` is the late name (brought by repair past a fence) of the log object at `place`.
 fn late_copy_of(key: &Key, place: &Key) -> bool {
-    match (key.as_str().strip_prefix("meta/late/"), place.as_str().strip_prefix("meta/log/")) {
+    match (
+        key.as_str().strip_prefix("meta/late/"),
+        place.as_str().strip_prefix("meta/log/"),
+    ) {
         (Some(late), Some(log)) => late == log,
         _ => false,
     }
@@ -158,7 +172,12 @@ impl Signed {
         let key = head.place(signer.public().id());
         let bytes = envelope::encode(head, signer, &[]).map_err(LedgerError::format(&key))?;
         let link = Hash::of(&bytes);
-        Ok(Self { key, bytes: Bytes::from(bytes), put: head.put(), link })
+        Ok(Self {
+            key,
+            bytes: Bytes::from(bytes),
+            put: head.put(),
+            link,
+        })
     }
 
     /// Creates it in one region.
@@ -166,6 +185,8 @@ impl Signed {
     /// # Errors
     /// The store's.
     pub async fn create(&self, store: &dyn CreateStore) -> Result<Created> {
-        Ok(store.create(&self.key, self.bytes.clone(), &self.put).await?)
+        Ok(store
+            .create(&self.key, self.bytes.clone(), &self.put)
+            .await?)
     }
 }

@@ -78,11 +78,17 @@ pub(crate) fn verify_head<H: Placed>(
 ) -> Result<Verified<H>> {
     let envelope = Envelope::parse(before_body).map_err(LedgerError::format(key))?;
     let head = envelope.head::<H>().map_err(LedgerError::format(key))?;
-    envelope.verify_signature().map_err(LedgerError::format(key))?;
+    envelope
+        .verify_signature()
+        .map_err(LedgerError::format(key))?;
     let prefix_bytes = u64::try_from(envelope.prefix_len()).unwrap_or(u64::MAX);
     let size = prefix_bytes.saturating_add(head.body().map_or(0, |(len, _hash)| len));
     if let Some(found) = listed.filter(|found| *found != size) {
-        return Err(LedgerError::Size { key: key.to_string(), found, signed: size });
+        return Err(LedgerError::Size {
+            key: key.to_string(),
+            found,
+            signed: size,
+        });
     }
     Ok(Verified {
         key: key.clone(),

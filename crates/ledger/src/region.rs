@@ -31,7 +31,12 @@ pub struct Marker {
 
 impl Marker {
     fn of(head: &RegionHead, created: bool) -> Self {
-        Self { region: head.region, repo: head.repo, at: head.at, created }
+        Self {
+            region: head.region,
+            repo: head.repo,
+            at: head.at,
+            created,
+        }
     }
 }
 
@@ -63,7 +68,12 @@ pub async fn ensure_marker(
     if let Some(marker) = read_marker(read).await? {
         return belongs(marker, repo);
     }
-    let head = RegionHead { repo, region: rng.id(), put: rng.id(), at: now };
+    let head = RegionHead {
+        repo,
+        region: rng.id(),
+        put: rng.id(),
+        at: now,
+    };
     let signed = Signed::new(&head, signer)?;
     match signed.create(create).await {
         Ok(_created) => Ok(Marker::of(&head, true)),
@@ -79,7 +89,10 @@ fn belongs(marker: Marker, repo: RepoId) -> Result<Marker> {
     if marker.repo == repo {
         Ok(marker)
     } else {
-        Err(LedgerError::OtherRepository { found: marker.repo, expected: repo })
+        Err(LedgerError::OtherRepository {
+            found: marker.repo,
+            expected: repo,
+        })
     }
 }
 

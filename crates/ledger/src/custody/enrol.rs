@@ -24,7 +24,14 @@ pub fn enrol_request(
     put: PutId,
     now: Timestamp,
 ) -> Result<Signed> {
-    let head = EnrolHead { repo, role, key: key.public(), name: name.to_owned(), put, at: now };
+    let head = EnrolHead {
+        repo,
+        role,
+        key: key.public(),
+        name: name.to_owned(),
+        put,
+        at: now,
+    };
     Signed::new(&head, key)
 }
 
@@ -64,9 +71,21 @@ pub fn is_enrolled(keyring: &Keyring, key: &PublicKey) -> Result<bool> {
     match keyring.check(key, &[Role::Agent], &subject) {
         Ok(_member) => Ok(true),
         Err(LedgerError::UnknownSigner { .. }) => Ok(false),
-        Err(LedgerError::Revoked { signer, name, at, reason, what: _ }) => {
+        Err(LedgerError::Revoked {
+            signer,
+            name,
+            at,
+            reason,
+            what: _,
+        }) => {
             let what = "what this agent would write".to_owned();
-            Err(LedgerError::Revoked { signer, name, at, reason, what })
+            Err(LedgerError::Revoked {
+                signer,
+                name,
+                at,
+                reason,
+                what,
+            })
         }
         Err(error) => Err(error),
     }
@@ -89,7 +108,12 @@ pub async fn adopt_recipients(store: &dyn ReadStore, trust: &Trust, seen: u32) -
     let keyring = Keyring::load_at_least(store, trust, seen).await?;
     let recipients: Vec<RecipientKey> = keyring.recipients().map(|entry| entry.key).collect();
     if recipients.is_empty() {
-        return Err(LedgerError::Keyring { why: "it names no recipient".to_owned() });
+        return Err(LedgerError::Keyring {
+            why: "it names no recipient".to_owned(),
+        });
     }
-    Ok(Adopted { version: keyring.version(), recipients })
+    Ok(Adopted {
+        version: keyring.version(),
+        recipients,
+    })
 }

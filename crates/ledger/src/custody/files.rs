@@ -38,14 +38,21 @@ impl KeyFields {
         if first != title {
             // Only a few characters: whatever it is, it may be a secret.
             let start: String = first.chars().take(12).collect();
-            return Err(refuse(format!("its first line is not {title:?} but begins with {start:?}")));
+            return Err(refuse(format!(
+                "its first line is not {title:?} but begins with {start:?}"
+            )));
         }
         let mut fields = BTreeMap::new();
         for line in lines.filter(|line| !line.is_empty() && !line.starts_with('#')) {
             let Some((name, value)) = line.split_once('=') else {
-                return Err(refuse("a line is neither a comment nor NAME = VALUE".to_owned()));
+                return Err(refuse(
+                    "a line is neither a comment nor NAME = VALUE".to_owned(),
+                ));
             };
-            fields.insert(name.trim().to_owned(), Zeroizing::new(value.trim().to_owned()));
+            fields.insert(
+                name.trim().to_owned(),
+                Zeroizing::new(value.trim().to_owned()),
+            );
         }
         Ok(Self { what, fields })
     }
@@ -61,10 +68,16 @@ impl KeyFields {
     /// # Errors
     /// [`LedgerError::KeyFile`].
     pub fn need<T: std::str::FromStr<Err: std::fmt::Display>>(&self, name: &str) -> Result<T> {
-        let refuse = |why: String| LedgerError::KeyFile { what: self.what, why };
-        let text = self.get(name).ok_or_else(|| refuse(format!("the line {name:?} is missing")))?;
+        let refuse = |why: String| LedgerError::KeyFile {
+            what: self.what,
+            why,
+        };
+        let text = self
+            .get(name)
+            .ok_or_else(|| refuse(format!("the line {name:?} is missing")))?;
         // The value itself may be a secret: only the parser's words go out.
-        text.parse().map_err(|error: T::Err| refuse(format!("the line {name:?}: {error}")))
+        text.parse()
+            .map_err(|error: T::Err| refuse(format!("the line {name:?}: {error}")))
     }
 }
 
@@ -99,16 +112,25 @@ impl IdentityFile {
     /// [`LedgerError::KeyFile`], also when the file is under a passphrase.
     pub fn parse(text: &str) -> Result<NamedIdentity> {
         let fields = KeyFields::parse("this identity file", IDENTITY_TITLE, text)?;
-        let refuse = |why: &str| LedgerError::KeyFile { what: fields.what, why: why.to_owned() };
+        let refuse = |why: &str| LedgerError::KeyFile {
+            what: fields.what,
+            why: why.to_owned(),
+        };
         if fields.get("secret").is_none() && fields.get("sealed").is_some() {
             return Err(refuse("it is under a passphrase"));
         }
         let key: IdentityKey = fields.need("secret")?;
         if fields.need::<RepoId>("repo")? != key.repo || fields.need::<KeyId>("root")? != key.root {
-            return Err(refuse("its lines contradict its key: it was edited or put together"));
+            return Err(refuse(
+                "its lines contradict its key: it was edited or put together",
+            ));
         }
         let name = fields.get("name").unwrap_or("unnamed").to_owned();
-        Ok(NamedIdentity { key, name, created: fields.need("created")? })
+        Ok(NamedIdentity {
+            key,
+            name,
+            created: fields.need("created")?,
+        })
     }
 
     /// Writes a new file that only its owner may read; never replaces one.
@@ -159,15 +181,27 @@ impl RootFile {
     /// [`LedgerError::KeyFile`].
     pub fn parse(text: &str) -> Result<RootKey> {
         let fields = KeyFields::parse("this root key file", ROOT_TITLE, text)?;
-        let refuse = |why: &str| LedgerError::KeyFile { what: fields.what, why: why.to_owned() };
+        let refuse = |why: &str| LedgerError::KeyFile {
+            what: fields.what,
+            why: why.to_owned(),
+        };
         let mut secret = Zeroizing::new([0_u8; 32]);
-        hex::decode_to_slice(fields.get("secret").unwrap_or_default(), secret.as_mut_slice())
-            .map_err(|_not_hex| refuse("the line \"secret\" is missing or is not 64 hex digits"))?;
+        hex::decode_to_slice(
+            fields.get("secret").unwrap_or_default(),
+            secret.as_mut_slice(),
+        )
+        .map_err(|_not_hex| refuse("the line \"secret\" is missing or is not 64 hex digits"))?;
         let key = SigningKey::from_secret(&secret);
         if fields.need::<KeyId>("root")? != key.public().id() {
-            return Err(refuse("the fingerprint is not its key's: a character is wrong"));
+            return Err(refuse(
+                "the fingerprint is not its key's: a character is wrong",
+            ));
         }
-        Ok(RootKey { repo: fields.need("repo")?, key, created: fields.need("created")? })
+        Ok(RootKey {
+            repo: fields.need("repo")?,
+            key,
+            created: fields.need("created")?,
+        })
     }
 
     /// Writes a new file that only its owner may read; never replaces one.
@@ -223,7 +257,10 @@ mod tests {
     fn a_root_file_reads_back() {
         let root = keys().root;
         let again = RootFile::parse(&RootFile::text(&root)).unwrap();
-        assert_eq!((again.id(), again.repo, again.created), (root.id(), root.repo, root.created));
+        assert_eq!(
+            (again.id(), again.repo, again.created),
+            (root.id(), root.repo, root.created)
+        );
     }
 
     #[test]
@@ -231,7 +268,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("id");
         IdentityFile::write(&path, &keys().identity).unwrap();
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
         assert!(IdentityFile::write(&path, &keys().escrow).is_err());
         assert_eq!(IdentityFile::read(&path).unwrap(), keys().identity);
     }
@@ -240,15 +280,33 @@ mod tests {
     fn what_can_not_be_used_is_refused_without_showing_it() {
         let identity = IdentityFile::text(&keys().identity);
         let swapped = RootFile::text(&keys().root);
-        assert!(IdentityFile::parse(&swapped).unwrap_err().to_string().contains("first line"));
+        assert!(
+            IdentityFile::parse(&swapped)
+                .unwrap_err()
+                .to_string()
+                .contains("first line")
+        );
         let secret = keys().identity.key.reveal();
         let damaged = identity.replace(&secret, &secret[..secret.len() - 3]);
         let error = IdentityFile::parse(&damaged).unwrap_err().to_string();
-        assert!(error.contains("copy it again") && !error.contains(&secret[5..20]), "{error}");
+        assert!(
+            error.contains("copy it again") && !error.contains(&secret[5..20]),
+            "{error}"
+        );
         let locked = identity.replace("secret =", "sealed =");
-        assert!(IdentityFile::parse(&locked).unwrap_err().to_string().contains("passphrase"));
+        assert!(
+            IdentityFile::parse(&locked)
+                .unwrap_err()
+                .to_string()
+                .contains("passphrase")
+        );
         let other_repo = format!("repo = {}", RepoId([9; 16]));
         let edited = identity.replace(&format!("repo = {}", keys().repo()), &other_repo);
-        assert!(IdentityFile::parse(&edited).unwrap_err().to_string().contains("contradict"));
+        assert!(
+            IdentityFile::parse(&edited)
+                .unwrap_err()
+                .to_string()
+                .contains("contradict")
+        );
     }
 }

@@ -89,7 +89,9 @@ pub fn amend(
         apply(&mut head, change).map_err(refuse)?;
     }
     if head.recipients.iter().all(|entry| entry.revoked.is_some()) {
-        return Err(refuse("no recipient would be left: nobody could read new backups".to_owned()));
+        return Err(refuse(
+            "no recipient would be left: nobody could read new backups".to_owned(),
+        ));
     }
     Signed::new(&head, &root.key)
 }
@@ -111,10 +113,12 @@ fn apply(head: &mut KeyringHead, change: Change) -> std::result::Result<(), Stri
         }
         Change::AddRecipient(entry) => {
             if entry.key.repo != head.repo {
-                return Err(format!("recipient {} is of another repository", entry.key.id()));
+                return Err(format!(
+                    "recipient {} is of another repository",
+                    entry.key.id()
+                ));
             }
-            let active =
-                |other: &RecipientEntry| other.key == entry.key && other.revoked.is_none();
+            let active = |other: &RecipientEntry| other.key == entry.key && other.revoked.is_none();
             if head.recipients.iter().any(active) {
                 return Err(format!("recipient {} is there already", entry.key.id()));
             }
@@ -124,7 +128,9 @@ fn apply(head: &mut KeyringHead, change: Change) -> std::result::Result<(), Stri
             let active =
                 |entry: &&mut RecipientEntry| entry.key.id() == id && entry.revoked.is_none();
             let entry = head.recipients.iter_mut().find(active);
-            entry.ok_or_else(|| format!("recipient {id} is not there"))?.revoked = Some(revocation);
+            entry
+                .ok_or_else(|| format!("recipient {id} is not there"))?
+                .revoked = Some(revocation);
         }
     }
     Ok(())
@@ -139,8 +145,14 @@ fn apply(head: &mut KeyringHead, change: Change) -> std::result::Result<(), Stri
 pub async fn valid_until(histories: &[SourceHistory], key: &PublicKey) -> Result<Vec<ValidUntil>> {
     let mut furthest: BTreeMap<(SourceName, Epoch), ValidUntil> = BTreeMap::new();
     for history in histories {
-        for epoch in history.epochs().map(|epoch| epoch.epoch).collect::<Vec<_>>() {
-            let Some(last) = last_by(history, epoch, key).await? else { continue };
+        for epoch in history
+            .epochs()
+            .map(|epoch| epoch.epoch)
+            .collect::<Vec<_>>()
+        {
+            let Some(last) = last_by(history, epoch, key).await? else {
+                continue;
+            };
             let name = (last.source.clone(), last.epoch);
             let further = furthest.get(&name).is_none_or(|known| last.seq > known.seq);
             if further {
@@ -157,13 +169,21 @@ async fn last_by(
     epoch: Epoch,
     key: &PublicKey,
 ) -> Result<Option<ValidUntil>> {
-    let Some(shown) = history.epoch(epoch) else { return Ok(None) };
-    let wrote = shown.claim.as_ref().is_some_and(|claim| claim.signer == *key);
+    let Some(shown) = history.epoch(epoch) else {
+        return Ok(None);
+    };
+    let wrote = shown
+        .claim
+        .as_ref()
+        .is_some_and(|claim| claim.signer == *key);
     if !wrote {
         return Ok(None);
     }
     // Past the newest point only what is dense counts; an ended epoch counts to its end.
-    let sealed = shown.points.last().map_or(shown.first_seq(), |point| point.head.log_seq);
+    let sealed = shown
+        .points
+        .last()
+        .map_or_else(|| shown.first_seq(), |point| point.head.log_seq);
     let mut end = match shown.standing {
         Standing::Ended { last, .. } => last.next(),
         Standing::Live | Standing::EndUnknown { .. } | Standing::Claimed | Standing::Void => {
@@ -176,7 +196,12 @@ async fn last_by(
             && object.signer == *key
         {
             let source = history.source().clone();
-            return Ok(Some(ValidUntil { source, epoch, seq, link: object.link }));
+            return Ok(Some(ValidUntil {
+                source,
+                epoch,
+                seq,
+                link: object.link,
+            }));
         }
         end = seq;
     }

@@ -53,7 +53,10 @@ impl RootKey {
     /// What to trust.
     #[must_use]
     pub fn trust(&self) -> Trust {
-        Trust { repo: self.repo, root: self.id() }
+        Trust {
+            repo: self.repo,
+            root: self.id(),
+        }
     }
 }
 
@@ -104,7 +107,11 @@ impl NewKeys {
     pub fn generate(rng: &dyn Rng, now: Timestamp) -> Self {
         let secret = Zeroizing::new(rng.bytes::<32>());
         let key = SigningKey::from_secret(&secret);
-        let root = RootKey { repo: rng.id(), key, created: now };
+        let root = RootKey {
+            repo: rng.id(),
+            key,
+            created: now,
+        };
         let trust = root.trust();
         Self {
             identity: new_identity(&trust, "recovery", rng, now),
@@ -123,8 +130,16 @@ impl NewKeys {
 /// Makes a further identity of a repository, e.g. a drill host's own.
 #[must_use]
 pub fn new_identity(trust: &Trust, name: &str, rng: &dyn Rng, now: Timestamp) -> NamedIdentity {
-    let key = IdentityKey { secret: rng.bytes(), repo: trust.repo, root: trust.root };
-    NamedIdentity { key, name: name.to_owned(), created: now }
+    let key = IdentityKey {
+        secret: rng.bytes(),
+        repo: trust.repo,
+        root: trust.root,
+    };
+    NamedIdentity {
+        key,
+        name: name.to_owned(),
+        created: now,
+    }
 }
 
 /// Makes a signing key, e.g. an agent's.
@@ -137,19 +152,31 @@ pub fn new_signing_key(rng: &dyn Rng) -> SigningKey {
 /// A member that may sign in `role` from now on.
 #[must_use]
 pub const fn member(role: Role, key: PublicKey, name: String, now: Timestamp) -> Member {
-    Member { role, key, name, added_at: now, revoked: None }
+    Member {
+        role,
+        key,
+        name,
+        added_at: now,
+        revoked: None,
+    }
 }
 
 /// The public half of a recovery identity.
 #[must_use]
 pub fn recipient_of(identity: &IdentityKey) -> RecipientKey {
-    RecipientKey { public: public_of(&identity.secret), repo: identity.repo, root: identity.root }
+    RecipientKey {
+        public: public_of(&identity.secret),
+        repo: identity.repo,
+        root: identity.root,
+    }
 }
 
 /// X25519: every 32 bytes are a private key.
 fn public_of(secret: &[u8; 32]) -> [u8; 32] {
     type Private = <X25519HkdfSha256 as hpke::Kem>::PrivateKey;
-    let Ok(private) = Private::from_bytes(secret) else { return [0; 32] };
+    let Ok(private) = Private::from_bytes(secret) else {
+        return [0; 32];
+    };
     X25519HkdfSha256::sk_to_pk(&private).to_bytes().into()
 }
 
@@ -174,7 +201,10 @@ mod tests {
         for identity in [&keys.identity, &keys.escrow] {
             assert_eq!(Trust::of(&identity.recipient()), keys.root.trust());
         }
-        assert_ne!(keys.identity.recipient().public, keys.escrow.recipient().public);
+        assert_ne!(
+            keys.identity.recipient().public,
+            keys.escrow.recipient().public
+        );
         assert!(!format!("{keys:?}").contains(&hex::encode(keys.identity.key.secret)));
     }
 }

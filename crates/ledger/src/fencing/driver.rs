@@ -17,7 +17,9 @@ use tidemark_host::{Rng, RngExt as _};
 use tidemark_storage::{CreateStore, ErrorKind, ReadStore};
 
 use super::inspect::{Foreign, claims, fence_at, link_at, newest_name};
-use super::state::{Action, Decision, EpochSeen, Event, Failure, Mode, Observation, Rules, TakeOver};
+use super::state::{
+    Action, Decision, EpochSeen, Event, Failure, Mode, Observation, Rules, TakeOver,
+};
 use crate::object::Signed;
 use crate::read::claim_name;
 use crate::{Keyring, LedgerError, Result};
@@ -80,7 +82,9 @@ pub async fn claim_new(
     durable_in: usize,
     writer: &Writer<'_>,
 ) -> Result<Claimed> {
-    Run::new(regions, durable_in, writer, Mode::New, writer.writer).drive().await
+    Run::new(regions, durable_in, writer, Mode::New, writer.writer)
+        .drive()
+        .await
 }
 
 /// Takes a source over from whoever writes it, because a person said so.
@@ -94,7 +98,9 @@ pub async fn take_over(
     writer: &Writer<'_>,
 ) -> Result<Claimed> {
     let me: WriterId = writer.rng.id();
-    Run::new(regions, durable_in, writer, Mode::TakeOver, me).drive().await
+    Run::new(regions, durable_in, writer, Mode::TakeOver, me)
+        .drive()
+        .await
 }
 
 /// Brings claim and fences to a region that was away when the epoch was claimed. To be done before
@@ -107,7 +113,11 @@ pub async fn join(region: &RegionHandle, epoch: Epoch, writer: &Writer<'_>) -> R
     if let Some(later) = seen.keys().next_back().filter(|later| **later > epoch) {
         return Err(foreign(region, writer, *later).await);
     }
-    let reason = if epoch == Epoch(1) { ClaimReason::New } else { ClaimReason::TakeOver };
+    let reason = if epoch == Epoch(1) {
+        ClaimReason::New
+    } else {
+        ClaimReason::TakeOver
+    };
     if !claim(region, writer, writer.writer, (epoch, reason)).await? {
         return Err(foreign(region, writer, epoch).await);
     }
@@ -150,13 +160,26 @@ impl<'a> Run<'a> {
     ) -> Self {
         let mut regions: Vec<&RegionHandle> = regions.iter().collect();
         regions.sort_by_key(|region| region.id);
-        let mut names: Vec<&str> = regions.iter().map(|region| region.domain.as_str()).collect();
+        let mut names: Vec<&str> = regions
+            .iter()
+            .map(|region| region.domain.as_str())
+            .collect();
         names.sort_unstable();
         names.dedup();
         let number = |region: &&RegionHandle| names.iter().position(|name| *name == region.domain);
-        let domains = regions.iter().map(|region| number(region).unwrap_or_default()).collect();
+        let domains = regions
+            .iter()
+            .map(|region| number(region).unwrap_or_default())
+            .collect();
         let rules = Rules::new(domains, durable_in);
-        Self { regions, writer, mode, me, rules, last_error: None }
+        Self {
+            regions,
+            writer,
+            mode,
+            me,
+            rules,
+            last_error: None,
+        }
     }
 
     async fn drive(mut self) -> Result<Claimed> {
@@ -203,12 +226,24 @@ impl<'a> Run<'a> {
                     Mode::New => ClaimReason::New,
                     Mode::TakeOver => ClaimReason::TakeOver,
                 };
-                let ours = claim(self.handle(region)?, self.writer, self.me, (epoch, reason)).await?;
-                Ok(if ours { Event::Claimed { region } } else { Event::ClaimTaken { region } })
+                let ours =
+                    claim(self.handle(region)?, self.writer, self.me, (epoch, reason)).await?;
+                Ok(if ours {
+                    Event::Claimed { region }
+                } else {
+                    Event::ClaimTaken { region }
+                })
             }
             Action::Fence { region, epoch, at } => {
                 let by = machine.ours().unwrap_or(epoch);
-                match fence(self.handle(region)?, self.writer, (epoch, at), (by, self.me)).await? {
+                match fence(
+                    self.handle(region)?,
+                    self.writer,
+                    (epoch, at),
+                    (by, self.me),
+                )
+                .await?
+                {
                     Fenced::Stands => Ok(Event::Fenced { region, at }),
                     Fenced::Occupied => Ok(Event::Occupied { region, at }),
                     Fenced::Outrun(by) => Ok(Event::Outrun { region, by }),
@@ -218,10 +253,13 @@ impl<'a> Run<'a> {
     }
 
     fn handle(&self, region: usize) -> Result<&'a RegionHandle> {
-        self.regions.get(region).copied().ok_or_else(|| LedgerError::Chain {
-            key: format!("region {region}"),
-            why: "there is no such region".to_owned(),
-        })
+        self.regions
+            .get(region)
+            .copied()
+            .ok_or_else(|| LedgerError::Chain {
+                key: format!("region {region}"),
+                why: "there is no such region".to_owned(),
+            })
     }
 
     fn too_few(&mut self, reached: usize) -> LedgerError {
@@ -243,11 +281,18 @@ impl<'a> Run<'a> {
                 let key = keys::log(self.writer.source, epoch, seq);
                 let store = self.handle(region)?.read.as_ref();
                 let link = link_at(store, self.writer.keyring, &key).await?;
-                Some(EpochEnd { epoch, seq: Some(seq), link: Some(link) })
+                Some(EpochEnd {
+                    epoch,
+                    seq: Some(seq),
+                    link: Some(link),
+                })
             }
             (Some(_) | None, _) => None,
         };
-        let joined = decision.regions.iter().filter_map(|at| self.regions.get(*at));
+        let joined = decision
+            .regions
+            .iter()
+            .filter_map(|at| self.regions.get(*at));
         Ok(Claimed {
             epoch: decision.epoch,
             writer: self.me,
@@ -265,9 +310,14 @@ async fn observe(region: &RegionHandle, writer: &Writer<'_>) -> Result<Observati
     let good = claims(store, writer.keyring, writer.source).await?;
     let mut seen = Observation::new();
     for entry in listed {
-        let Some((_source, epoch)) = claim_name(&entry.key) else { continue };
+        let Some((_source, epoch)) = claim_name(&entry.key) else {
+            continue;
+        };
         let by = good.iter().find(|claim| claim.head.epoch == epoch);
-        let mut shown = EpochSeen { writer: by.map(|claim| claim.head.writer), ..EpochSeen::default() };
+        let mut shown = EpochSeen {
+            writer: by.map(|claim| claim.head.writer),
+            ..EpochSeen::default()
+        };
         let name = |seq| keys::log(writer.source, epoch, LogSeq(seq));
         let prefix = keys::logs(writer.source, epoch);
         if let Some(last) = newest_name(store, &prefix, name).await? {
@@ -278,7 +328,11 @@ async fn observe(region: &RegionHandle, writer: &Writer<'_>) -> Result<Observati
                 Err(error) if error.is_about_the_object() => false,
                 Err(error) => return Err(error),
             };
-            shown.next = if shown.fenced { LogSeq(last) } else { LogSeq(last).next() };
+            shown.next = if shown.fenced {
+                LogSeq(last)
+            } else {
+                LogSeq(last).next()
+            };
         }
         seen.insert(epoch, shown);
     }
@@ -302,7 +356,10 @@ async fn claim(
         at: writer.now,
         reason,
     };
-    match Signed::new(&head, writer.key)?.create(region.create.as_ref()).await {
+    match Signed::new(&head, writer.key)?
+        .create(region.create.as_ref())
+        .await
+    {
         Ok(_created) => Ok(true),
         Err(LedgerError::Storage(error)) if error.kind() == ErrorKind::Exists => {
             let all = claims(region.read.as_ref(), writer.keyring, writer.source).await?;
@@ -360,7 +417,10 @@ async fn foreign(region: &RegionHandle, writer: &Writer<'_>, epoch: Epoch) -> Le
         since: Timestamp::UNIX_EPOCH,
         newest: None,
     };
-    let claim = all.iter().rfind(|claim| claim.head.epoch == epoch).or_else(|| all.last());
+    let claim = all
+        .iter()
+        .rfind(|claim| claim.head.epoch == epoch)
+        .or_else(|| all.last());
     let found = claim.map_or_else(unknown, |claim| Foreign {
         epoch: claim.head.epoch,
         writer: claim.head.writer,

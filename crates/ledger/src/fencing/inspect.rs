@@ -103,12 +103,18 @@ pub async fn inspect(
     own: Option<&Own<'_>>,
 ) -> Result<RegionView> {
     let claims = claims(store, keyring, source).await?;
-    let Some(highest) = claims.last() else { return Ok(RegionView::Free) };
+    let Some(highest) = claims.last() else {
+        return Ok(RegionView::Free);
+    };
     let Some(own) = own.filter(|own| own.epoch >= highest.head.epoch) else {
-        return Ok(RegionView::Foreign(claimed_by(store, source, highest).await?));
+        return Ok(RegionView::Foreign(
+            claimed_by(store, source, highest).await?,
+        ));
     };
     let Some(claim) = claims.iter().find(|claim| claim.head.epoch == own.epoch) else {
-        return Ok(RegionView::NotJoined { highest: highest.head.epoch });
+        return Ok(RegionView::NotJoined {
+            highest: highest.head.epoch,
+        });
     };
     if claim.head.writer != own.writer {
         return Ok(RegionView::Foreign(claimed_by(store, source, claim).await?));
@@ -129,7 +135,11 @@ pub async fn inspect(
         Held::Log(object) => {
             let (seq, link) = (object.head.seq, object.link);
             if (own.link_of)(seq) == Some(link) {
-                let last = LastObject { seq, link, put: object.head.put };
+                let last = LastObject {
+                    seq,
+                    link,
+                    put: object.head.put,
+                };
                 return Ok(RegionView::Ours { last: Some(last) });
             }
             // Our own ids and not our object: another life of this state directory.
@@ -192,7 +202,10 @@ async fn held(store: &dyn ReadStore, keyring: &Keyring, key: &Key) -> Result<Hel
             keyring.accept(&fence, &[Role::Agent, Role::Keeper])?;
             Ok(Held::Fence(Box::new(fence)))
         }
-        Err(LedgerError::Format { source: FormatError::Kind { .. }, .. }) => {
+        Err(LedgerError::Format {
+            source: FormatError::Kind { .. },
+            ..
+        }) => {
             let object = verify_head::<LogHead>(key, &bytes, None)?;
             keyring.accept(&object, &[Role::Agent])?;
             Ok(Held::Log(Box::new(object)))
@@ -252,7 +265,12 @@ pub async fn newest_name(
             Some(high) if high - low <= NEAR_END as u64 => break,
             Some(high) => low + (high - low) / 2,
         };
-        match after(Some(name(probe))).await?.entries.first().and_then(|entry| number(&entry.key)) {
+        match after(Some(name(probe)))
+            .await?
+            .entries
+            .first()
+            .and_then(|entry| number(&entry.key))
+        {
             Some(further) => {
                 low = further;
                 step = step.saturating_mul(4);

@@ -31,7 +31,10 @@ struct Store {
 
 impl Store {
     fn next(&self, epoch: Epoch) -> (LogSeq, bool) {
-        let last = self.log.range((epoch, LogSeq(0))..=(epoch, LogSeq(u64::MAX))).next_back();
+        let last = self
+            .log
+            .range((epoch, LogSeq(0))..=(epoch, LogSeq(u64::MAX)))
+            .next_back();
         match last {
             None => (LogSeq(0), false),
             Some(((_, seq), Entry::Fence(_))) => (*seq, true),
@@ -42,7 +45,14 @@ impl Store {
     fn observe(&self) -> Observation {
         let seen = self.claims.iter().map(|(epoch, writer)| {
             let (next, fenced) = self.next(*epoch);
-            (*epoch, EpochSeen { writer: Some(*writer), next, fenced })
+            (
+                *epoch,
+                EpochSeen {
+                    writer: Some(*writer),
+                    next,
+                    fenced,
+                },
+            )
         });
         seen.collect()
     }
@@ -137,11 +147,25 @@ impl World {
         let takers = reaches.iter().zip(1..).map(|(reaches, number)| {
             let id = WriterId([number; 16]);
             let machine = TakeOver::new(rules.clone(), Mode::TakeOver, id);
-            let machine =
-                if setup.lowest_fence { machine.with_lowest_fence() } else { machine };
-            Taker { id, machine, reaches: reaches.clone(), decision: None, follows: None, shipper: None }
+            let machine = if setup.lowest_fence {
+                machine.with_lowest_fence()
+            } else {
+                machine
+            };
+            Taker {
+                id,
+                machine,
+                reaches: reaches.clone(),
+                decision: None,
+                follows: None,
+                shipper: None,
+            }
         });
-        Self { stores: vec![store; setup.regions], old: shipper, takers: takers.collect() }
+        Self {
+            stores: vec![store; setup.regions],
+            old: shipper,
+            takers: takers.collect(),
+        }
     }
 
     fn successors(&self) -> Vec<Self> {
@@ -159,7 +183,9 @@ impl World {
                 world.act(at, action);
                 next.push(world);
             }
-            let Some(shipper) = &self.takers[at].shipper else { continue };
+            let Some(shipper) = &self.takers[at].shipper else {
+                continue;
+            };
             for region in 0..self.stores.len() {
                 if !shipper.stopped && shipper.next[region] < shipper.limit {
                     let mut world = self.clone();
@@ -179,12 +205,14 @@ impl World {
         taker.machine.on(event);
         if let Ok(Some(decision)) = taker.machine.outcome() {
             let decision = decision.clone();
-            taker.follows = decision.follows.zip(decision.read_from).map(|(name, region)| {
-                match self.stores[region].log[&name] {
-                    Entry::Object(writer) => writer,
-                    Entry::Fence(_) => panic!("the end of an epoch is an object"),
-                }
-            });
+            taker.follows =
+                decision
+                    .follows
+                    .zip(decision.read_from)
+                    .map(|(name, region)| match self.stores[region].log[&name] {
+                        Entry::Object(writer) => writer,
+                        Entry::Fence(_) => panic!("the end of an epoch is an object"),
+                    });
             taker.shipper = Some(Shipper {
                 id: taker.id,
                 epoch: decision.epoch,
@@ -201,8 +229,13 @@ impl World {
         let mut chain = BTreeMap::new();
         let mut current = Some(taker);
         while let Some(taker) = current {
-            let follows = taker.decision.as_ref().and_then(|decision| decision.follows);
-            let Some(((epoch, last), writer)) = follows.zip(taker.follows) else { break };
+            let follows = taker
+                .decision
+                .as_ref()
+                .and_then(|decision| decision.follows);
+            let Some(((epoch, last), writer)) = follows.zip(taker.follows) else {
+                break;
+            };
             chain.insert(epoch, (writer, last));
             current = self.takers.iter().find(|other| other.id == writer);
         }
@@ -211,7 +244,10 @@ impl World {
 
     /// Every acknowledged object: epoch, sequence, writer.
     fn acknowledged(&self, setup: &Setup) -> Vec<(Epoch, LogSeq, WriterId)> {
-        let shippers = self.takers.iter().filter_map(|taker| taker.shipper.as_ref());
+        let shippers = self
+            .takers
+            .iter()
+            .filter_map(|taker| taker.shipper.as_ref());
         let mut all = Vec::new();
         for shipper in shippers.chain([&self.old]) {
             let seqs = 0..shipper.limit;
@@ -230,10 +266,14 @@ impl World {
             }
         }
         for taker in &self.takers {
-            let Some(decision) = &taker.decision else { continue };
+            let Some(decision) = &taker.decision else {
+                continue;
+            };
             let chain = self.chain(taker);
             for (epoch, seq, writer) in &acknowledged {
-                let kept = chain.get(epoch).is_some_and(|(by, last)| by == writer && seq <= last);
+                let kept = chain
+                    .get(epoch)
+                    .is_some_and(|(by, last)| by == writer && seq <= last);
                 if *epoch < decision.epoch && !kept {
                     return Some(format!("epoch {} lost {epoch}/{seq}", decision.epoch));
                 }
@@ -251,7 +291,10 @@ fn perform(taker: &Taker, action: Action, stores: &mut [Store]) -> Event {
     }
     let store = &mut stores[region];
     match action {
-        Action::Observe { region } => Event::Observed { region, seen: store.observe() },
+        Action::Observe { region } => Event::Observed {
+            region,
+            seen: store.observe(),
+        },
         Action::Claim { region, epoch } => {
             if *store.claims.entry(epoch).or_insert(taker.id) == taker.id {
                 Event::Claimed { region }
@@ -260,7 +303,12 @@ fn perform(taker: &Taker, action: Action, stores: &mut [Store]) -> Event {
             }
         }
         Action::Fence { region, epoch, at } => {
-            let ours = *store.claims.iter().rfind(|(_, by)| **by == taker.id).unwrap().0;
+            let ours = *store
+                .claims
+                .iter()
+                .rfind(|(_, by)| **by == taker.id)
+                .unwrap()
+                .0;
             match *store.log.entry((epoch, at)).or_insert(Entry::Fence(ours)) {
                 Entry::Object(_) => Event::Occupied { region, at },
                 Entry::Fence(by) if by > ours => Event::Outrun { region, by },
@@ -272,7 +320,8 @@ fn perform(taker: &Taker, action: Action, stores: &mut [Store]) -> Event {
 
 fn subsets(regions: usize) -> Vec<Vec<bool>> {
     let all = 0..(1_usize << regions);
-    all.map(|mask| (0..regions).map(|at| mask & (1 << at) != 0).collect()).collect()
+    all.map(|mask| (0..regions).map(|at| mask & (1 << at) != 0).collect())
+        .collect()
 }
 
 /// Explores everything; returns how many states there are, how many takers got through in some
@@ -280,10 +329,17 @@ fn subsets(regions: usize) -> Vec<Vec<bool>> {
 fn explore(setup: &Setup) -> (usize, usize, Option<String>) {
     let reaches = subsets(setup.regions);
     let mut open: Vec<World> = match setup.takers {
-        1 => reaches.iter().map(|one| World::start(setup, std::slice::from_ref(one))).collect(),
+        1 => reaches
+            .iter()
+            .map(|one| World::start(setup, std::slice::from_ref(one)))
+            .collect(),
         _ => {
-            let pairs = reaches.iter().flat_map(|a| reaches.iter().map(move |b| (a, b)));
-            pairs.map(|(a, b)| World::start(setup, &[a.clone(), b.clone()])).collect()
+            let pairs = reaches
+                .iter()
+                .flat_map(|a| reaches.iter().map(move |b| (a, b)));
+            pairs
+                .map(|(a, b)| World::start(setup, &[a.clone(), b.clone()]))
+                .collect()
         }
     };
     let mut seen: HashSet<u64> = HashSet::new();
@@ -295,7 +351,11 @@ fn explore(setup: &Setup) -> (usize, usize, Option<String>) {
         if let Some(fault) = world.fault(setup) {
             return (seen.len(), through, Some(fault));
         }
-        through += world.takers.iter().filter(|taker| taker.decision.is_some()).count();
+        through += world
+            .takers
+            .iter()
+            .filter(|taker| taker.decision.is_some())
+            .count();
         open.extend(world.successors());
     }
     (seen.len(), through, None)
@@ -310,7 +370,8 @@ fn fingerprint(world: &World) -> u64 {
 }
 
 fn setups(regions: std::ops::RangeInclusive<usize>, takers: u8, objects: u64) -> Vec<Setup> {
-    let all = regions.flat_map(|regions| (1..=regions).map(move |durable_in| (regions, durable_in)));
+    let all =
+        regions.flat_map(|regions| (1..=regions).map(move |durable_in| (regions, durable_in)));
     let setup = |(regions, durable_in)| Setup {
         regions,
         durable_in,
@@ -327,7 +388,10 @@ fn a_take_over_loses_no_acknowledged_object_in_any_interleaving() {
         let (states, through, fault) = explore(&setup);
         println!("{setup:?}: {states} states");
         assert_eq!(fault, None, "{setup:?}");
-        assert!(through > 0, "{setup:?}: nobody got through, so nothing was tested");
+        assert!(
+            through > 0,
+            "{setup:?}: nobody got through, so nothing was tested"
+        );
     }
 }
 
@@ -337,13 +401,22 @@ fn two_take_overs_at_once_never_acknowledge_two_objects_under_one_name() {
         let (states, through, fault) = explore(&setup);
         println!("{setup:?}: {states} states");
         assert_eq!(fault, None, "{setup:?}");
-        assert!(through > 0, "{setup:?}: nobody got through, so nothing was tested");
+        assert!(
+            through > 0,
+            "{setup:?}: nobody got through, so nothing was tested"
+        );
     }
 }
 
 #[test]
 fn ending_an_epoch_at_the_lowest_fence_loses_acknowledged_objects() {
-    let wrong = Setup { regions: 3, durable_in: 2, objects: 2, takers: 1, lowest_fence: true };
+    let wrong = Setup {
+        regions: 3,
+        durable_in: 2,
+        objects: 2,
+        takers: 1,
+        lowest_fence: true,
+    };
     let (_, _, fault) = explore(&wrong);
     assert!(fault.is_some_and(|fault| fault.contains("lost 1/")));
 }

@@ -21,7 +21,10 @@ impl Rules {
     /// one, at most as many as there are).
     #[must_use]
     pub fn new(domains: Vec<usize>, durable_in: usize) -> Self {
-        let mut rules = Self { domains, durable_in };
+        let mut rules = Self {
+            domains,
+            durable_in,
+        };
         rules.durable_in = durable_in.clamp(1, rules.total().max(1));
         rules
     }
@@ -38,7 +41,9 @@ impl Rules {
     /// How many domains a claim or a fence needs: N − W + 1.
     #[must_use]
     pub fn needed(&self) -> usize {
-        self.total().saturating_sub(self.durable_in).saturating_add(1)
+        self.total()
+            .saturating_sub(self.durable_in)
+            .saturating_add(1)
     }
 
     /// How many domains are wholly among the regions for which `done` holds. A domain counts only
@@ -230,7 +235,14 @@ impl TakeOver {
     #[must_use]
     pub fn new(rules: Rules, mode: Mode, me: WriterId) -> Self {
         let regions = rules.regions().map(|_| Region::default()).collect();
-        Self { rules, mode, me, rule: EndRule::HighestFence, regions, phase: Phase::Observing }
+        Self {
+            rules,
+            mode,
+            me,
+            rule: EndRule::HighestFence,
+            regions,
+            phase: Phase::Observing,
+        }
     }
 
     /// The wrong machine, which ends an epoch at its lowest fence.
@@ -274,12 +286,19 @@ impl TakeOver {
             // One after the other: of two at once, one loses at the first region.
             Phase::Claiming(epoch) => alive
                 .filter(|region| !self.claimed(*region))
-                .map(|region| Action::Claim { region, epoch: *epoch })
+                .map(|region| Action::Claim {
+                    region,
+                    epoch: *epoch,
+                })
                 .take(1)
                 .collect(),
             Phase::Fencing { old, .. } => alive
                 .filter(|region| !self.fenced(*region, *old))
-                .map(|region| Action::Fence { region, epoch: *old, at: self.aim(region, *old) })
+                .map(|region| Action::Fence {
+                    region,
+                    epoch: *old,
+                    at: self.aim(region, *old),
+                })
                 .collect(),
             Phase::Done(_) | Phase::Failed(_) => Vec::new(),
         }
@@ -339,13 +358,21 @@ impl TakeOver {
     }
 
     fn fenced(&self, region: usize, epoch: Epoch) -> bool {
-        self.at(region).is_some_and(|region| region.fences.contains_key(&epoch))
+        self.at(region)
+            .is_some_and(|region| region.fences.contains_key(&epoch))
     }
 
     fn aim(&self, region: usize, epoch: Epoch) -> LogSeq {
-        let Some(region) = self.at(region) else { return LogSeq(0) };
-        let seen = region.seen.as_ref().and_then(|seen| seen.get(&epoch)).map(|seen| seen.next);
-        seen.max(region.tries.get(&epoch).copied()).unwrap_or_default()
+        let Some(region) = self.at(region) else {
+            return LogSeq(0);
+        };
+        let seen = region
+            .seen
+            .as_ref()
+            .and_then(|seen| seen.get(&epoch))
+            .map(|seen| seen.next);
+        seen.max(region.tries.get(&epoch).copied())
+            .unwrap_or_default()
     }
 
     /// Goes to the next phase as soon as the present one is done.
@@ -361,7 +388,9 @@ impl TakeOver {
     }
 
     fn enough(&self, done: impl Fn(usize) -> bool) -> Result<(), Phase> {
-        let reached = self.rules.whole_domains(|region| !self.lost(region) && done(region));
+        let reached = self
+            .rules
+            .whole_domains(|region| !self.lost(region) && done(region));
         if reached >= self.rules.needed() {
             Ok(())
         } else {
@@ -392,10 +421,15 @@ impl TakeOver {
     }
 
     fn after_fencing(&self, ours: Epoch, old: Epoch) -> Phase {
-        if let Err(failed) = self.enough(|region| self.claimed(region) && self.fenced(region, old)) {
+        if let Err(failed) = self.enough(|region| self.claimed(region) && self.fenced(region, old))
+        {
             return failed;
         }
-        let fences = self.regions.iter().enumerate().filter(|(_, region)| !region.lost);
+        let fences = self
+            .regions
+            .iter()
+            .enumerate()
+            .filter(|(_, region)| !region.lost);
         let fences = fences.filter_map(|(at, region)| Some((*region.fences.get(&old)?, at)));
         let end = match self.rule {
             EndRule::HighestFence => fences.max(),
@@ -410,8 +444,15 @@ impl TakeOver {
     }
 
     fn fence_below(&self, ours: Epoch, below: Epoch) -> Phase {
-        let seen = self.regions.iter().filter_map(|region| region.seen.as_ref());
-        match seen.flat_map(BTreeMap::keys).filter(|epoch| **epoch < below).max() {
+        let seen = self
+            .regions
+            .iter()
+            .filter_map(|region| region.seen.as_ref());
+        match seen
+            .flat_map(BTreeMap::keys)
+            .filter(|epoch| **epoch < below)
+            .max()
+        {
             Some(old) => Phase::Fencing { ours, old: *old },
             None => self.decided(ours, None, None),
         }
@@ -423,18 +464,30 @@ impl TakeOver {
         follows: Option<(Epoch, LogSeq)>,
         read_from: Option<usize>,
     ) -> Phase {
-        let regions = self.rules.regions().filter(|at| self.claimed(*at) && !self.lost(*at));
-        Phase::Done(Decision { epoch, follows, read_from, regions: regions.collect() })
+        let regions = self
+            .rules
+            .regions()
+            .filter(|at| self.claimed(*at) && !self.lost(*at));
+        Phase::Done(Decision {
+            epoch,
+            follows,
+            read_from,
+            regions: regions.collect(),
+        })
     }
 
     /// The highest epoch that any region shows, and one that does.
     fn highest(&self) -> Option<(Epoch, usize)> {
         let seen = self.regions.iter().enumerate();
-        seen.filter_map(|(at, region)| Some((*region.seen.as_ref()?.keys().next_back()?, at))).max()
+        seen.filter_map(|(at, region)| Some((*region.seen.as_ref()?.keys().next_back()?, at)))
+            .max()
     }
 
     fn begun_by_me(&self, epoch: Epoch) -> bool {
-        let mut shown = self.regions.iter().filter_map(|region| region.seen.as_ref()?.get(&epoch));
+        let mut shown = self
+            .regions
+            .iter()
+            .filter_map(|region| region.seen.as_ref()?.get(&epoch));
         let untouched = |seen: &EpochSeen| {
             seen.writer.is_none_or(|writer| writer == self.me)
                 && seen.next == LogSeq(0)

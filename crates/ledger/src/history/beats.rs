@@ -45,13 +45,24 @@ impl Beats {
     /// The region's.
     pub async fn load(store: &dyn ReadStore, keyring: &Keyring) -> Result<Self> {
         let mut found = Self::default();
-        for member in keyring.members().iter().filter(|member| member.role == Role::Agent) {
-            let page = store.list(&keys::beats(member.key.id()), None, BEATS_TRIED).await?;
+        for member in keyring
+            .members()
+            .iter()
+            .filter(|member| member.role == Role::Agent)
+        {
+            let page = store
+                .list(&keys::beats(member.key.id()), None, BEATS_TRIED)
+                .await?;
             for entry in page.entries {
                 let read = read_verified::<BeatHead>(store, &entry.key, Some(entry.size)).await;
-                match read.and_then(|beat| keyring.accept(&beat, &[Role::Agent]).map(|_| beat.clone())) {
+                match read
+                    .and_then(|beat| keyring.accept(&beat, &[Role::Agent]).map(|_| beat.clone()))
+                {
                     Ok(beat) => {
-                        found.agents.push(AgentBeat { agent: member.name.clone(), beat });
+                        found.agents.push(AgentBeat {
+                            agent: member.name.clone(),
+                            beat,
+                        });
                         break;
                     }
                     Err(error) if error.is_about_the_object() => found.troubles.push(Trouble {
@@ -67,9 +78,15 @@ impl Beats {
 
     /// What `signer`'s newest beat says of a source.
     fn of(&self, signer: &PublicKey, history: &SourceHistory) -> Option<(&AgentBeat, &BeatSource)> {
-        let agent = self.agents.iter().find(|agent| agent.beat.signer == *signer)?;
+        let agent = self
+            .agents
+            .iter()
+            .find(|agent| agent.beat.signer == *signer)?;
         let sources = &agent.beat.head.sources;
-        sources.iter().find(|beat| beat.source == *history.source()).map(|beat| (agent, beat))
+        sources
+            .iter()
+            .find(|beat| beat.source == *history.source())
+            .map(|beat| (agent, beat))
     }
 }
 
@@ -96,11 +113,19 @@ pub struct CaughtUp {
 impl SourceHistory {
     /// Takes from `beats` what counts for this source.
     pub(super) async fn apply_beats(&mut self, beats: &Beats) -> Result<()> {
-        let Some(newest) = self.newest() else { return Ok(()) };
+        let Some(newest) = self.newest() else {
+            return Ok(());
+        };
         let epoch = newest.epoch;
-        let Some(writer) = newest.claim.as_ref().map(|claim| claim.signer) else { return Ok(()) };
-        let Some((agent, beat)) = beats.of(&writer, self) else { return Ok(()) };
-        let (Some(log_seq), Some(log_link)) = (beat.log_seq, beat.log_link) else { return Ok(()) };
+        let Some(writer) = newest.claim.as_ref().map(|claim| claim.signer) else {
+            return Ok(());
+        };
+        let Some((agent, beat)) = beats.of(&writer, self) else {
+            return Ok(());
+        };
+        let (Some(log_seq), Some(log_link)) = (beat.log_seq, beat.log_link) else {
+            return Ok(());
+        };
         if beat.epoch != epoch {
             return Ok(());
         }

@@ -60,20 +60,29 @@ pub enum Standing {
 /// Where every epoch stands.
 #[must_use]
 pub fn standings(epochs: &BTreeMap<Epoch, EpochSigns>) -> BTreeMap<Epoch, Standing> {
-    let mut standing: BTreeMap<Epoch, Standing> =
-        epochs.keys().map(|epoch| (*epoch, Standing::Claimed)).collect();
-    let Some(newest) = with_log(epochs, None) else { return standing };
+    let mut standing: BTreeMap<Epoch, Standing> = epochs
+        .keys()
+        .map(|epoch| (*epoch, Standing::Claimed))
+        .collect();
+    let Some(newest) = with_log(epochs, None) else {
+        return standing;
+    };
     standing.insert(newest, Standing::Live);
     let mut current = newest;
     // Goes down the chain: each turn settles all epochs from `current` down to its predecessor.
     loop {
-        let (before, ended) = match epochs.get(&current).and_then(|signs| signs.object_zero.as_ref()) {
+        let (before, ended) = match epochs
+            .get(&current)
+            .and_then(|signs| signs.object_zero.as_ref())
+        {
             // A chain goes down only: anything else is a forgery and ends it here.
             Some(Some(end)) if end.epoch < current => (Some(end.epoch), ended_by(end, current)),
             Some(_first) => (None, Standing::Void),
             None => {
                 let before = with_log(epochs, Some(current));
-                let fence = before.and_then(|epoch| epochs.get(&epoch)).and_then(|s| s.fence);
+                let fence = before
+                    .and_then(|epoch| epochs.get(&epoch))
+                    .and_then(|s| s.fence);
                 (before, ended_at_fence(fence, current))
             }
         };
@@ -82,7 +91,9 @@ pub fn standings(epochs: &BTreeMap<Epoch, EpochSigns>) -> BTreeMap<Epoch, Standi
                 *state = Standing::Void;
             }
         }
-        let Some(before) = before.filter(|before| epochs.contains_key(before)) else { break };
+        let Some(before) = before.filter(|before| epochs.contains_key(before)) else {
+            break;
+        };
         standing.insert(before, ended);
         current = before;
     }
@@ -91,7 +102,11 @@ pub fn standings(epochs: &BTreeMap<Epoch, EpochSigns>) -> BTreeMap<Epoch, Standi
 
 fn ended_by(end: &EpochEnd, by: Epoch) -> Standing {
     match end.seq {
-        Some(last) => Standing::Ended { last, link: end.link, by },
+        Some(last) => Standing::Ended {
+            last,
+            link: end.link,
+            by,
+        },
         None => Standing::Void,
     }
 }
@@ -101,13 +116,21 @@ fn ended_at_fence(fence: Option<LogSeq>, by: Epoch) -> Standing {
         None => Standing::EndUnknown { by },
         Some(fence) => fence
             .previous()
-            .map_or(Standing::Void, |last| Standing::Ended { last, link: None, by }),
+            .map_or(Standing::Void, |last| Standing::Ended {
+                last,
+                link: None,
+                by,
+            }),
     }
 }
 
 /// The highest epoch below `below` that has a log.
 fn with_log(epochs: &BTreeMap<Epoch, EpochSigns>, below: Option<Epoch>) -> Option<Epoch> {
-    let mut found = epochs.iter().rev().filter(|(_, signs)| signs.has_log).map(|(epoch, _)| *epoch);
+    let mut found = epochs
+        .iter()
+        .rev()
+        .filter(|(_, signs)| signs.has_log)
+        .map(|(epoch, _)| *epoch);
     found.find(|epoch| below.is_none_or(|below| *epoch < below))
 }
 
@@ -116,22 +139,44 @@ mod tests {
     use super::*;
 
     fn first(fence: Option<u64>) -> EpochSigns {
-        EpochSigns { has_log: true, object_zero: Some(None), fence: fence.map(LogSeq) }
+        EpochSigns {
+            has_log: true,
+            object_zero: Some(None),
+            fence: fence.map(LogSeq),
+        }
     }
 
     fn follows(epoch: u32, seq: Option<u64>) -> EpochSigns {
         let link = seq.map(|_| Hash([7; 32]));
-        let end = EpochEnd { epoch: Epoch(epoch), seq: seq.map(LogSeq), link };
-        EpochSigns { has_log: true, object_zero: Some(Some(end)), fence: None }
+        let end = EpochEnd {
+            epoch: Epoch(epoch),
+            seq: seq.map(LogSeq),
+            link,
+        };
+        EpochSigns {
+            has_log: true,
+            object_zero: Some(Some(end)),
+            fence: None,
+        }
     }
 
     fn of<const N: usize>(epochs: [(u32, EpochSigns); N]) -> BTreeMap<u32, Standing> {
-        let epochs = epochs.into_iter().map(|(epoch, signs)| (Epoch(epoch), signs)).collect();
-        standings(&epochs).into_iter().map(|(epoch, standing)| (epoch.0, standing)).collect()
+        let epochs = epochs
+            .into_iter()
+            .map(|(epoch, signs)| (Epoch(epoch), signs))
+            .collect();
+        standings(&epochs)
+            .into_iter()
+            .map(|(epoch, standing)| (epoch.0, standing))
+            .collect()
     }
 
     fn ended(last: u64, by: u32) -> Standing {
-        Standing::Ended { last: LogSeq(last), link: Some(Hash([7; 32])), by: Epoch(by) }
+        Standing::Ended {
+            last: LogSeq(last),
+            link: Some(Hash([7; 32])),
+            by: Epoch(by),
+        }
     }
 
     #[test]
@@ -161,11 +206,21 @@ mod tests {
 
     #[test]
     fn without_object_zero_the_highest_fence_of_the_regions_read_decides() {
-        let gone = EpochSigns { has_log: true, ..EpochSigns::default() };
+        let gone = EpochSigns {
+            has_log: true,
+            ..EpochSigns::default()
+        };
         let mut signs = first(Some(4));
         signs.merge(&first(Some(7)));
         let standing = of([(1, signs), (2, gone.clone())]);
-        assert_eq!(standing[&1], Standing::Ended { last: LogSeq(6), link: None, by: Epoch(2) });
+        assert_eq!(
+            standing[&1],
+            Standing::Ended {
+                last: LogSeq(6),
+                link: None,
+                by: Epoch(2)
+            }
+        );
         let standing = of([(1, first(None)), (2, gone)]);
         assert_eq!(standing[&1], Standing::EndUnknown { by: Epoch(2) });
     }

@@ -68,8 +68,14 @@ impl Freshness {
     /// Compares the newest points of several regions.
     #[must_use]
     pub fn compare(tips: &[(RegionName, Option<Tip>)]) -> Self {
-        let newest = tips.iter().filter_map(|(_, tip)| tip.clone()).max_by_key(Tip::order);
-        let mut found = Self { compared: tips.len() > 1, ..Self::default() };
+        let newest = tips
+            .iter()
+            .filter_map(|(_, tip)| tip.clone())
+            .max_by_key(Tip::order);
+        let mut found = Self {
+            compared: tips.len() > 1,
+            ..Self::default()
+        };
         let Some(best) = &newest else { return found };
         for (region, tip) in tips {
             match tip {
@@ -135,7 +141,10 @@ impl FromStr for Expect {
             let hash = hash.to_ascii_lowercase();
             let hex = hash.bytes().all(|digit| digit.is_ascii_hexdigit());
             let fits = (EXPECT_DIGITS_MIN..=2 * Hash::LEN).contains(&hash.len());
-            (hex && fits).then_some(Self { seq: PointSeq(seq.parse().ok()?), hash })
+            (hex && fits).then_some(Self {
+                seq: PointSeq(seq.parse().ok()?),
+                hash,
+            })
         });
         parsed.ok_or_else(|| {
             format!(
@@ -151,9 +160,12 @@ impl Expect {
     /// # Errors
     /// [`LedgerError::Older`].
     pub fn check(&self, history: &SourceHistory) -> Result<()> {
-        let has = history.epochs().flat_map(|epoch| &epoch.points).any(|point| {
-            point.head.seq == self.seq && point.link.to_string().starts_with(&self.hash)
-        });
+        let has = history
+            .epochs()
+            .flat_map(|epoch| &epoch.points)
+            .any(|point| {
+                point.head.seq == self.seq && point.link.to_string().starts_with(&self.hash)
+            });
         if has {
             return Ok(());
         }
@@ -162,7 +174,10 @@ impl Expect {
             |point| format!("its newest is {}:{}", point.head.seq, point.link.short()),
         );
         Err(LedgerError::Older {
-            why: format!("it lacks recovery point {}:{}, {newest}", self.seq, self.hash),
+            why: format!(
+                "it lacks recovery point {}:{}, {newest}",
+                self.seq, self.hash
+            ),
         })
     }
 }

@@ -52,6 +52,64 @@ pub struct LogEntry {
     pub state: LogState,
 }
 
+/// Why a run of the log can't be replayed.
+#[derive(Debug, Clone)]
+pub enum HoleKind {
+    /// Nothing is there.
+    Missing,
+    /// A signed gap: shipped nowhere, and why.
+    Gap(String),
+    /// What is there can't be believed.
+    Damaged(Arc<LedgerError>),
+}
+
+/// A run of the log that can't be replayed. A signed gap or a damaged object is a run of one.
+#[derive(Debug, Clone)]
+pub struct Hole {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// The first place.
+    pub first: LogSeq,
+    /// The last.
+    pub last: LogSeq,
+    /// Why.
+    pub kind: HoleKind,
+}
+
+/// The holes among `entries` of one epoch's log.
+#[must_use]
+pub fn holes(epoch: Epoch, entries: &[LogEntry]) -> Vec<Hole> {
+    let mut holes: Vec<Hole> = Vec::new();
+    for entry in entries {
+        let kind = match &entry.state {
+            LogState::Object(object) => match &object.head.gap {
+                None => continue,
+                Some(gap) => HoleKind::Gap(gap.reason.clone()),
+            },
+            LogState::Damaged(error) => HoleKind::Damaged(Arc::clone(error)),
+            LogState::Missing => HoleKind::Missing,
+        };
+        match holes.last_mut() {
+            Some(Hole {
+                last,
+                kind: HoleKind::Missing,
+                ..
+            }) if matches!(kind, HoleKind::Missing) && last.next() == entry.seq => {
+                *last = entry.seq;
+            }
+            Some(_) | None => {
+                holes.push(Hole {
+                    epoch,
+                    first: entry.seq,
+                    last: entry.seq,
+                    kind,
+                });
+            }
+        }
+    }
+    holes
+}
+
 /// What a dense name of the log holds.
 #[derive(Debug, Clone)]
 pub(super) enum AtName {
@@ -66,7 +124,9 @@ impl SourceHistory {
     /// # Errors
     /// The region's. What is wrong with an object stands in its entry.
     pub async fn log(&self, epoch: Epoch, range: Range<LogSeq>) -> Result<Vec<LogEntry>> {
-        let Some(history) = self.epochs.get(&epoch) else { return Ok(Vec::new()) };
+        let Some(history) = self.epochs.get(&epoch) else {
+            return Ok(Vec::new());
+        };
         let end = history.next_seq().min(range.end);
         let mut entries = self.raw(history, range.start, end).await?;
         let anchor = self.anchor_past(history, &entries);
@@ -83,8 +143,11 @@ impl SourceHistory {
     /// # Errors
     /// The region's.
     pub async fn whole_log(&self, epoch: Epoch) -> Result<Vec<LogEntry>> {
-        let Some(history) = self.epochs.get(&epoch) else { return Ok(Vec::new()) };
-        self.log(epoch, history.first_seq()..history.next_seq()).await
+        let Some(history) = self.epochs.get(&epoch) else {
+            return Ok(Vec::new());
+        };
+        self.log(epoch, history.first_seq()..history.next_seq())
+            .await
     }
 
     /// The unsealed tail of the newest epoch: signed, linked objects past the newest recovery
@@ -93,15 +156,19 @@ impl SourceHistory {
     /// # Errors
     /// The region's.
     pub async fn tail(&self) -> Result<Vec<LogEntry>> {
-        let Some(history) = self.newest() else { return Ok(Vec::new()) };
+        let Some(history) = self.newest() else {
+            return Ok(Vec::new());
+        };
         let sealed = history.points.last().map(|point| point.head.log_seq);
-        let start = sealed.map_or(history.first_seq(), LogSeq::next);
+        let start = sealed.map_or_else(|| history.first_seq(), LogSeq::next);
         // One before the start, so that the first one's link is checked too.
         let from = start.previous().unwrap_or(start);
         let end = history.dense_end(start);
         let mut entries = self.log(history.epoch, from..end).await?;
         entries.retain(|entry| entry.seq >= start);
-        let whole = entries.iter().position(|entry| entry.state.object().is_none());
+        let whole = entries
+            .iter()
+            .position(|entry| entry.state.object().is_none());
         entries.truncate(whole.unwrap_or(entries.len()));
         Ok(entries)
     }
@@ -126,7 +193,9 @@ impl SourceHistory {
         if let Some(known) = self.cached(history.epoch, seq) {
             return Ok(known);
         }
-        let Some(name) = history.names.get(&seq) else { return Ok(LogState::Missing) };
+        let Some(name) = history.names.get(&seq) else {
+            return Ok(LogState::Missing);
+        };
         let state = match self.read_name(&name.key, Some(name.size)).await {
             Ok(AtName::Log(object)) => LogState::Object(Arc::new(*object)),
             Ok(AtName::Fence(fence)) => LogState::Damaged(Arc::new(LedgerError::Chain {
@@ -150,7 +219,8 @@ impl SourceHistory {
                 Ok(AtName::Log(Box::new(object)))
             }
             Err(LedgerError::Format {
-                source: tidemark_format::FormatError::Kind { .. }, ..
+                source: tidemark_format::FormatError::Kind { .. },
+                ..
             }) => {
                 let fence = verify_head::<FenceHead>(key, &bytes, listed)?;
                 self.keyring.accept(&fence, &[Role::Agent, Role::Keeper])?;
@@ -164,7 +234,9 @@ impl SourceHistory {
     fn anchor_past(&self, history: &EpochHistory, entries: &[LogEntry]) -> Option<LogSeq> {
         let objects = entries.iter().filter_map(|entry| entry.state.object());
         let anchors = objects.filter_map(|object| {
-            self.keyring.anchor(&object.signer, &self.source, history.epoch).map(|last| last.seq)
+            self.keyring
+                .anchor(&object.signer, &self.source, history.epoch)
+                .map(|last| last.seq)
         });
         anchors.max()
     }
@@ -173,7 +245,9 @@ impl SourceHistory {
         let mut expected = expected_links(history);
         let signers = entries.iter().filter_map(|entry| entry.state.object());
         for object in signers {
-            let anchor = self.keyring.anchor(&object.signer, &self.source, history.epoch);
+            let anchor = self
+                .keyring
+                .anchor(&object.signer, &self.source, history.epoch);
             expected.extend(anchor.map(|last| (last.seq, last.link)));
         }
         let mut before: Option<(LogSeq, Hash)> = None;
@@ -195,10 +269,21 @@ impl SourceHistory {
 
 /// Links that others name: recovery points, bases, and the next epoch's first object.
 fn expected_links(history: &EpochHistory) -> BTreeMap<LogSeq, Hash> {
-    let points = history.points.iter().map(|point| (point.head.log_seq, point.head.log_link));
-    let bases = history.bases.iter().map(|base| (base.head.usable_from, base.head.usable_link));
+    let points = history
+        .points
+        .iter()
+        .map(|point| (point.head.log_seq, point.head.log_link));
+    let bases = history
+        .bases
+        .iter()
+        .map(|base| (base.head.usable_from, base.head.usable_link));
     let mut expected: BTreeMap<LogSeq, Hash> = bases.chain(points).collect();
-    if let Standing::Ended { last, link: Some(link), .. } = &history.standing {
+    if let Standing::Ended {
+        last,
+        link: Some(link),
+        ..
+    } = &history.standing
+    {
         expected.insert(*last, *link);
     }
     expected

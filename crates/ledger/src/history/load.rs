@@ -50,7 +50,13 @@ impl Listing {
         let all = try_join_all(prefixes.iter().map(|prefix| list_all(store, prefix))).await?;
         let mut all = all.into_iter();
         let mut next = || all.next().unwrap_or_default();
-        Ok(Self { claims: next(), log: next(), late: next(), points: next(), bases: next() })
+        Ok(Self {
+            claims: next(),
+            log: next(),
+            late: next(),
+            points: next(),
+            bases: next(),
+        })
     }
 
     fn is_empty(&self) -> bool {
@@ -74,8 +80,15 @@ impl SourceHistory {
         if listing.is_empty() {
             let known = sources(store.as_ref()).await?;
             let names: Vec<&str> = known.keys().map(SourceName::as_str).collect();
-            let known = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-            return Err(LedgerError::UnknownSource { source_name: source.clone(), known });
+            let known = if names.is_empty() {
+                "none".to_owned()
+            } else {
+                names.join(", ")
+            };
+            return Err(LedgerError::UnknownSource {
+                source_name: source.clone(),
+                known,
+            });
         }
         let mut history = Self {
             source: source.clone(),
@@ -137,7 +150,10 @@ impl SourceHistory {
         // Late names last: where a fence stands in the object's place, the late copy is the object.
         for entry in listing.log.iter().chain(&listing.late) {
             if let Ok((_source, epoch, seq)) = keys::dense(&entry.key) {
-                let name = LogName { key: entry.key.clone(), size: entry.size };
+                let name = LogName {
+                    key: entry.key.clone(),
+                    size: entry.size,
+                };
                 self.entry(epoch).names.insert(LogSeq(seq), name);
             }
         }
@@ -159,8 +175,10 @@ impl SourceHistory {
                 Ok(object)
             }
         });
-        let read: Vec<Result<Verified<H>>> =
-            stream::iter(reads).buffered(HEADS_IN_FLIGHT).collect().await;
+        let read: Vec<Result<Verified<H>>> = stream::iter(reads)
+            .buffered(HEADS_IN_FLIGHT)
+            .collect()
+            .await;
         let mut good = Vec::with_capacity(read.len());
         for (entry, result) in entries.iter().zip(read) {
             match result {
@@ -205,10 +223,18 @@ impl SourceHistory {
     fn first_late(&mut self, epoch: Epoch) -> Option<(LogSeq, LogName)> {
         let source = self.source.clone();
         let names = &self.entry(epoch).names;
-        let late = names.iter().find(|(seq, name)| name.key != keys::log(&source, epoch, **seq));
+        let late = names
+            .iter()
+            .find(|(seq, name)| name.key != keys::log(&source, epoch, **seq));
         late.map(|(seq, name)| {
             let key = keys::log(&source, epoch, *seq);
-            (*seq, LogName { key, size: name.size })
+            (
+                *seq,
+                LogName {
+                    key,
+                    size: name.size,
+                },
+            )
         })
     }
 
@@ -216,7 +242,11 @@ impl SourceHistory {
         match self.read_name(&name.key, None).await {
             Ok(AtName::Fence(fence)) => {
                 let entry = self.entry(epoch);
-                if entry.names.get(&seq).is_some_and(|listed| listed.key == name.key) {
+                if entry
+                    .names
+                    .get(&seq)
+                    .is_some_and(|listed| listed.key == name.key)
+                {
                     entry.names.remove(&seq);
                 }
                 entry.fence = Some(*fence);
@@ -248,7 +278,10 @@ impl SourceHistory {
         let mut named: BTreeMap<Epoch, Vec<(PointSeq, ListEntry)>> = BTreeMap::new();
         for entry in entries {
             if let Ok((_source, epoch, seq)) = keys::dense(&entry.key) {
-                named.entry(epoch).or_default().push((PointSeq(seq), entry.clone()));
+                named
+                    .entry(epoch)
+                    .or_default()
+                    .push((PointSeq(seq), entry.clone()));
             }
         }
         for (epoch, mut names) in named {
@@ -266,11 +299,22 @@ impl SourceHistory {
 
     fn missing_points(&mut self, epoch: Epoch, names: &[(PointSeq, ListEntry)]) {
         for pair in names.windows(2) {
-            let [(before, _), (after, _)] = pair else { continue };
+            let [(before, _), (after, _)] = pair else {
+                continue;
+            };
             if before.next() != *after {
                 let key = keys::point(&self.source, epoch, before.next());
-                let why = format!("recovery points {} to {after} are not all here", before.next());
-                self.trouble(&key, LedgerError::Chain { key: key.to_string(), why });
+                let why = format!(
+                    "recovery points {} to {after} are not all here",
+                    before.next()
+                );
+                self.trouble(
+                    &key,
+                    LedgerError::Chain {
+                        key: key.to_string(),
+                        why,
+                    },
+                );
             }
         }
     }
@@ -284,7 +328,13 @@ impl SourceHistory {
                 None => good.push(point),
                 Some(why) => {
                     let key = point.key.to_string();
-                    self.trouble(&key, LedgerError::Chain { key: key.clone(), why });
+                    self.trouble(
+                        &key,
+                        LedgerError::Chain {
+                            key: key.clone(),
+                            why,
+                        },
+                    );
                 }
             }
         }
@@ -302,7 +352,13 @@ impl SourceHistory {
             bases.sort_by_key(|base| (base.head.generation, base.head.number));
             let orphans = drop_orphans(bases);
             for (key, why) in orphans {
-                self.trouble(&key, LedgerError::Chain { key: key.to_string(), why });
+                self.trouble(
+                    &key,
+                    LedgerError::Chain {
+                        key: key.to_string(),
+                        why,
+                    },
+                );
             }
         }
         Ok(())
@@ -314,7 +370,14 @@ impl SourceHistory {
             let has_log = !history.names.is_empty() || !history.void.is_empty();
             let fence = history.fence.as_ref().map(|fence| fence.head.seq);
             let object_zero = history.object_zero.clone();
-            (*epoch, EpochSigns { has_log, object_zero, fence })
+            (
+                *epoch,
+                EpochSigns {
+                    has_log,
+                    object_zero,
+                    fence,
+                },
+            )
         });
         signs.collect()
     }
@@ -327,7 +390,9 @@ impl SourceHistory {
             history.points.append(&mut history.void_points);
             history.points.sort_by_key(|point| point.head.seq);
             history.bases.append(&mut history.void_bases);
-            history.bases.sort_by_key(|base| (base.head.generation, base.head.number));
+            history
+                .bases
+                .sort_by_key(|base| (base.head.generation, base.head.number));
             let end = match &standing {
                 Standing::Live => None,
                 Standing::Ended { last, .. } => Some(Some(*last)),
@@ -352,17 +417,22 @@ fn cut(history: &mut EpochHistory, last: Option<LogSeq>) {
         None => std::mem::take(&mut history.names),
     };
     let points = std::mem::take(&mut history.points);
-    (history.points, history.void_points) =
-        points.into_iter().partition(|point| counts(point.head.log_seq));
+    (history.points, history.void_points) = points
+        .into_iter()
+        .partition(|point| counts(point.head.log_seq));
     let bases = std::mem::take(&mut history.bases);
-    (history.bases, history.void_bases) =
-        bases.into_iter().partition(|base| counts(base.head.usable_from));
+    (history.bases, history.void_bases) = bases
+        .into_iter()
+        .partition(|base| counts(base.head.usable_from));
 }
 
 fn unlinked(before: &Verified<PointHead>, point: &Verified<PointHead>) -> Option<String> {
     let adjacent = before.head.seq.next() == point.head.seq;
     if adjacent && point.head.prev != Some(before.link) {
-        return Some(format!("it does not follow recovery point {} before it", before.head.seq));
+        return Some(format!(
+            "it does not follow recovery point {} before it",
+            before.head.seq
+        ));
     }
     if point.head.log_seq < before.head.log_seq {
         return Some(format!(
@@ -382,7 +452,9 @@ fn drop_orphans(bases: &mut Vec<Verified<BaseHead>>) -> Vec<(Key, String)> {
             None => base.head.number.0 == 0,
             Some(parent) => {
                 parent.generation == base.head.generation
-                    && good.iter().any(|other| other.head.reference(other.link) == *parent)
+                    && good
+                        .iter()
+                        .any(|other| other.head.reference(other.link) == *parent)
             }
         };
         if has_parent {

@@ -13,8 +13,6 @@ pub mod chain;
 mod freshness;
 mod heads;
 mod load;
-#[cfg(test)]
-mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,7 +25,7 @@ use tidemark_storage::ReadStore;
 pub use beats::{AgentBeat, Beats, CaughtUp};
 pub use chain::Standing;
 pub use freshness::{Expect, Freshness, Older, Tip};
-pub use heads::{LogEntry, LogState};
+pub use heads::{Hole, HoleKind, LogEntry, LogState, holes};
 pub use load::{LoadOptions, PointsWanted};
 
 use crate::object::Verified;
@@ -104,7 +102,9 @@ impl EpochHistory {
         let sealed = self.points.last().map(|point| point.head.log_seq.next());
         let ended = match self.standing {
             Standing::Ended { last, .. } => Some(last.next()),
-            Standing::Live | Standing::Claimed | Standing::EndUnknown { .. } | Standing::Void => None,
+            Standing::Live | Standing::Claimed | Standing::EndUnknown { .. } | Standing::Void => {
+                None
+            }
         };
         here.max(sealed).max(ended).unwrap_or_default()
     }
@@ -131,7 +131,11 @@ impl EpochHistory {
         let ends = self.names.keys().copied().chain([self.next_seq()]);
         for seq in ends {
             if let Some(last) = seq.previous().filter(|_| seq > next) {
-                runs.push(MissingRun { epoch: self.epoch, first: next, last });
+                runs.push(MissingRun {
+                    epoch: self.epoch,
+                    first: next,
+                    last,
+                });
             }
             next = seq.next();
         }
@@ -150,7 +154,9 @@ impl EpochHistory {
     /// The base that a reference names.
     #[must_use]
     pub fn base(&self, wanted: &BaseRef) -> Option<&Verified<BaseHead>> {
-        self.bases.iter().find(|base| base.head.reference(base.link) == *wanted)
+        self.bases
+            .iter()
+            .find(|base| base.head.reference(base.link) == *wanted)
     }
 }
 
@@ -257,7 +263,9 @@ impl SourceHistory {
     }
 
     fn trouble(&mut self, key: impl ToString, error: LedgerError) {
-        self.troubles.push(Trouble { key: key.to_string(), error: Arc::new(error) });
+        self.troubles.push(Trouble {
+            key: key.to_string(),
+            error: Arc::new(error),
+        });
     }
-
 }
