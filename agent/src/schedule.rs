@@ -24,6 +24,8 @@ pub struct BaseFacts {
     pub asked: bool,
     /// A region that can be reached lacks a base that ours build on.
     pub region_needs_complete: bool,
+    /// A region that can be reached has a hole in its log, which any base heals.
+    pub region_needs_base: bool,
     /// When the last base was begun, finished or not.
     pub last_begun: Option<Timestamp>,
     /// When the generation was opened.
@@ -65,7 +67,8 @@ impl BasePlan {
         let scheduled = begun
             .and_then(|begun| self.schedule.next_after(begun))
             .is_some_and(|next| next <= now);
-        if !scheduled && !facts.asked {
+        let heals = facts.region_needs_base && old_enough;
+        if !scheduled && !facts.asked && !heals {
             return BaseDue::No;
         }
         if self.generation_is_over(facts.generation_opened, now) {

@@ -308,7 +308,6 @@ impl Board {
     }
 
     /// Everything that stands there now, for one who reads it.
-    #[must_use]
     pub fn read<T>(
         &self,
         with: impl FnOnce(

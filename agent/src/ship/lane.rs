@@ -8,7 +8,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tidemark_format::heads::BaseRef;
-use tidemark_format::{LogSeq, PointSeq, RegionId};
+use tidemark_format::{Hash, LogSeq, PointSeq, RegionId, RegionName};
 
 use crate::state::spool::Order;
 
@@ -19,6 +19,8 @@ pub enum Content {
     Log {
         /// Its place in the epoch.
         seq: LogSeq,
+        /// Its link.
+        link: Hash,
         /// The first commit in it.
         first_commit: Option<Timestamp>,
     },
@@ -31,7 +33,7 @@ pub enum Content {
         /// Where replay onto it starts.
         start: LogSeq,
         /// The regions that hold all its packs.
-        packs_in: Vec<RegionId>,
+        packs_in: Vec<RegionName>,
     },
     /// A recovery point.
     Point {
@@ -75,10 +77,16 @@ pub enum Standing {
 /// One region's view of one source's spool. Stored in the source's record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lane {
+    /// The region's own id, once it was reached: another one means another place.
+    #[serde(default)]
+    pub region: Option<RegionId>,
     /// Every item before this one is settled here: created, skipped or given up.
     pub cursor: Order,
     /// The last log object that is durable here.
     pub log_through: Option<LogSeq>,
+    /// Its link, by which the region is known again after a restart.
+    #[serde(default)]
+    pub log_link: Option<Hash>,
     /// Log objects from here to `log_through` are here without a hole.
     pub unbroken_from: LogSeq,
     /// The newest base that is whole here.
@@ -97,8 +105,10 @@ impl Lane {
     #[must_use]
     pub const fn from_start() -> Self {
         Self {
+            region: None,
             cursor: 0,
             log_through: None,
+            log_link: None,
             unbroken_from: LogSeq(0),
             base: None,
             newest_base: None,
@@ -112,8 +122,10 @@ impl Lane {
     #[must_use]
     pub const fn joining(end: Order, next: LogSeq, newest_base: Option<BaseRef>) -> Self {
         Self {
+            region: None,
             cursor: end,
             log_through: None,
+            log_link: None,
             unbroken_from: next,
             base: None,
             newest_base,
@@ -124,11 +136,11 @@ impl Lane {
 
     /// Whether `content` is to be created in `region`.
     #[must_use]
-    pub fn admit(&self, region: RegionId, content: &Content) -> Admission {
+    pub fn admit(&self, region: &RegionName, content: &Content) -> Admission {
         let whole = match content {
             Content::Log { .. } => true,
             Content::Base { parent, packs_in, .. } => {
-                packs_in.contains(&region)
+                packs_in.contains(region)
                     && parent.is_none_or(|parent| {
                         self.base.is_some_and(|held| held.reference == parent)
                     })
@@ -146,7 +158,10 @@ impl Lane {
     pub fn shipped(&mut self, content: &Content) {
         self.cursor = self.cursor.saturating_add(1);
         match content {
-            Content::Log { seq, .. } => self.log_through = Some(*seq),
+            Content::Log { seq, link, .. } => {
+                self.log_through = Some(*seq);
+                self.log_link = Some(*link);
+            }
             Content::Base { reference, start, .. } => {
                 self.base = Some(HeldBase { reference: *reference, start: *start });
                 self.newest_base = Some(*reference);
@@ -199,11 +214,13 @@ impl Lane {
 
 #[cfg(test)]
 mod tests {
-    use tidemark_format::{BaseNumber, Hash};
+    use tidemark_format::BaseNumber;
 
     use super::*;
 
-    const HERE: RegionId = RegionId([1; 16]);
+    fn here() -> RegionName {
+        RegionName::new("here").unwrap()
+    }
 
     fn reference(number: u32) -> BaseRef {
         BaseRef {
@@ -213,7 +230,7 @@ mod tests {
         }
     }
 
-    fn base(number: u32, start: u64, packs_in: &[RegionId]) -> Content {
+    fn base(number: u32, start: u64, packs_in: &[RegionName]) -> Content {
         Content::Base {
             reference: reference(number),
             parent: number.checked_sub(1).map(reference),
@@ -223,7 +240,7 @@ mod tests {
     }
 
     fn log(seq: u64) -> Content {
-        Content::Log { seq: LogSeq(seq), first_commit: None }
+        Content::Log { seq: LogSeq(seq), link: Hash::of(b""), first_commit: None }
     }
 
     fn point(log_seq: u64, number: u32) -> Content {
@@ -235,7 +252,7 @@ mod tests {
     }
 
     fn pass(lane: &mut Lane, content: &Content) -> Admission {
-        let admission = lane.admit(HERE, content);
+        let admission = lane.admit(&here(), content);
         match admission {
             Admission::Ship => lane.shipped(content),
             Admission::Skip => lane.skipped(content),
@@ -246,10 +263,10 @@ mod tests {
     #[test]
     fn a_point_follows_its_base_and_its_log() {
         let mut lane = Lane::from_start();
-        assert_eq!(lane.admit(HERE, &point(0, 0)), Admission::Skip);
+        assert_eq!(lane.admit(&here(), &point(0, 0)), Admission::Skip);
         pass(&mut lane, &log(0));
-        pass(&mut lane, &base(0, 0, &[HERE]));
-        assert_eq!(lane.admit(HERE, &point(1, 0)), Admission::Skip);
+        pass(&mut lane, &base(0, 0, &[here()]));
+        assert_eq!(lane.admit(&here(), &point(1, 0)), Admission::Skip);
         pass(&mut lane, &log(1));
         assert_eq!(pass(&mut lane, &point(1, 0)), Admission::Ship);
         assert_eq!((lane.standing(), lane.cursor), (Standing::Whole, 4));
@@ -259,19 +276,19 @@ mod tests {
     fn a_region_without_the_packs_is_repairing_until_a_complete_base_comes() {
         let mut lane = Lane::from_start();
         pass(&mut lane, &log(0));
-        pass(&mut lane, &base(0, 0, &[HERE]));
+        pass(&mut lane, &base(0, 0, &[here()]));
         assert_eq!(pass(&mut lane, &base(1, 1, &[])), Admission::Skip);
         assert_eq!(lane.standing(), Standing::Repairing);
         assert!(lane.needs_complete_base());
         assert_eq!(pass(&mut lane, &point(0, 1)), Admission::Skip);
         // A base that builds on the missing one is of no use here.
-        assert_eq!(pass(&mut lane, &base(2, 1, &[HERE])), Admission::Skip);
+        assert_eq!(pass(&mut lane, &base(2, 1, &[here()])), Admission::Skip);
         pass(&mut lane, &log(1));
         let complete = Content::Base {
             reference: reference(7),
             parent: None,
             start: LogSeq(1),
-            packs_in: vec![HERE],
+            packs_in: vec![here()],
         };
         assert_eq!(pass(&mut lane, &complete), Admission::Ship);
         assert_eq!(lane.standing(), Standing::Whole);
@@ -282,12 +299,12 @@ mod tests {
     fn a_hole_in_the_log_is_healed_by_any_base_that_starts_behind_it() {
         let mut lane = Lane::from_start();
         pass(&mut lane, &log(0));
-        pass(&mut lane, &base(0, 0, &[HERE]));
+        pass(&mut lane, &base(0, 0, &[here()]));
         lane.give_up(10, LogSeq(8), None);
         assert_eq!((lane.standing(), lane.needs_complete_base()), (Standing::Repairing, false));
         pass(&mut lane, &log(8));
         assert_eq!(pass(&mut lane, &point(8, 0)), Admission::Skip);
-        assert_eq!(pass(&mut lane, &base(1, 8, &[HERE])), Admission::Ship);
+        assert_eq!(pass(&mut lane, &base(1, 8, &[here()])), Admission::Ship);
         assert_eq!(pass(&mut lane, &point(8, 1)), Admission::Ship);
         assert_eq!(lane.standing(), Standing::Whole);
     }

@@ -5,6 +5,9 @@
 //! ([`region`]) carries out what they decide, one task per region, so that a dead region never
 //! holds up another.
 
+pub mod greet;
 pub mod lane;
+pub mod link;
 pub mod queue;
 pub mod quorum;
+pub mod region;

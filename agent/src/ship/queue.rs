@@ -9,7 +9,7 @@ use std::ops::Bound;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tidemark_format::{LogSeq, RegionId, SourceName};
+use tidemark_format::{LogSeq, SourceName};
 use tidemark_host::{Monotonic, Rng, RngExt as _};
 
 use super::lane::{Admission, Content, Lane, Standing};
@@ -105,7 +105,7 @@ impl Queue {
     /// An item was appended to the source's spool.
     pub fn appended(&mut self, source: &SourceName, bytes: u64, content: &Content) {
         if let Some(track) = self.tracks.get_mut(source) {
-            if let Content::Log { seq, first_commit } = content {
+            if let Content::Log { seq, first_commit, .. } = content {
                 if !track.lacks_log() {
                     track.oldest = *first_commit;
                 }
@@ -144,13 +144,16 @@ impl Queue {
         later.or_else(|| self.ready.iter().next()).cloned()
     }
 
-    /// What to do with the item at the source's cursor.
+    /// Whether an item of the source is under way.
     #[must_use]
-    pub fn admit(&self, source: &SourceName, region: RegionId, content: &Content) -> Admission {
-        match self.tracks.get(source) {
-            Some(track) => track.lane.admit(region, content),
-            None => Admission::Skip,
-        }
+    pub fn is_busy(&self, source: &SourceName) -> bool {
+        self.tracks.get(source).is_some_and(|track| track.busy)
+    }
+
+    /// A source's lane.
+    #[must_use]
+    pub fn lane(&self, source: &SourceName) -> Option<&Lane> {
+        self.tracks.get(source).map(|track| &track.lane)
     }
 
     /// The item that was under way is created or passed over. Returns the lane as it is now.
@@ -317,11 +320,10 @@ fn backoff(failures: u32, rng: &dyn Rng) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use tidemark_format::Hash;
     use tidemark_host::TestRng;
 
     use super::*;
-
-    const HERE: RegionId = RegionId([1; 16]);
 
     fn name(text: &str) -> SourceName {
         SourceName::new(text).unwrap()
@@ -330,7 +332,7 @@ mod tests {
     fn log(seq: u64) -> Content {
         let first_commit = i64::try_from(seq).unwrap();
         let first_commit = Some(Timestamp::from_second(first_commit).unwrap());
-        Content::Log { seq: LogSeq(seq), first_commit }
+        Content::Log { seq: LogSeq(seq), link: Hash::of(b""), first_commit }
     }
 
     fn at(seconds: u64) -> (Timestamp, Monotonic) {
@@ -348,7 +350,6 @@ mod tests {
 
     fn settle(queue: &mut Queue, source: &str, order: Order) {
         let content = log(order);
-        assert_eq!(queue.admit(&name(source), HERE, &content), Admission::Ship);
         queue.settled(&name(source), order, Admission::Ship, &content, 10);
     }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tidemark_format::envelope::{Envelope, Head, Kind};
 use tidemark_format::heads::{BaseHead, LogHead, PointHead};
-use tidemark_format::{FormatError, Hash, Key, PutId, RegionId, SessionId, keys};
+use tidemark_format::{Epoch, FormatError, Hash, Key, PutId, RegionName, SessionId, keys};
 
 use super::spool::Order;
 use crate::ship::lane::Content;
@@ -16,7 +16,7 @@ use crate::ship::lane::Content;
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct BaseRecord {
     /// The regions that hold all packs of the base.
-    pub packs_in: Vec<RegionId>,
+    pub packs_in: Vec<RegionName>,
 }
 
 /// A head of the three kinds that stand in a spool.
@@ -28,6 +28,18 @@ pub enum ItemHead {
     Base(Box<BaseHead>),
     /// A recovery point.
     Point(Box<PointHead>),
+}
+
+impl ItemHead {
+    /// The epoch it belongs to.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        match self {
+            Self::Log(head) => head.epoch,
+            Self::Base(head) => head.epoch,
+            Self::Point(head) => head.epoch,
+        }
+    }
 }
 
 /// A sealed object, ready to be created in every region.
@@ -58,7 +70,7 @@ impl Item {
         let envelope = Envelope::parse(&bytes)?;
         let link = envelope.link();
         let (key, put, session, content, head) = match envelope.kind {
-            Kind::Log => log(envelope.head()?),
+            Kind::Log => log(envelope.head()?, link),
             Kind::Base => base(envelope.head()?, link, record)?,
             Kind::Point => point(envelope.head()?),
             other => {
@@ -74,9 +86,9 @@ impl Item {
 
 type Parts = (Key, PutId, Option<SessionId>, Content, ItemHead);
 
-fn log(head: LogHead) -> Parts {
+fn log(head: LogHead, link: Hash) -> Parts {
     let key = keys::log(&head.source, head.epoch, head.seq);
-    let content = Content::Log { seq: head.seq, first_commit: head.first_commit };
+    let content = Content::Log { seq: head.seq, link, first_commit: head.first_commit };
     (key, head.put, head.session, content, ItemHead::Log(Box::new(head)))
 }
 

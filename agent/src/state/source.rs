@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tidemark_format::heads::{BaseHead, BaseRef, EpochEnd, LogHead, PointHead};
 use tidemark_format::{
-    BaseNumber, Epoch, Hash, Incarnation, LogSeq, PointSeq, RegionId, SourceName,
+    BaseNumber, Epoch, Hash, Incarnation, LogSeq, PointSeq, RegionName, SourceName,
 };
 use tidemark_host::files::{self, FileError};
 
@@ -52,6 +52,9 @@ pub struct LogTail {
     pub restorable: Option<Restorable>,
     /// Records up to here are no longer needed by the engine.
     pub map_synced: Option<LogSeq>,
+    /// Records of items before this one are no longer needed by the engine.
+    #[serde(default)]
+    pub synced_order: Order,
 }
 
 /// A log object that can be restored to.
@@ -147,7 +150,7 @@ pub struct SourceRecord {
     /// The points.
     pub point: PointTail,
     /// Every region's lane.
-    pub lanes: BTreeMap<RegionId, Lane>,
+    pub lanes: BTreeMap<RegionName, Lane>,
     /// Set while a person wants nothing shipped.
     #[serde(default)]
     pub paused: Option<Pause>,
@@ -205,14 +208,14 @@ impl SourceRecord {
 
     /// The lane of `region`, made when it is new: a region that is there at the epoch's beginning
     /// gets everything, one that comes later what follows.
-    pub fn lane(&mut self, region: RegionId) -> &mut Lane {
+    pub fn lane(&mut self, region: &RegionName) -> &mut Lane {
         let joining = if self.next_order == 0 {
             Lane::from_start()
         } else {
             let base = self.base.map(|base| base.reference);
             Lane::joining(self.next_order, self.log.next, base)
         };
-        self.lanes.entry(region).or_insert(joining)
+        self.lanes.entry(region.clone()).or_insert(joining)
     }
 
     /// A log object or gap is in the spool.
@@ -270,6 +273,23 @@ impl SourceRecord {
             ItemHead::Point(head) => self.point_sealed(head, item.link),
         }
         true
+    }
+
+    /// Everything from `from` on is given up, having been shipped nowhere: the log goes back to
+    /// `last`, and a gap takes its next place. A new generation must follow, and a new base; points
+    /// go on from `point`.
+    pub fn roll_back(&mut self, from: Order, last: Option<(LogSeq, Hash)>, point: Option<PointTail>) {
+        self.next_order = from;
+        self.log.next = last.map_or(LogSeq(0), |(seq, _)| seq.next());
+        self.log.link = last.map(|(_, link)| link);
+        self.log.restorable = self.log.restorable.filter(|end| end.seq < self.log.next);
+        self.log.map_synced = None;
+        self.log.synced_order = from;
+        self.generation = None;
+        self.base = None;
+        if let Some(point) = point {
+            self.point = point;
+        }
     }
 
     /// Items before this one are settled in every lane.
@@ -342,7 +362,7 @@ mod tests {
             digest_key: [7; 32],
             next_base: BaseNumber(0),
         });
-        record.lane(RegionId([1; 16]));
+        record.lane(&RegionName::new("a").unwrap());
         record.log_sealed(&log(0, Some(at(9)), true), Hash::of(b"0"));
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("record");
@@ -377,9 +397,9 @@ mod tests {
     #[test]
     fn a_region_of_the_first_hour_gets_everything_and_a_late_one_what_follows() {
         let mut record = record();
-        assert_eq!(record.lane(RegionId([1; 16])).cursor, 0);
+        assert_eq!(record.lane(&RegionName::new("a").unwrap()).cursor, 0);
         record.log_sealed(&log(0, Some(at(1)), true), Hash::of(b"0"));
-        assert_eq!(record.lane(RegionId([2; 16])).cursor, 1);
+        assert_eq!(record.lane(&RegionName::new("b").unwrap()).cursor, 1);
         assert_eq!(record.settled(), 0);
     }
 }

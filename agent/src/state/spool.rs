@@ -19,8 +19,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use tidemark_format::Hash;
+use tidemark_format::{Hash, SourceName};
 use tidemark_host::files::{self, FileError};
+
+use super::item::{Item, ItemHead};
 
 /// Ends every spool file.
 const MAGIC: [u8; 8] = *b"TMSPOOL1";
@@ -59,6 +61,12 @@ pub enum SpoolError {
 }
 
 impl SpoolError {
+    /// The read was cancelled: the process stops.
+    pub(crate) fn cancelled(source: &SourceName, error: tokio::task::JoinError) -> Self {
+        let path = PathBuf::from(source.as_str());
+        Self::Io { action: "go on with", path, source: std::io::Error::other(error) }
+    }
+
     /// Whether the disk or quota is full.
     #[must_use]
     pub fn is_full(&self) -> bool {
@@ -99,6 +107,7 @@ pub type Order = u64;
 pub struct Spool {
     folder: PathBuf,
     usage: SpoolUsage,
+    own: SpoolUsage,
 }
 
 impl Spool {
@@ -109,7 +118,7 @@ impl Spool {
     /// [`SpoolError`]; [`SpoolError::Damaged`] when an item before the last one is cut.
     pub fn open(folder: &Path, usage: SpoolUsage) -> Result<(Self, Vec<Order>), SpoolError> {
         files::create_private_folder(folder)?;
-        let spool = Self { folder: folder.to_owned(), usage };
+        let spool = Self { folder: folder.to_owned(), usage, own: SpoolUsage::default() };
         let mut orders = spool.list()?;
         if let Some(last) = orders.last().copied() {
             let whole = match spool.read(last) {
@@ -123,12 +132,33 @@ impl Spool {
             }
         }
         for order in &orders {
-            spool.usage.add(spool.size(*order)?);
+            spool.count(spool.size(*order)?);
         }
         Ok((spool, orders))
     }
 
-    fn list(&self) -> Result<Vec<Order>, SpoolError> {
+    fn count(&self, bytes: u64) {
+        self.usage.add(bytes);
+        self.own.add(bytes);
+    }
+
+    /// Bytes of this source's items.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.own.bytes()
+    }
+
+    /// The oldest item's order.
+    #[must_use]
+    pub fn first(&self) -> Option<Order> {
+        self.list().ok()?.first().copied()
+    }
+
+    /// Every item's order, ascending.
+    ///
+    /// # Errors
+    /// [`SpoolError`].
+    pub fn list(&self) -> Result<Vec<Order>, SpoolError> {
         let io = |source| SpoolError::Io { action: "list", path: self.folder.clone(), source };
         let mut orders = Vec::new();
         for entry in std::fs::read_dir(&self.folder).map_err(io)? {
@@ -146,7 +176,11 @@ impl Spool {
         self.folder.join(format!("{order:016}"))
     }
 
-    fn size(&self, order: Order) -> Result<u64, SpoolError> {
+    /// Bytes that an item takes.
+    ///
+    /// # Errors
+    /// [`SpoolError`].
+    pub fn size(&self, order: Order) -> Result<u64, SpoolError> {
         let path = self.path(order);
         let meta = std::fs::metadata(&path);
         meta.map(|meta| meta.len()).map_err(|source| SpoolError::Io {
@@ -173,7 +207,7 @@ impl Spool {
         }
         let bytes = written.map_err(io)?;
         files::sync_folder(&self.folder)?;
-        self.usage.add(bytes);
+        self.count(bytes);
         Ok(bytes)
     }
 
@@ -188,15 +222,17 @@ impl Spool {
         Ok(Bytes::from(object))
     }
 
-    /// The first `at_most` bytes of an item's object: enough for its head.
+    /// An item with its head, every byte checked.
     ///
     /// # Errors
     /// [`SpoolError`].
-    pub fn object_start(&self, order: Order, at_most: usize) -> Result<Vec<u8>, SpoolError> {
-        let (file, place) = self.place(order)?;
-        let mut start = vec![0; place.object.min(at_most)];
-        self.read_exact(order, &file, &mut start, 0)?;
-        Ok(start)
+    pub fn item(&self, order: Order) -> Result<(Item, ItemHead), SpoolError> {
+        let (object, record, hash) = self.read(order)?;
+        let damaged = || SpoolError::Damaged { path: self.path(order) };
+        if hash_of(&object, &record) != hash {
+            return Err(damaged());
+        }
+        Item::read(order, Bytes::from(object), &record).map_err(|_not_ours| damaged())
     }
 
     /// The record of an item.
@@ -220,7 +256,16 @@ impl Spool {
         let bytes = self.size(order)?;
         self.unlink(order)?;
         self.usage.sub(bytes);
+        self.own.sub(bytes);
         Ok(())
+    }
+
+    /// Removes an item that may be gone already.
+    ///
+    /// # Errors
+    /// [`SpoolError`].
+    pub fn remove_if_there(&self, order: Order) -> Result<(), SpoolError> {
+        if self.path(order).exists() { self.remove(order) } else { Ok(()) }
     }
 
     fn unlink(&self, order: Order) -> Result<(), SpoolError> {
@@ -338,7 +383,6 @@ mod tests {
         let (again, orders, usage) = spool(dir.path());
         assert_eq!(orders, [7, 8]);
         assert_eq!(again.object(7).unwrap(), Bytes::from_static(b"object"));
-        assert_eq!(again.object_start(7, 3).unwrap(), b"obj");
         assert_eq!(again.record(7).unwrap(), b"record");
         assert_eq!(usage.bytes(), used.bytes());
         again.remove(8).unwrap();

@@ -1,0 +1,312 @@
+//! A region as everything in the agent uses it: opened when needed, and one way to create objects.
+//!
+//! **Invariants.** No object of a session is created before the session's sealed secret is durable
+//! in the region. A name that is taken is looked at before anybody is called foreign: the very
+//! object we wanted there is our own lost response.
+//!
+//! **Cancellation.** Every create is bounded in time by its size; what was dropped may or may not
+//! have happened, and is done again with the same put-id.
+
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tidemark_format::envelope::{Envelope, Kind};
+use tidemark_format::heads::FenceHead;
+use tidemark_format::keys::META;
+use tidemark_format::{Hash, Key, PutId, RegionId, RegionName, SessionId};
+use tidemark_seal::Sealed;
+use tidemark_storage::region::AgentRegion;
+use tidemark_storage::{CreateStore, Error as StorageError, ErrorKind, Op, Place};
+
+use crate::sessions::Sessions;
+use crate::state::{Item, SpoolError};
+
+/// How long a create may take whatever its size.
+const CREATE_TIME: Duration = Duration::from_secs(60);
+/// The slowest link that is still waited for.
+const CREATE_BYTES_PER_SECOND: u64 = 64 << 10;
+/// Bytes that hold the head of any object with a contended name.
+const HEAD_BYTES: u64 = 64 << 10;
+
+/// Opens a region.
+#[async_trait]
+pub trait OpenRegion: Debug + Send + Sync {
+    /// Opens it. May be called again after it failed.
+    async fn open(&self) -> tidemark_storage::Result<AgentRegion>;
+}
+
+/// A region that is open already.
+#[async_trait]
+impl OpenRegion for AgentRegion {
+    async fn open(&self) -> tidemark_storage::Result<AgentRegion> {
+        Ok(self.clone())
+    }
+}
+
+/// Why an object was not created.
+#[derive(Debug, thiserror::Error)]
+pub enum ShipError {
+    /// The region failed.
+    #[error(transparent)]
+    Region(#[from] StorageError),
+    /// The object can't be read from the spool.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+    /// Somebody else's object stands under a name that only this agent may write.
+    #[error("{place} has somebody else's object under {key}: {whose}")]
+    Foreign {
+        /// The region.
+        place: String,
+        /// The name.
+        key: Key,
+        /// Whose it is, as far as it says.
+        whose: String,
+    },
+}
+
+/// What is to be created.
+#[derive(Debug, Clone)]
+pub struct ToCreate {
+    /// Where.
+    pub key: Key,
+    /// What.
+    pub bytes: Bytes,
+    /// The attempt.
+    pub put: PutId,
+    /// The object's link, by which our own is known again.
+    pub link: Hash,
+    /// The session that must be durable before.
+    pub session: Option<SessionId>,
+}
+
+impl From<&Item> for ToCreate {
+    fn from(item: &Item) -> Self {
+        Self {
+            key: item.key.clone(),
+            bytes: item.bytes.clone(),
+            put: item.put,
+            link: item.link,
+            session: item.session,
+        }
+    }
+}
+
+impl From<Sealed> for ToCreate {
+    fn from(sealed: Sealed) -> Self {
+        let Sealed { key, bytes, put, link } = sealed;
+        Self { key, bytes, put, link, session: None }
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    stores: Option<AgentRegion>,
+    id: Option<RegionId>,
+    up: bool,
+}
+
+/// A region.
+#[derive(Debug)]
+pub struct RegionLink {
+    /// Its name in the config.
+    pub name: RegionName,
+    /// Its failure domain, as configured.
+    pub domain: String,
+    /// The country it is declared to be in.
+    pub country: Option<String>,
+    opener: Arc<dyn OpenRegion>,
+    sessions: Arc<Sessions>,
+    state: Mutex<State>,
+}
+
+impl RegionLink {
+    /// A region that isn't open yet.
+    #[must_use]
+    pub fn new(
+        name: RegionName,
+        domain: String,
+        country: Option<String>,
+        opener: Arc<dyn OpenRegion>,
+        sessions: Arc<Sessions>,
+    ) -> Self {
+        Self { name, domain, country, opener, sessions, state: Mutex::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The region's stores, opened if they aren't.
+    ///
+    /// # Errors
+    /// What opening says.
+    pub async fn stores(&self) -> tidemark_storage::Result<AgentRegion> {
+        if let Some(stores) = self.lock().stores.clone() {
+            return Ok(stores);
+        }
+        let stores = self.opener.open().await?;
+        self.lock().stores = Some(stores.clone());
+        Ok(stores)
+    }
+
+    /// The stores, if they are open.
+    #[must_use]
+    pub fn open_stores(&self) -> Option<AgentRegion> {
+        self.lock().stores.clone()
+    }
+
+    /// The region's own id, once its marker was read.
+    #[must_use]
+    pub fn id(&self) -> Option<RegionId> {
+        self.lock().id
+    }
+
+    /// The marker was read.
+    pub fn set_id(&self, id: RegionId) {
+        self.lock().id = Some(id);
+    }
+
+    /// Whether the region was greeted and answers, as far as its driver knows.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.lock().up
+    }
+
+    /// The driver has found out.
+    pub fn set_up(&self, up: bool) {
+        self.lock().up = up;
+    }
+
+    /// The sessions of this agent.
+    #[must_use]
+    pub fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    /// Creates an object and what must be there before it.
+    ///
+    /// # Errors
+    /// [`ShipError`].
+    pub async fn create(&self, object: &ToCreate) -> Result<(), ShipError> {
+        let stores = self.stores().await?;
+        if let Some(session) = object.session {
+            self.create_session(&stores, session).await?;
+        }
+        let through = Arc::clone(&stores.create);
+        self.create_through(&stores, &*through, object).await
+    }
+
+    /// Creates a small, urgent object past the queue of large ones. It belongs to no session.
+    ///
+    /// # Errors
+    /// [`ShipError`].
+    pub async fn create_urgent(&self, object: &ToCreate) -> Result<(), ShipError> {
+        let stores = self.stores().await?;
+        let through = Arc::clone(&stores.urgent);
+        self.create_through(&stores, &*through, object).await
+    }
+
+    async fn create_through(
+        &self,
+        stores: &AgentRegion,
+        through: &dyn CreateStore,
+        object: &ToCreate,
+    ) -> Result<(), ShipError> {
+        let create = through.create(&object.key, object.bytes.clone(), &object.put);
+        match bounded(&stores.place, &object.key, object.bytes.len(), create).await {
+            Ok(_created) => Ok(()),
+            Err(error) if error.kind() == ErrorKind::Exists => {
+                self.look_at(stores, object, error).await
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Creates every session that this region may lack.
+    ///
+    /// # Errors
+    /// [`ShipError`].
+    pub async fn create_sessions(&self) -> Result<(), ShipError> {
+        let stores = self.stores().await?;
+        for session in self.sessions.kept() {
+            self.create_session(&stores, session).await?;
+        }
+        Ok(())
+    }
+
+    async fn create_session(
+        &self,
+        stores: &AgentRegion,
+        session: SessionId,
+    ) -> Result<(), ShipError> {
+        let Some(sealed) = self.sessions.lacking(session, &self.name)? else { return Ok(()) };
+        let create = stores.create.create(&sealed.key, sealed.bytes.clone(), &sealed.put);
+        match bounded(&stores.place, &sealed.key, sealed.bytes.len(), create).await {
+            Ok(_created) => {}
+            // Its name is random: it is there because we put it there.
+            Err(error) if error.kind() == ErrorKind::Exists => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.sessions.is_durable(session, &self.name);
+        Ok(())
+    }
+
+    /// A name is taken: by the very object, or by somebody else's?
+    async fn look_at(
+        &self,
+        stores: &AgentRegion,
+        object: &ToCreate,
+        taken: StorageError,
+    ) -> Result<(), ShipError> {
+        if !object.key.as_str().starts_with(META) {
+            // A random name below data/, which we may not read: only we know it.
+            return Ok(());
+        }
+        let start = stores.meta.get_range(&object.key, 0..HEAD_BYTES).await?;
+        let Ok(found) = Envelope::parse(&start) else { return Err(taken.into()) };
+        if found.link() == object.link {
+            return Ok(());
+        }
+        Err(ShipError::Foreign {
+            place: stores.place.to_string(),
+            key: object.key.clone(),
+            whose: whose(&found),
+        })
+    }
+}
+
+fn whose(found: &Envelope<'_>) -> String {
+    let signer = found.signer.id();
+    match (found.kind, found.head::<FenceHead>()) {
+        (Kind::Fence, Ok(fence)) => format!(
+            "a fence of writer {} for epoch {}, signed by key {signer} at {}",
+            fence.by_writer.short(),
+            fence.by_epoch,
+            fence.at
+        ),
+        (kind, _) => format!("a {} signed by key {signer}", kind.name()),
+    }
+}
+
+async fn bounded<T>(
+    place: &Place,
+    key: &Key,
+    bytes: usize,
+    create: impl Future<Output = tidemark_storage::Result<T>>,
+) -> tidemark_storage::Result<T> {
+    let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+    let time = CREATE_TIME.saturating_add(Duration::from_secs(bytes / CREATE_BYTES_PER_SECOND));
+    match tokio::time::timeout(time, create).await {
+        Ok(result) => result,
+        Err(_elapsed) => Err(StorageError::Unreachable {
+            place: place.clone(),
+            op: Op::Create,
+            key: key.to_string(),
+            why: format!("no answer within {} s", time.as_secs()),
+            source: None,
+        }),
+    }
+}

@@ -1,0 +1,651 @@
+//! The driver of one region: one task that greets it, ships every source's items in turn, and comes
+//! back to it after an outage.
+//!
+//! **Failure.** A region that fails is asked again after a growing wait; nothing here blocks another
+//! region. An object that isn't ours under one of our names stops its source and is told to the
+//! source's driver.
+//!
+//! **Cancellation.** Dropping the driver drops what is under way: it is done again with the same
+//! put-ids.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use jiff::Timestamp;
+use tidemark_format::{Epoch, Hash, LogSeq, SourceName};
+use tidemark_host::{Clock, Monotonic, Rng, RngExt as _};
+use tidemark_ledger::{LedgerError, LedgerErrorKind};
+use tidemark_seal::Sealed;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio_util::sync::CancellationToken;
+
+use super::greet::{GreetError, Greeter};
+use super::lane::{Admission, Content, Lane};
+use super::link::{RegionLink, ShipError, ToCreate};
+use super::queue::{Ends, Queue};
+use crate::metrics::SharedMetrics;
+use crate::policy::{self, Response};
+use crate::state::{Item, Order, SpoolError};
+use crate::status_live::{Board, LiveLane};
+use crate::store::ItemStore;
+
+/// How long a region may be away before people are told: a passing failure is not news.
+const AWAY_ALERT: Duration = Duration::from_secs(60);
+
+/// Finds the link of a log object that this agent sealed.
+pub type LinkOf = Arc<dyn Fn(LogSeq) -> Option<Hash> + Send + Sync>;
+
+/// A source as a region's driver gets to know it.
+pub struct Opening {
+    /// The source.
+    pub source: SourceName,
+    /// The writer's term.
+    pub epoch: Epoch,
+    /// The region's lane.
+    pub lane: Lane,
+    /// Where spool and log end.
+    pub ends: Ends,
+    /// The region holds this epoch's claim already: it need not be looked at.
+    pub joined: bool,
+    /// Finds the link of an object of ours.
+    pub link_of: LinkOf,
+    /// Where reports go.
+    pub to: UnboundedSender<Report>,
+    /// Nothing is shipped at first.
+    pub held: bool,
+}
+
+impl std::fmt::Debug for Opening {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Opening({}, epoch {})", self.source, self.epoch)
+    }
+}
+
+/// What a region's driver is told.
+#[derive(Debug)]
+pub enum Command {
+    /// A source takes part.
+    Open(Box<Opening>),
+    /// An item was appended to its spool.
+    Appended {
+        /// The source.
+        source: SourceName,
+        /// The object's bytes.
+        bytes: u64,
+        /// What it is.
+        content: Content,
+    },
+    /// Everything of the source that waits is given up here.
+    GiveUp(SourceName),
+    /// Nothing of the source is shipped until told otherwise.
+    Hold(SourceName, bool),
+    /// Nothing of the source is begun any more, until it is opened again; reported once nothing is
+    /// under way.
+    Freeze(SourceName),
+    /// The newest beat.
+    Beat(Sealed),
+}
+
+/// What a region's driver reports about a source.
+#[derive(Debug)]
+pub enum Report {
+    /// The lane moved.
+    Lane {
+        /// The region.
+        region: tidemark_format::RegionName,
+        /// The lane as it is now.
+        lane: Lane,
+    },
+    /// Nothing of the source is under way, and nothing will be begun.
+    Frozen {
+        /// The region.
+        region: tidemark_format::RegionName,
+        /// The lane as it is. The item at its cursor may have been tried.
+        lane: Lane,
+    },
+    /// Another writer has the source.
+    Fenced {
+        /// Whose it is, for people.
+        why: String,
+    },
+}
+
+/// What came of something that was under way.
+enum Done {
+    Greeted(Result<(), GreetError>),
+    Beaten { number: u64, result: Result<(), GreetError> },
+    Probed(tidemark_storage::Result<tidemark_storage::ProbeReport>),
+    LookedAt { source: SourceName, result: Result<(), GreetError> },
+    Shipped { source: SourceName, order: Order, result: Result<Shipped, ShipError> },
+}
+
+struct Shipped {
+    item: Arc<Item>,
+    how: Admission,
+    took: Duration,
+}
+
+struct Known {
+    epoch: Epoch,
+    link_of: LinkOf,
+    to: UnboundedSender<Report>,
+    checked: bool,
+    checking: bool,
+    held: bool,
+    frozen: bool,
+    fenced: bool,
+}
+
+/// What a region's driver works with.
+#[derive(Debug, Clone)]
+pub struct Tools {
+    /// Greets.
+    pub greeter: Arc<Greeter>,
+    /// The items to ship.
+    pub items: Arc<ItemStore>,
+    /// Where people look.
+    pub board: Arc<Board>,
+    /// Counters.
+    pub metrics: SharedMetrics,
+    /// The clocks.
+    pub clock: Arc<dyn Clock>,
+    /// Draws waits.
+    pub rng: Arc<dyn Rng>,
+    /// Raised when a copy of this state directory was met: everything stops.
+    pub cloned: UnboundedSender<String>,
+}
+
+type Work = Pin<Box<dyn Future<Output = Done> + Send>>;
+
+/// The driver of one region.
+pub struct Driver {
+    link: Arc<RegionLink>,
+    tools: Tools,
+    queue: Queue,
+    sources: BTreeMap<SourceName, Known>,
+    work: FuturesUnordered<Work>,
+    greeted: bool,
+    greeting: bool,
+    beat: Option<(u64, Sealed)>,
+    beating: bool,
+    beaten: u64,
+    probed: bool,
+}
+
+impl std::fmt::Debug for Driver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Driver({})", self.link.name)
+    }
+}
+
+impl Driver {
+    /// A driver; `greeted` if the region was greeted already, with the beat of that number.
+    #[must_use]
+    pub fn new(link: Arc<RegionLink>, tools: Tools, greeted: Option<u64>) -> Self {
+        Self {
+            link,
+            tools,
+            queue: Queue::default(),
+            sources: BTreeMap::new(),
+            work: FuturesUnordered::new(),
+            greeted: greeted.is_some(),
+            greeting: false,
+            beat: None,
+            beating: false,
+            beaten: greeted.unwrap_or(0),
+            probed: false,
+        }
+    }
+
+    /// Runs until `stop`, or until nobody commands any more.
+    pub async fn run(mut self, mut commands: UnboundedReceiver<Command>, stop: CancellationToken) {
+        self.show_region(None);
+        loop {
+            self.begin();
+            let wake = self.wake();
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                Some(done) = self.work.next(), if !self.work.is_empty() => self.done(done),
+                command = commands.recv() => match command {
+                    Some(command) => self.obey(command),
+                    None => return,
+                },
+                () = sleep(wake) => {}
+            }
+        }
+    }
+
+    fn now(&self) -> (Timestamp, Monotonic) {
+        (self.tools.clock.now(), self.tools.clock.monotonic())
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Open(opening) => self.open(*opening),
+            Command::Appended { source, bytes, content } => {
+                self.queue.appended(&source, bytes, &content);
+                self.show(&source);
+            }
+            Command::GiveUp(source) => {
+                if let Some(lane) = self.queue.give_up(&source) {
+                    self.report(&source, lane);
+                }
+            }
+            Command::Hold(source, held) => {
+                if let Some(known) = self.sources.get_mut(&source) {
+                    known.held = held;
+                }
+                self.release(&source);
+            }
+            Command::Freeze(source) => {
+                if let Some(known) = self.sources.get_mut(&source) {
+                    known.frozen = true;
+                }
+                self.release(&source);
+                self.report_frozen(&source);
+            }
+            Command::Beat(beat) => {
+                let number = tidemark_format::keys::beat_number(&beat.key).unwrap_or(0);
+                self.beat = Some((number, beat));
+            }
+        }
+    }
+
+    fn open(&mut self, opening: Opening) {
+        let Opening { source, epoch, mut lane, ends, joined, link_of, to, held } = opening;
+        if let (Some(id), Some(known)) = (self.link.id(), lane.region)
+            && id != known
+        {
+            // The name stands for another place now: it has nothing of ours.
+            lane = Lane::joining(ends.order, ends.log, lane.newest_base);
+        }
+        let known = Known {
+            epoch,
+            link_of,
+            to,
+            checked: joined,
+            checking: false,
+            held,
+            frozen: false,
+            fenced: false,
+        };
+        self.queue.open(&source, lane, ends);
+        self.sources.insert(source.clone(), known);
+        self.release(&source);
+        self.show(&source);
+    }
+
+    /// Lets a source's items go if nothing stands against it.
+    fn release(&mut self, source: &SourceName) {
+        if let Some(known) = self.sources.get(source) {
+            let held = known.held || known.frozen || known.fenced || !known.checked;
+            self.queue.hold(source, held);
+        }
+    }
+
+    /// When something is due that no event will bring.
+    fn wake(&self) -> Option<Duration> {
+        let now = self.tools.clock.monotonic();
+        let waiting = !self.greeted || self.sources.values().any(Known::must_be_checked);
+        let outage = self.queue.outage().filter(|_| waiting).map(|outage| outage.retry_at);
+        outage.into_iter().chain(self.queue.wake_at()).min().map(|due| due.since(now))
+    }
+
+    fn may_try(&self) -> bool {
+        let now = self.tools.clock.monotonic();
+        self.queue.outage().is_none_or(|outage| now >= outage.retry_at)
+    }
+
+    /// Begins everything that may be begun now.
+    fn begin(&mut self) {
+        if !self.greeted {
+            self.begin_greeting();
+            return;
+        }
+        self.begin_probe();
+        self.begin_beat();
+        self.begin_checks();
+        let now = self.tools.clock.monotonic();
+        while let Some((source, order)) = self.queue.next(now) {
+            self.begin_shipping(source, order);
+        }
+    }
+
+    fn begin_greeting(&mut self) {
+        let Some((_, beat)) = self.beat.clone() else { return };
+        if self.greeting || !self.may_try() {
+            return;
+        }
+        self.greeting = true;
+        let (link, greeter) = (Arc::clone(&self.link), Arc::clone(&self.tools.greeter));
+        self.work.push(Box::pin(async move { Done::Greeted(greeter.greet(&link, &beat).await) }));
+    }
+
+    /// Finds out once per process what the region enforces: points say so.
+    fn begin_probe(&mut self) {
+        let Some(stores) = self.link.open_stores().filter(|_| !self.probed) else { return };
+        self.probed = true;
+        let put = self.tools.rng.id();
+        self.work.push(Box::pin(async move { Done::Probed(stores.probe.probe(&put).await) }));
+    }
+
+    fn begin_beat(&mut self) {
+        let newer = self.beat.as_ref().filter(|(number, _)| *number > self.beaten);
+        let Some((number, beat)) = newer.cloned().filter(|_| !self.beating) else { return };
+        self.beating = true;
+        // One try for each beat, also while the region is away: it may be what finds it back.
+        self.beaten = number;
+        let (link, greeter) = (Arc::clone(&self.link), Arc::clone(&self.tools.greeter));
+        self.work.push(Box::pin(async move {
+            Done::Beaten { number, result: greeter.beat(&link, &beat).await }
+        }));
+    }
+
+    fn begin_checks(&mut self) {
+        if !self.may_try() {
+            return;
+        }
+        for (source, known) in self.sources.iter_mut().filter(|(_, known)| known.must_be_checked())
+        {
+            known.checking = true;
+            let (link, greeter) = (Arc::clone(&self.link), Arc::clone(&self.tools.greeter));
+            let (source, epoch) = (source.clone(), known.epoch);
+            let link_of = Arc::clone(&known.link_of);
+            self.work.push(Box::pin(async move {
+                let link_of = move |seq| link_of(seq);
+                let result = greeter.look_at(&link, &source, epoch, &link_of).await;
+                Done::LookedAt { source, result }
+            }));
+        }
+    }
+
+    fn begin_shipping(&mut self, source: SourceName, order: Order) {
+        let Some(lane) = self.queue.lane(&source).cloned() else { return };
+        let (link, items) = (Arc::clone(&self.link), Arc::clone(&self.tools.items));
+        let clock = Arc::clone(&self.tools.clock);
+        self.work.push(Box::pin(async move {
+            let result = ship(&link, &items, &*clock, (&source, order), &lane).await;
+            Done::Shipped { source, order, result }
+        }));
+    }
+
+    fn done(&mut self, done: Done) {
+        match done {
+            Done::Greeted(result) => {
+                self.greeting = false;
+                match result {
+                    Ok(()) => self.greeted(),
+                    Err(error) => self.greeting_failed(&error),
+                }
+            }
+            Done::Beaten { number, result } => {
+                self.beating = false;
+                match result {
+                    Ok(()) => {
+                        self.tools.board.region(&self.link.name, |live| live.beat = Some(number));
+                        self.answered();
+                    }
+                    Err(error) => self.greeting_failed(&error),
+                }
+            }
+            Done::Probed(result) => self.found_out(result),
+            Done::LookedAt { source, result } => self.looked_at(&source, result),
+            Done::Shipped { source, order, result } => self.shipped(&source, order, result),
+        }
+    }
+
+    fn greeted(&mut self) {
+        self.greeted = true;
+        if let Some((number, _)) = &self.beat {
+            self.beaten = self.beaten.max(*number);
+        }
+        self.answered();
+    }
+
+    fn greeting_failed(&mut self, error: &GreetError) {
+        if let GreetError::Cloned(why) = error {
+            drop(self.tools.cloned.send(why.clone()));
+            return;
+        }
+        self.away(error, meaning(error));
+    }
+
+    fn found_out(&self, result: tidemark_storage::Result<tidemark_storage::ProbeReport>) {
+        match result {
+            Ok(report) => {
+                let level = report.create_only.name().to_owned();
+                self.tools.board.region(&self.link.name, |live| live.create_only = Some(level));
+                if !report.conditional_create {
+                    let text = "this store ignores If-None-Match: two writers could replace each other's objects \
+                                there; use another store, or a bucket policy that requires the header";
+                    let now = self.tools.clock.now();
+                    self.tools.board.alert("store.create-only", self.link.name.as_str(), text, now);
+                }
+            }
+            // Points then don't say; `doctor` probes with words.
+            Err(error) => tracing::debug!(region = %self.link.name, error = %error, "not probed"),
+        }
+    }
+
+    fn looked_at(&mut self, source: &SourceName, result: Result<(), GreetError>) {
+        let Some(known) = self.sources.get_mut(source) else { return };
+        known.checking = false;
+        match result {
+            Ok(()) => {
+                known.checked = true;
+                self.answered();
+            }
+            Err(GreetError::Ledger(error)) if error.kind() == LedgerErrorKind::Fenced => {
+                self.fenced(source, &error);
+            }
+            Err(error) => self.away(&error, meaning(&error)),
+        }
+        self.release(source);
+    }
+
+    fn fenced(&mut self, source: &SourceName, error: &dyn std::error::Error) {
+        if let Some(known) = self.sources.get_mut(source) {
+            known.fenced = true;
+            let why = policy::with_causes(error);
+            drop(known.to.send(Report::Fenced { why }));
+        }
+        self.queue.stop(source);
+    }
+
+    fn shipped(&mut self, source: &SourceName, order: Order, result: Result<Shipped, ShipError>) {
+        match result {
+            Ok(Shipped { item, how, took }) => {
+                let bytes = u64::try_from(item.bytes.len()).unwrap_or(u64::MAX);
+                if how == Admission::Ship {
+                    self.tools.metrics.shipped(source, &self.link.name, bytes, took);
+                    self.answered();
+                }
+                let lane = self.queue.settled(source, order, how, &item.content, bytes);
+                if let Some(lane) = lane {
+                    self.report(source, lane);
+                }
+            }
+            Err(error @ ShipError::Foreign { .. }) => self.fenced(source, &error),
+            Err(error) => {
+                self.queue.failed(source, self.now(), &*self.tools.rng);
+                self.away(&error, ship_meaning(&error));
+            }
+        }
+        self.report_frozen(source);
+    }
+
+    fn report_frozen(&self, source: &SourceName) {
+        let Some(known) = self.sources.get(source).filter(|known| known.frozen) else { return };
+        let Some(lane) = self.queue.lane(source).filter(|_| !self.queue.is_busy(source)) else {
+            return;
+        };
+        let (region, lane) = (self.link.name.clone(), lane.clone());
+        drop(known.to.send(Report::Frozen { region, lane }));
+    }
+
+    fn report(&mut self, source: &SourceName, mut lane: Lane) {
+        lane.region = self.link.id();
+        if let Some(known) = self.sources.get(source) {
+            let region = self.link.name.clone();
+            drop(known.to.send(Report::Lane { region, lane }));
+        }
+        self.show(source);
+    }
+
+    /// The region answered.
+    fn answered(&mut self) {
+        let before = self.queue.outage();
+        self.queue.answered();
+        let name = self.link.name.as_str();
+        for code in [tidemark_host::codes::REGION_AWAY.id, "region."] {
+            self.tools.board.keep_alerts(code, name, &[]);
+        }
+        if before.is_some() {
+            tracing::info!(region = name, "the region answers again");
+        }
+        let up = self.tools.board.read(|_, regions, _| {
+            regions.get(&self.link.name).is_some_and(|live| live.up)
+        });
+        if !up || before.is_some() {
+            self.show_region(None);
+        }
+    }
+
+    /// The region failed.
+    fn away(&mut self, error: &dyn std::error::Error, verdict: policy::Verdict) {
+        let now = self.now();
+        let first = self.queue.outage().is_none();
+        self.queue.away(now, &*self.tools.rng);
+        let text = policy::with_causes(error);
+        let name = &self.link.name;
+        self.tools.metrics.failed(name, verdict.code.id);
+        if first {
+            tracing::warn!(region = %name, error = %text, "the region is away; others go on");
+        }
+        let long = self.queue.outage().is_some_and(|outage| {
+            now.0.duration_since(outage.since).unsigned_abs() >= AWAY_ALERT
+        });
+        if long || verdict.response == Response::Alert {
+            let code = format!("region.{}", verdict.code.id);
+            self.tools.board.alert(&code, name.as_str(), &text, now.0);
+        }
+        self.show_region(Some(text));
+    }
+
+    fn show_region(&self, last_error: Option<String>) {
+        let now = self.tools.clock.now();
+        let stores = self.link.open_stores();
+        let up = self.greeted && self.queue.outage().is_none();
+        self.link.set_up(up);
+        self.tools.board.region(&self.link.name, |live| {
+            if live.up != up || live.since.is_none() {
+                live.since = Some(now);
+            }
+            live.up = up;
+            live.id = self.link.id();
+            live.country.clone_from(&self.link.country);
+            live.last_error = last_error;
+            if live.domain.is_empty() {
+                live.domain.clone_from(&self.link.domain);
+            }
+            if let Some(stores) = stores {
+                live.place = stores.place.to_string();
+                let offset = stores.witness.date_offset().map(|offset| offset.as_millis());
+                live.clock_offset_ms = offset.and_then(|offset| i64::try_from(offset).ok());
+            }
+        });
+    }
+
+    fn show(&self, source: &SourceName) {
+        let Some(view) = self.queue.view(source) else { return };
+        let lane = LiveLane {
+            standing: view.standing,
+            lacking_since: view.lacking_since,
+            behind: view.behind,
+            backlog_bytes: view.backlog_bytes,
+            log_through: view.lane.log_through,
+            point_through: view.lane.point_through,
+        };
+        self.tools.board.source(source, |live| {
+            live.lanes.insert(self.link.name.clone(), lane);
+        });
+    }
+}
+
+impl Known {
+    const fn must_be_checked(&self) -> bool {
+        !self.checked && !self.checking && !self.fenced
+    }
+}
+
+/// Reads an item, and creates it if what it refers to is there.
+async fn ship(
+    link: &RegionLink,
+    items: &Arc<ItemStore>,
+    clock: &dyn Clock,
+    which: (&SourceName, Order),
+    lane: &Lane,
+) -> Result<Shipped, ShipError> {
+    let (source, order) = which;
+    let item = match items.fresh_item(source, order) {
+        Some(item) => item,
+        None => read(items, source, order).await?,
+    };
+    let how = lane.admit(&link.name, &item.content);
+    let began = clock.monotonic();
+    if how == Admission::Ship {
+        link.create(&ToCreate::from(&*item)).await?;
+    }
+    Ok(Shipped { item, how, took: clock.monotonic().since(began) })
+}
+
+async fn read(
+    items: &Arc<ItemStore>,
+    source: &SourceName,
+    order: Order,
+) -> Result<Arc<Item>, SpoolError> {
+    let (items, name) = (Arc::clone(items), source.clone());
+    let read = tokio::task::spawn_blocking(move || items.item(&name, order)).await;
+    read.unwrap_or_else(|error| Err(SpoolError::cancelled(source, error)))
+}
+
+async fn sleep(wait: Option<Duration>) {
+    match wait {
+        Some(wait) => tokio::time::sleep(wait).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn meaning(error: &GreetError) -> policy::Verdict {
+    use tidemark_host::codes;
+    match error {
+        GreetError::Cloned(_) => {
+            policy::Verdict { response: Response::Stop, code: codes::FOREIGN_WRITER }
+        }
+        GreetError::NotEnrolled => {
+            policy::Verdict { response: Response::Alert, code: codes::NOT_ENROLLED }
+        }
+        GreetError::Ledger(error) => ledger_meaning(error),
+        GreetError::Ship(error) => ship_meaning(error),
+    }
+}
+
+fn ledger_meaning(error: &LedgerError) -> policy::Verdict {
+    policy::of_ledger(error)
+}
+
+fn ship_meaning(error: &ShipError) -> policy::Verdict {
+    use tidemark_host::codes;
+    match error {
+        ShipError::Region(error) => policy::of_region(error.kind()),
+        ShipError::Spool(_) => policy::Verdict { response: Response::Alert, code: codes::DAMAGED },
+        ShipError::Foreign { .. } => {
+            policy::Verdict { response: Response::Stop, code: codes::FOREIGN_WRITER }
+        }
+    }
+}

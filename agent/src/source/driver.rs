@@ -1,0 +1,465 @@
+//! The driver of one source: one task that seals what its slot cuts, spools it, hands it to every
+//! region, and decides when points and bases are due.
+//!
+//! ```text
+//! slot's events ─┐
+//! regions' lanes ├─▶ one input at a time ─▶ seal waiting cuts ─▶ base? ─▶ point? ─▶ requests ─▶ flush
+//! requests       ┘
+//! ```
+//!
+//! **Invariants.** A cut is sealed in order, fsynced with its record, and only then is the slot told
+//! and any region handed the object. The record on disk covers every item that is removed.
+//!
+//! **Failure.** A database that can't be opened or a spool that is full is an alert and is tried
+//! again; other sources don't notice. Another writer ends the driver ([`Ended::Fenced`]).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tidemark_engine::{ErrorKind, LogCut};
+use tidemark_format::heads::Facts;
+use tidemark_format::sign::SigningKey;
+use tidemark_format::{LogSeq, RegionName, RepoId, SourceName};
+use tidemark_host::{Clock, Cpu, Monotonic, Rng};
+use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender};
+use tokio_util::sync::CancellationToken;
+
+use super::base_turn::BaseTurn;
+use super::requests::{Job, Request};
+use super::slot::{Command, Event, Handle};
+use crate::budget::{Budget, Permit};
+use crate::metrics::SharedMetrics;
+use crate::points;
+use crate::policy;
+use crate::room::Room;
+use crate::schedule::BasePlan;
+use crate::sessions::Sessions;
+use crate::ship::link::RegionLink;
+use crate::ship::region::{Command as RegionCommand, Report};
+use crate::state::{Order, SourceRecord, Spool, StateDir};
+use crate::status_live::{Board, SourceState};
+use crate::store::ItemStore;
+
+/// How often the record is written while it changes; the spool keeps what it covers until then.
+const FLUSH_EVERY: Duration = Duration::from_secs(5);
+/// How soon a spool that was full is tried again.
+const ROOM_WAIT: Duration = Duration::from_secs(1);
+/// The first wait before a database that failed is opened again; it doubles.
+const REOPEN_FIRST: Duration = Duration::from_millis(500);
+/// The longest such wait.
+const REOPEN_MAX: Duration = Duration::from_secs(30);
+
+/// What all sources of an agent share.
+#[derive(Debug)]
+pub struct Shared {
+    /// The repository.
+    pub repo: RepoId,
+    /// The agent's key.
+    pub signer: SigningKey,
+    /// The state directory.
+    pub state: StateDir,
+    /// The clocks.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub rng: Arc<dyn Rng>,
+    /// Where sealing runs.
+    pub cpu: Cpu,
+    /// The process's session.
+    pub sessions: Arc<Sessions>,
+    /// Items on their way.
+    pub items: Arc<ItemStore>,
+    /// Where people look.
+    pub board: Arc<Board>,
+    /// Counters.
+    pub metrics: SharedMetrics,
+    /// Memory for packs.
+    pub pack_budget: Arc<Budget>,
+    /// The spool's bounds.
+    pub room: Arc<Room>,
+    /// Open facts for points.
+    pub facts: Facts,
+    /// Told when the spool has no room for a source.
+    pub no_room: UnboundedSender<SourceName>,
+}
+
+/// A region as a source's driver sees it.
+#[derive(Debug, Clone)]
+pub struct Outlet {
+    /// The region.
+    pub link: Arc<RegionLink>,
+    /// Its driver.
+    pub commands: UnboundedSender<RegionCommand>,
+}
+
+/// A source's own parts.
+#[derive(Debug)]
+pub struct SourceParts {
+    /// The engine's name.
+    pub engine: &'static str,
+    /// How it is protected.
+    pub settings: tidemark_host::config::Settings,
+    /// When bases are due.
+    pub plan: BasePlan,
+    /// Its spool.
+    pub spool: Arc<Spool>,
+    /// The orders that stood in it.
+    pub orders: Vec<Order>,
+    /// Where it stands, replayed.
+    pub record: SourceRecord,
+    /// Regions that hold this epoch's claim for sure.
+    pub joined: Vec<RegionName>,
+    /// Its slot.
+    pub slot: Handle,
+    /// The slot's events.
+    pub events: UnboundedReceiver<Event>,
+    /// Every region.
+    pub outlets: Vec<Outlet>,
+    /// Requests to it.
+    pub requests: Receiver<Request>,
+}
+
+/// How a driver ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ended {
+    /// The agent stops.
+    Drained,
+    /// Another writer has the source.
+    Fenced(String),
+    /// A person retired it.
+    Retired,
+}
+
+/// A cut that waits to be sealed.
+pub(super) struct WaitingCut {
+    pub(super) seq: LogSeq,
+    pub(super) cut: Arc<LogCut>,
+    pub(super) at: Timestamp,
+    pub(super) permit: Permit,
+}
+
+/// How the database is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hold {
+    /// It is being opened.
+    Opening,
+    /// It is captured.
+    Open,
+    /// It failed and is opened again then.
+    Waiting { until: Monotonic, wait: Duration },
+    /// It is let go of for good.
+    Closed,
+}
+
+/// The driver of one source.
+pub struct Driver {
+    pub(super) shared: Arc<Shared>,
+    pub(super) parts: SourceParts,
+    pub(super) reports: UnboundedReceiver<Report>,
+    pub(super) report_to: UnboundedSender<Report>,
+    pub(super) record: SourceRecord,
+    pub(super) waiting: VecDeque<WaitingCut>,
+    pub(super) room_at: Option<Monotonic>,
+    /// Log objects whose records the engine may still need.
+    pub(super) unsynced: VecDeque<(LogSeq, Order)>,
+    pub(super) ends: points::Ends,
+    pub(super) point_at: Option<Monotonic>,
+    pub(super) new_base: bool,
+    pub(super) base: BaseTurn,
+    pub(super) jobs: Vec<Job>,
+    pub(super) next_ticket: u64,
+    pub(super) tickets_done: BTreeMap<u64, LogSeq>,
+    pub(super) hold: Hold,
+    pub(super) gap: Option<super::gap::GapTurn>,
+    dirty: bool,
+    flushed_at: Monotonic,
+    pub(super) removed: Order,
+    pub(super) draining: bool,
+    pub(super) ending: Option<Ended>,
+}
+
+impl std::fmt::Debug for Driver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Driver({})", self.record.source)
+    }
+}
+
+impl Driver {
+    /// A driver that has done nothing yet.
+    #[must_use]
+    pub fn new(shared: Arc<Shared>, mut parts: SourceParts) -> Self {
+        let (report_to, reports) = tokio::sync::mpsc::unbounded_channel();
+        let now = shared.clock.monotonic();
+        let record = parts.record.clone();
+        let removed = parts.orders.first().copied().unwrap_or(record.next_order);
+        let mut ends = points::Ends::default();
+        if let Some(last) = record.log.restorable {
+            ends.sealed(last);
+        }
+        let unsynced = std::mem::take(&mut parts.orders);
+        let mut driver = Self {
+            shared,
+            parts,
+            reports,
+            report_to,
+            record,
+            waiting: VecDeque::new(),
+            room_at: None,
+            unsynced: VecDeque::new(),
+            ends,
+            point_at: None,
+            new_base: false,
+            base: BaseTurn::default(),
+            jobs: Vec::new(),
+            next_ticket: 0,
+            tickets_done: BTreeMap::new(),
+            hold: Hold::Opening,
+            gap: None,
+            dirty: true,
+            flushed_at: now,
+            removed,
+            draining: false,
+            ending: None,
+        };
+        driver.parts.orders = unsynced;
+        driver
+    }
+
+    /// Runs until the agent stops or the source ends.
+    pub async fn run(mut self, stop: CancellationToken) -> (SourceName, Ended) {
+        self.start().await;
+        loop {
+            let wake = self.wake();
+            tokio::select! {
+                biased;
+                () = stop.cancelled(), if !self.draining => self.begin_drain(),
+                Some(report) = self.reports.recv() => self.on_report(report),
+                Some(event) = self.parts.events.recv() => self.on_event(event).await,
+                message = self.base.message() => self.on_base(message).await,
+                Some(request) = self.parts.requests.recv() => self.on_request(request),
+                () = sleep(wake) => {}
+            }
+            self.advance().await;
+            if let Some(ended) = self.ending.take() {
+                self.flush().await;
+                return (self.record.source.clone(), ended);
+            }
+        }
+    }
+
+    pub(super) fn now(&self) -> Monotonic {
+        self.shared.clock.monotonic()
+    }
+
+    pub(super) fn name(&self) -> &SourceName {
+        &self.record.source
+    }
+
+    pub(super) fn show(&self, change: impl FnOnce(&mut crate::status_live::LiveSource)) {
+        self.shared.board.source(&self.record.source, change);
+    }
+
+    pub(super) fn alert(&self, code: &str, message: &str) {
+        let now = self.shared.clock.now();
+        self.shared.board.alert(code, self.record.source.as_str(), message, now);
+    }
+
+    pub(super) fn clear(&self, code: &str) {
+        self.shared.board.clear(code, self.record.source.as_str());
+    }
+
+    /// Everything that may follow from an input, in order.
+    async fn advance(&mut self) {
+        self.end_pause_that_is_over();
+        self.advance_gap().await;
+        self.reopen_if_due().await;
+        self.seal_waiting().await;
+        self.begin_base_if_due().await;
+        self.seal_point_if_due().await;
+        self.advance_jobs().await;
+        self.advance_drain();
+        if self.dirty && self.now().since(self.flushed_at) >= FLUSH_EVERY {
+            self.flush().await;
+        }
+    }
+
+    fn on_report(&mut self, report: Report) {
+        match report {
+            Report::Lane { region, lane } => {
+                self.record.lanes.insert(region, lane);
+                self.dirty = true;
+            }
+            Report::Frozen { region, lane } => {
+                self.record.lanes.insert(region.clone(), lane);
+                if let Some(gap) = &mut self.gap {
+                    gap.frozen.insert(region);
+                }
+            }
+            Report::Fenced { why } => {
+                let code = tidemark_host::codes::FENCED.id;
+                self.alert(code, &why);
+                self.show(|live| live.state = SourceState::Fenced);
+                self.parts.slot.tell(Command::Close);
+                self.ending = Some(Ended::Fenced(why));
+            }
+        }
+    }
+
+    async fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Opened { incarnation, verdict, needs_complete_base, unfinished_base } => {
+                let opened = super::opening::Opened {
+                    incarnation,
+                    verdict,
+                    needs_complete_base,
+                    unfinished_base,
+                };
+                self.on_opened(opened).await;
+            }
+            Event::Failed { kind, message } => self.on_failed(kind, &message),
+            Event::Cut { seq, cut, at, permit } => {
+                self.waiting.push_back(WaitingCut { seq, cut: Arc::new(cut), at, permit });
+            }
+            Event::CutDone { ticket, next_seq } => {
+                self.tickets_done.insert(ticket, next_seq);
+            }
+            Event::BaseBegan(start) => self.on_base_began(start).await,
+            Event::Slice(slice) => self.base.slice(slice),
+            Event::BaseFailed { message } => self.base_failed(&message),
+            Event::Synced(seq) => self.on_synced(seq),
+            Event::Probed(probe) => self.show(|live| live.database_bytes = Some(probe.bytes)),
+            Event::Closed => self.hold = Hold::Closed,
+        }
+    }
+
+    fn on_failed(&mut self, kind: ErrorKind, message: &str) {
+        self.base_failed("the capture ended");
+        let verdict = policy::of_engine(kind);
+        let before = match self.hold {
+            Hold::Waiting { wait, .. } => wait,
+            Hold::Opening | Hold::Open | Hold::Closed => Duration::ZERO,
+        };
+        if self.hold == Hold::Closed {
+            return;
+        }
+        let wait = if kind == ErrorKind::Reopen {
+            Duration::ZERO
+        } else {
+            (before * 2).clamp(REOPEN_FIRST, REOPEN_MAX)
+        };
+        self.hold = Hold::Waiting { until: self.now().after(wait), wait };
+        tracing::warn!(source = %self.name(), error = message, "the capture ended and begins again");
+        if verdict.response != policy::Response::Retry {
+            self.alert(&format!("source.{}", verdict.code.id), message);
+            self.show(|live| live.state = SourceState::WaitingForDatabase);
+        }
+    }
+
+    pub(super) async fn reopen_if_due(&mut self) {
+        if let Hold::Waiting { until, .. } = self.hold
+            && self.now() >= until
+            && self.waiting.is_empty()
+            && self.gap.is_none()
+            && !self.draining
+        {
+            self.open().await;
+        }
+    }
+
+    fn on_synced(&mut self, seq: LogSeq) {
+        self.record.log.map_synced = Some(seq);
+        while let Some((first, order)) = self.unsynced.front().copied() {
+            if first > seq {
+                break;
+            }
+            self.record.log.synced_order = order.saturating_add(1);
+            self.unsynced.pop_front();
+        }
+        self.dirty = true;
+    }
+
+    pub(super) const fn changed(&mut self) {
+        self.dirty = true;
+    }
+
+    /// Writes the record, then removes what it covers and nobody needs.
+    pub(super) async fn flush(&mut self) {
+        self.flushed_at = self.now();
+        self.dirty = false;
+        let path = self.shared.state.record(&self.record.source);
+        let bytes = self.record.to_bytes();
+        let needed = self.unsynced.front().map_or(self.record.next_order, |(_, order)| *order);
+        let until = self.record.settled().min(needed);
+        let (from, spool) = (self.removed, Arc::clone(&self.parts.spool));
+        let work = move || -> Result<(), crate::AgentError> {
+            tidemark_host::files::write_atomic(&path, &bytes, tidemark_host::files::PRIVATE)?;
+            for order in from..until {
+                spool.remove_if_there(order)?;
+            }
+            Ok(())
+        };
+        let items = Arc::clone(&self.shared.items);
+        match tokio::task::spawn_blocking(work).await {
+            Ok(Ok(())) => {
+                for order in from..until {
+                    items.forget(&self.record.source, order);
+                }
+                self.removed = self.removed.max(until);
+                self.clear("state.write");
+            }
+            Ok(Err(error)) => {
+                self.dirty = true;
+                self.alert("state.write", &policy::with_causes(&error));
+            }
+            Err(error) => tracing::debug!(error = %error, "the runtime stops"),
+        }
+    }
+
+    pub(super) fn no_room(&mut self) {
+        if self.room_at.is_none() {
+            self.parts.slot.tell(Command::Hold(true));
+            self.show(|live| live.state = SourceState::HeldByFullSpool);
+            let code = tidemark_host::codes::SPOOL_FULL;
+            self.alert(code.id, code.meaning);
+        }
+        self.room_at = Some(self.now().after(ROOM_WAIT));
+        drop(self.shared.no_room.send(self.record.source.clone()));
+    }
+
+    pub(super) fn room_again(&mut self) {
+        if self.room_at.take().is_some() {
+            self.parts.slot.tell(Command::Hold(false));
+            self.show(|live| live.state = SourceState::Capturing);
+            self.clear(tidemark_host::codes::SPOOL_FULL.id);
+        }
+    }
+
+    /// When something is due that no input will bring.
+    fn wake(&self) -> Option<Duration> {
+        let now = self.now();
+        let flush = self.dirty.then(|| self.flushed_at.after(FLUSH_EVERY));
+        let reopen = match self.hold {
+            Hold::Waiting { until, .. } => Some(until),
+            Hold::Opening | Hold::Open | Hold::Closed => None,
+        };
+        let due = [
+            flush,
+            reopen,
+            self.room_at,
+            self.gap_due_at(),
+            self.point_due_at(),
+            self.base_due_at(),
+        ];
+        let jobs = self.jobs.iter().map(|job| job.deadline);
+        let first = due.into_iter().flatten().chain(jobs).chain(self.pause_ends_at()).min();
+        first.map(|due| due.since(now))
+    }
+}
+
+async fn sleep(wait: Option<Duration>) {
+    match wait {
+        Some(wait) => tokio::time::sleep(wait).await,
+        None => std::future::pending().await,
+    }
+}

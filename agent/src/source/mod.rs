@@ -1,0 +1,18 @@
+//! Protecting one source: a slot that captures, and a driver that seals, spools and decides.
+//!
+//! ```text
+//! capture pool (few OS threads)         source driver (one task per source)
+//!   slot: poll, cut, base slices  ──▶     seal → spool → every region's queue
+//!                                 ◀──     sealed, begin base, next slice
+//! ```
+//!
+//! The slot is synchronous and talks to the engine alone; the driver never touches the database.
+
+mod base_turn;
+pub mod driver;
+mod gap;
+mod opening;
+pub mod pool;
+pub mod requests;
+mod sealing;
+pub mod slot;

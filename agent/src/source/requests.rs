@@ -1,0 +1,477 @@
+//! What people ask of a source: points, bases, pauses, retirement; and the agent's own stop.
+//!
+//! A snapshot is answered when its point is durable in W failure domains, or when its time is over.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tidemark_format::{LogSeq, PointSeq, RegionName};
+use tidemark_host::Monotonic;
+use tokio::sync::oneshot;
+
+use super::driver::{Driver, Ended, Hold};
+use super::slot::Command;
+use crate::control::SealedPoint;
+use crate::points::{PointFacts, PointTools, seal_point};
+use crate::schedule::{PointFacts as DueFacts, point_due};
+use crate::ship::lane::Content;
+use crate::ship::quorum;
+use crate::ship::region::Command as RegionCommand;
+use crate::state::source::{Pause, Restorable};
+use crate::status_live::SourceState;
+use crate::{AgentError, Result, policy};
+
+/// How long a stop waits for the regions.
+pub(super) const DRAIN_TIME: Duration = Duration::from_secs(60);
+
+/// A request to a source.
+#[derive(Debug)]
+pub enum Request {
+    /// Cut, ship and seal a point.
+    Snapshot {
+        /// Make a base first.
+        base: bool,
+        /// A name for the point.
+        name: Option<String>,
+        /// How long to wait.
+        wait: Duration,
+        /// Where the answer goes.
+        answer: oneshot::Sender<Result<SealedPoint>>,
+    },
+    /// Ship nothing for a while.
+    Pause {
+        /// Until when.
+        until: Timestamp,
+        /// Why.
+        reason: String,
+        /// Done.
+        answer: oneshot::Sender<Result<()>>,
+    },
+    /// Ship again.
+    Resume {
+        /// Done.
+        answer: oneshot::Sender<Result<()>>,
+    },
+    /// Seal a last point and let go for good.
+    Retire {
+        /// Done.
+        answer: oneshot::Sender<Result<SealedPoint>>,
+    },
+    /// The spool is full: give this region's backlog up.
+    GiveUp(RegionName),
+    /// The spool is full and nothing in it is anywhere else: give up what was shipped nowhere.
+    GiveUpUnshipped,
+}
+
+/// A snapshot, retirement or stop under way.
+#[derive(Debug)]
+pub(super) struct Job {
+    kind: Kind,
+    stage: Stage,
+    pub(super) deadline: Monotonic,
+    wait: Duration,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Snapshot { name: Option<String>, answer: oneshot::Sender<Result<SealedPoint>> },
+    Retire { answer: oneshot::Sender<Result<SealedPoint>> },
+    Stop,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// Until so many bases were published.
+    Base(u64),
+    /// Until the cut is made and sealed.
+    Cut(u64),
+    /// Until the log is durable up to here.
+    Durable(Restorable),
+    /// Until the point is.
+    Point { seq: PointSeq, last: Restorable },
+    Done,
+}
+
+impl Driver {
+    /// Asks the slot to cut; the ticket comes back when it has.
+    pub(super) fn ticket(&mut self) -> u64 {
+        let ticket = self.next_ticket;
+        self.next_ticket = ticket.saturating_add(1);
+        self.parts.slot.tell(Command::Cut { ticket });
+        ticket
+    }
+
+    pub(super) fn on_request(&mut self, request: Request) {
+        match request {
+            Request::Snapshot { base, name, wait, answer } => {
+                self.begin_snapshot(base, name, wait, answer);
+            }
+            Request::Pause { until, reason, answer } => {
+                let since = self.shared.clock.now();
+                self.record.paused = Some(Pause { since, until, reason });
+                self.hold_lanes(true);
+                self.changed();
+                self.show_pause();
+                drop(answer.send(Ok(())));
+            }
+            Request::Resume { answer } => {
+                self.resume();
+                drop(answer.send(Ok(())));
+            }
+            Request::Retire { answer } => {
+                self.resume();
+                let ticket = self.ticket();
+                self.push_job(Kind::Retire { answer }, Stage::Cut(ticket), DRAIN_TIME);
+            }
+            Request::GiveUpUnshipped => self.begin_gap(),
+            Request::GiveUp(region) => {
+                let outlet = self.parts.outlets.iter().find(|outlet| outlet.link.name == region);
+                if let Some(outlet) = outlet {
+                    let code = format!("region.{}", tidemark_host::codes::SPOOL_FULL.id);
+                    let text = format!(
+                        "the spool is full: what region {region} lacks of this source is given up there; it is \
+                         repaired by the next base"
+                    );
+                    tracing::warn!(source = %self.name(), code, "{text}");
+                    drop(outlet.commands.send(RegionCommand::GiveUp(self.record.source.clone())));
+                }
+            }
+        }
+    }
+
+    fn push_job(&mut self, kind: Kind, stage: Stage, wait: Duration) {
+        let deadline = self.now().after(wait);
+        self.jobs.push(Job { kind, stage, deadline, wait });
+    }
+
+    fn begin_snapshot(
+        &mut self,
+        base: bool,
+        name: Option<String>,
+        wait: Duration,
+        answer: oneshot::Sender<Result<SealedPoint>>,
+    ) {
+        if let Some(pause) = &self.record.paused {
+            let why = format!("shipping is paused until {} ({}); resume first", pause.until, pause.reason);
+            drop(answer.send(Err(AgentError::Refused(why))));
+            return;
+        }
+        let stage = if base || self.record.base.is_none() {
+            self.base.asked = true;
+            Stage::Base(self.base.published.saturating_add(1))
+        } else {
+            Stage::Cut(self.ticket())
+        };
+        self.push_job(Kind::Snapshot { name, answer }, stage, wait);
+    }
+
+    fn hold_lanes(&self, held: bool) {
+        for outlet in &self.parts.outlets {
+            let command = RegionCommand::Hold(self.record.source.clone(), held);
+            drop(outlet.commands.send(command));
+        }
+    }
+
+    fn resume(&mut self) {
+        if self.record.paused.take().is_some() {
+            self.hold_lanes(false);
+            self.changed();
+            self.clear("paused");
+            self.show(|live| {
+                live.paused = None;
+                live.state = SourceState::Capturing;
+            });
+        }
+    }
+
+    pub(super) fn show_pause(&self) {
+        if let Some(pause) = &self.record.paused {
+            let text = format!("shipping is paused until {}: {}", pause.until, pause.reason);
+            self.alert("paused", &text);
+            self.show(|live| {
+                live.paused = Some((pause.reason.clone(), pause.until));
+                live.state = SourceState::Paused;
+            });
+        }
+    }
+
+    pub(super) fn end_pause_that_is_over(&mut self) {
+        let now = self.shared.clock.now();
+        if self.record.paused.as_ref().is_some_and(|pause| pause.until <= now) {
+            tracing::warn!(source = %self.name(), "the pause is over: shipping goes on");
+            self.resume();
+        }
+    }
+
+    pub(super) fn pause_ends_at(&self) -> Option<Monotonic> {
+        let pause = self.record.paused.as_ref()?;
+        let wait = pause.until.duration_since(self.shared.clock.now());
+        Some(self.now().after(wait.try_into().unwrap_or_default()))
+    }
+
+    /// How many failure domains have the log through `seq` and the point through `point`, as
+    /// against how many are needed; and the regions that do.
+    fn durable(&self, seq: LogSeq, point: Option<PointSeq>) -> (bool, Vec<RegionName>) {
+        let mut done = Vec::new();
+        let domains = self.domains();
+        let lanes = self.record.lanes.iter().map(|(name, lane)| {
+            let there = lane.log_through >= Some(seq) && lane.point_through >= point;
+            if there {
+                done.push(name.clone());
+            }
+            (domains.get(name).map_or("", String::as_str), there.then_some(()))
+        });
+        let lanes: Vec<_> = lanes.collect();
+        (quorum::reached(lanes, self.width(&domains)).is_some(), done)
+    }
+
+    fn domains(&self) -> std::collections::BTreeMap<RegionName, String> {
+        self.shared.board.read(|_, regions, _| {
+            regions.iter().map(|(name, live)| (name.clone(), live.domain.clone())).collect()
+        })
+    }
+
+    fn width(&self, domains: &std::collections::BTreeMap<RegionName, String>) -> usize {
+        let mut all: Vec<&str> = domains.values().map(String::as_str).collect();
+        all.sort_unstable();
+        all.dedup();
+        quorum::width(self.parts.settings.durable_in, all.len())
+    }
+
+    /// The newest restorable object that some region has.
+    fn newest_durable(&mut self) -> Option<Restorable> {
+        let through = self.record.lanes.values().filter_map(|lane| lane.log_through).max();
+        self.ends.durable_through(through)
+    }
+
+    /// Seals a point if it is time and something new is durable.
+    pub(super) async fn seal_point_if_due(&mut self) {
+        if self.record.paused.is_some() {
+            return;
+        }
+        let durable = self.newest_durable();
+        let facts = self.due_facts(durable);
+        let Some(last) = durable.filter(|_| point_due(&facts)) else { return };
+        // A base's point waits until the base is usable in what is durable.
+        if let Err(error) = self.seal_point(last, PointFacts::default()).await {
+            self.alert("point.failed", &policy::with_causes(&error));
+            self.point_at = Some(self.now());
+        }
+    }
+
+    fn due_facts(&self, durable: Option<Restorable>) -> DueFacts {
+        DueFacts {
+            durable: durable.map(|last| last.seq),
+            covered: self.record.point.log_seq,
+            usable_from: self.record.base.map(|base| base.usable_from),
+            since_last: self.point_at.map(|at| self.now().since(at)),
+            every: self.parts.settings.snapshot_every,
+            new_base: self.new_base,
+        }
+    }
+
+    /// When a point is due that no input will bring.
+    pub(super) fn point_due_at(&self) -> Option<Monotonic> {
+        let news = self.record.log.restorable.map(|last| last.seq) > self.record.point.log_seq;
+        self.point_at
+            .filter(|_| news)
+            .map(|at| at.after(self.parts.settings.snapshot_every))
+            .filter(|due| *due > self.now())
+    }
+
+    async fn seal_point(
+        &mut self,
+        last: Restorable,
+        mut facts: PointFacts,
+    ) -> Result<Option<PointSeq>> {
+        facts.agent = self.shared.facts.clone();
+        let tools = PointTools {
+            repo: self.shared.repo,
+            engine: self.parts.engine,
+            signer: &self.shared.signer,
+            clock: &*self.shared.clock,
+            rng: &*self.shared.rng,
+            board: &self.shared.board,
+        };
+        let Some((sealed, head)) = seal_point(&self.record, last, facts, &tools)? else {
+            return Ok(None);
+        };
+        let content = Content::Point { seq: head.seq, log_seq: head.log_seq, base: head.base };
+        self.append(&sealed, None, content, Vec::new).await?;
+        self.record.point_sealed(&head, sealed.link);
+        self.changed();
+        self.point_at = Some(self.now());
+        self.new_base = false;
+        self.clear("point.failed");
+        self.shared.metrics.point_sealed(self.name());
+        self.show(|live| {
+            live.point = Some(head.seq);
+            live.point_at = Some(head.at);
+        });
+        Ok(Some(head.seq))
+    }
+
+    /// Carries every job as far as it goes now.
+    pub(super) async fn advance_jobs(&mut self) {
+        let jobs = std::mem::take(&mut self.jobs);
+        for mut job in jobs {
+            while self.advance_job(&mut job).await {}
+            if matches!(job.stage, Stage::Done) {
+                continue;
+            }
+            if self.now() >= job.deadline {
+                self.late(job);
+            } else {
+                self.jobs.push(job);
+            }
+        }
+    }
+
+    /// One step of a job; true if another may follow at once.
+    async fn advance_job(&mut self, job: &mut Job) -> bool {
+        match &job.stage {
+            Stage::Base(wanted) => {
+                if self.base.published < *wanted {
+                    return false;
+                }
+                job.stage = Stage::Cut(self.ticket());
+            }
+            Stage::Cut(ticket) => {
+                let done = self.tickets_done.get(ticket).copied();
+                let Some(next_seq) = done.filter(|next| self.record.log.next >= *next) else {
+                    return false;
+                };
+                let ticket = *ticket;
+                self.tickets_done.remove(&ticket);
+                let Some(last) = self.record.log.restorable.filter(|_| next_seq.0 > 0) else {
+                    job.stage = Stage::Done;
+                    return false;
+                };
+                job.stage = Stage::Durable(last);
+            }
+            Stage::Durable(last) => {
+                let (enough, somewhere) = self.durable(last.seq, None);
+                // A stop takes what it can get.
+                let stop = matches!(job.kind, Kind::Stop) && !somewhere.is_empty();
+                if !enough && !stop {
+                    return false;
+                }
+                let last = *last;
+                return self.point_of_job(job, last).await;
+            }
+            Stage::Point { seq, last } => {
+                let (enough, durable_in) = self.durable(last.seq, Some(*seq));
+                if !enough {
+                    return false;
+                }
+                let (seq, last) = (*seq, *last);
+                self.done(job, seq, last, durable_in);
+                return false;
+            }
+            Stage::Done => return false,
+        }
+        true
+    }
+
+    async fn point_of_job(&mut self, job: &mut Job, last: Restorable) -> bool {
+        let (name, retired) = match &job.kind {
+            Kind::Snapshot { name, .. } => (name.clone(), false),
+            Kind::Retire { .. } => (None, true),
+            Kind::Stop => (None, false),
+        };
+        let covered = self.record.point.log_seq >= Some(last.seq) && !self.new_base;
+        let sealed = if covered && name.is_none() && !retired {
+            Ok(self.record.point.next.previous())
+        } else {
+            self.seal_point(last, PointFacts { name, retired, ..PointFacts::default() }).await
+        };
+        match sealed {
+            Ok(Some(seq)) => job.stage = Stage::Point { seq, last },
+            // No base yet to rest on.
+            Ok(None) if matches!(job.kind, Kind::Stop) => job.stage = Stage::Done,
+            Ok(None) => return false,
+            Err(error) => {
+                self.alert("point.failed", &policy::with_causes(&error));
+                return false;
+            }
+        }
+        true
+    }
+
+    fn done(&mut self, job: &mut Job, seq: PointSeq, last: Restorable, durable_in: Vec<RegionName>) {
+        job.stage = Stage::Done;
+        let point = |name| SealedPoint {
+            source: self.record.source.clone(),
+            seq,
+            name,
+            log_seq: last.seq,
+            committed: last.committed,
+            durable_in,
+        };
+        match std::mem::replace(&mut job.kind, Kind::Stop) {
+            Kind::Snapshot { name, answer } => drop(answer.send(Ok(point(name)))),
+            Kind::Retire { answer } => {
+                let point = point(None);
+                self.record.retired = Some(self.shared.clock.now());
+                self.show(|live| live.state = SourceState::Retired);
+                self.parts.slot.tell(Command::Close);
+                self.ending = Some(Ended::Retired);
+                self.changed();
+                drop(answer.send(Ok(point)));
+            }
+            Kind::Stop => {}
+        }
+    }
+
+    fn late(&self, job: Job) {
+        let why = match &job.stage {
+            Stage::Base(_) => "a base is under way",
+            Stage::Cut(_) => "the database can't be read or the spool is full",
+            Stage::Durable(_) | Stage::Point { .. } | Stage::Done => {
+                "too few failure domains take it; it is kept in the spool and shipped as soon as they do"
+            }
+        };
+        let error = AgentError::Late {
+            what: "the recovery point",
+            seconds: job.wait.as_secs(),
+            why: why.to_owned(),
+        };
+        match job.kind {
+            Kind::Snapshot { answer, .. } | Kind::Retire { answer } => {
+                drop(answer.send(Err(error)));
+            }
+            Kind::Stop => {
+                tracing::warn!(source = %self.name(), error = %error, "stopping with a backlog in the spool");
+            }
+        }
+    }
+
+    /// The agent stops: a last cut, shipped, and a last point, as far as time allows.
+    pub(super) fn begin_drain(&mut self) {
+        self.draining = true;
+        if self.base.is_running() {
+            self.base_failed("the agent stops");
+            self.clear("base.failed");
+        }
+        if self.hold == Hold::Open && self.record.paused.is_none() {
+            let ticket = self.ticket();
+            self.push_job(Kind::Stop, Stage::Cut(ticket), DRAIN_TIME);
+        }
+    }
+
+    /// Lets go of the database once nothing is left to do, and ends.
+    pub(super) fn advance_drain(&mut self) {
+        if !self.draining || !self.jobs.is_empty() || self.ending.is_some() {
+            return;
+        }
+        match self.hold {
+            Hold::Open | Hold::Opening => {
+                self.hold = Hold::Waiting { until: Monotonic::default(), wait: Duration::ZERO };
+                self.parts.slot.tell(Command::Close);
+            }
+            Hold::Closed => self.ending = Some(Ended::Drained),
+            Hold::Waiting { until, .. } if until == Monotonic::default() => {}
+            Hold::Waiting { .. } => self.ending = Some(Ended::Drained),
+        }
+    }
+}

@@ -1,0 +1,616 @@
+//! A source on the capture pool: the only code that talks to an engine.
+//!
+//! One turn does what commands ask, then a poll, a cut, a slice of a base or a sync of the page map
+//! as they are due. It decides *when* to cut (on the timer, at the engine's bound, on demand);
+//! everything else is the driver's decision.
+//!
+//! **Invariants.** At most [`UNSEALED_MAX`] cuts wait to be sealed. A generation opens only when
+//! every cut before it is sealed. Cuts' sequences are dense.
+//!
+//! **Failure.** An engine's error ends the capture unless it passes by itself: what was captured is
+//! cut first, then the driver is told and opens it again later. Other sources don't notice.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tidemark_engine::{
+    BaseSlice, BaseStart, Capture, Engine, Error, ErrorKind, LogCut, OpenRequest, Opened, Probe,
+    UnfinishedBase, Verdict, Workspace,
+};
+use tidemark_format::{Incarnation, LogSeq, SourceName};
+use tidemark_host::{Clock, Monotonic};
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::pool::{SlotId, Turns, Waker};
+use crate::budget::{Budget, Permit};
+use crate::status_live::{Board, SourceState};
+
+/// Cuts that wait to be sealed: one is being sealed while the next is made.
+const UNSEALED_MAX: usize = 2;
+/// How often the page map is fsynced, which lets the spool drop its records.
+const SYNC_EVERY: Duration = Duration::from_secs(10);
+/// How soon a call that failed for a passing reason is made again.
+const RETRY_AFTER: Duration = Duration::from_millis(200);
+/// Passing failures in a row after which the capture is opened anew.
+const RETRIES_MAX: u32 = 25;
+/// How soon a cut that found no memory free is tried again.
+const BUDGET_WAIT: Duration = Duration::from_millis(5);
+
+/// What an engine's records are read from when it opens; lazily, one at a time.
+pub type Records = Box<dyn Iterator<Item = (LogSeq, Vec<u8>)> + Send>;
+
+/// What a driver tells its slot.
+pub enum Command {
+    /// Open the source. The next cut is `next_seq`.
+    Open {
+        /// The next cut's sequence.
+        next_seq: LogSeq,
+        /// The sealed records that the page map may not hold yet.
+        records: Records,
+        /// The incarnation if a new one begins.
+        candidate: Incarnation,
+    },
+    /// Cut everything captured so far, up to a restorable end.
+    Cut {
+        /// Comes back in [`Event::CutDone`].
+        ticket: u64,
+    },
+    /// The cut is fsynced in the spool.
+    Sealed(LogSeq),
+    /// Begin a base; in a new generation if a digest key is given.
+    BeginBase {
+        /// The new generation's digest key.
+        generation: Option<[u8; 32]>,
+        /// Whether it holds every page.
+        complete: bool,
+    },
+    /// Read the next pages of the base.
+    Slice {
+        /// At most about so many bytes.
+        max_bytes: usize,
+    },
+    /// The base is published.
+    BaseDone,
+    /// The base won't be published.
+    BaseAbandoned,
+    /// Cut nothing until told otherwise (the spool is full).
+    Hold(bool),
+    /// Look at the database.
+    Probe,
+    /// Fsync the page map and let go of the database.
+    Close,
+}
+
+impl std::fmt::Debug for Command {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Open { .. } => "Open",
+            Self::Cut { .. } => "Cut",
+            Self::Sealed(_) => "Sealed",
+            Self::BeginBase { .. } => "BeginBase",
+            Self::Slice { .. } => "Slice",
+            Self::BaseDone => "BaseDone",
+            Self::BaseAbandoned => "BaseAbandoned",
+            Self::Hold(_) => "Hold",
+            Self::Probe => "Probe",
+            Self::Close => "Close",
+        })
+    }
+}
+
+/// What a slot tells its driver.
+#[derive(Debug)]
+pub enum Event {
+    /// The source is open.
+    Opened {
+        /// The life of the source.
+        incarnation: Incarnation,
+        /// What opening found out.
+        verdict: Verdict,
+        /// No finished complete base in the open generation.
+        needs_complete_base: bool,
+        /// A base that was begun before and not ended.
+        unfinished_base: Option<UnfinishedBase>,
+    },
+    /// The capture ended; it may be opened again.
+    Failed {
+        /// What to do about it.
+        kind: ErrorKind,
+        /// What happened, with its causes.
+        message: String,
+    },
+    /// A cut was made.
+    Cut {
+        /// Its sequence.
+        seq: LogSeq,
+        /// What it holds.
+        cut: LogCut,
+        /// When it was made.
+        at: Timestamp,
+        /// The memory it takes; given back when dropped.
+        permit: Permit,
+    },
+    /// Everything that had been captured when it was asked for is in cuts before `next_seq`.
+    CutDone {
+        /// From [`Command::Cut`].
+        ticket: u64,
+        /// The next cut's sequence.
+        next_seq: LogSeq,
+    },
+    /// The base begins.
+    BaseBegan(BaseStart),
+    /// The next pages of the base.
+    Slice(BaseSlice),
+    /// The base can't go on.
+    BaseFailed {
+        /// Why.
+        message: String,
+    },
+    /// Records up to here are no longer needed.
+    Synced(LogSeq),
+    /// What is known of the database.
+    Probed(Probe),
+    /// The database is let go of.
+    Closed,
+}
+
+/// The driver's end of a slot.
+#[derive(Clone)]
+pub struct Handle {
+    inbox: Arc<Mutex<VecDeque<Command>>>,
+    waker: Waker,
+    id: SlotId,
+}
+
+impl std::fmt::Debug for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Handle(slot {})", self.id)
+    }
+}
+
+impl Handle {
+    /// Tells the slot.
+    pub fn tell(&self, command: Command) {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner).push_back(command);
+        self.waker.wake(self.id);
+    }
+}
+
+/// What a slot is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// The source.
+    pub source: SourceName,
+    /// Its engine.
+    pub engine: Arc<dyn Engine>,
+    /// The engine's folder.
+    pub folder: PathBuf,
+    /// How long changes wait at most.
+    pub ship_every: Duration,
+    /// Memory for cuts, shared by all sources.
+    pub budget: Arc<Budget>,
+    /// Where people look.
+    pub board: Arc<Board>,
+    /// The clocks.
+    pub clock: Arc<dyn Clock>,
+    /// Where events go.
+    pub events: UnboundedSender<Event>,
+}
+
+/// A base that waits for its turn or runs.
+#[derive(Debug, Default)]
+struct BaseTurn {
+    asked: Option<(Option<[u8; 32]>, bool)>,
+    slices: VecDeque<usize>,
+}
+
+/// A source on the pool.
+pub struct Slot {
+    parts: Parts,
+    inbox: Arc<Mutex<VecDeque<Command>>>,
+    capture: Option<Box<dyn Capture>>,
+    next_seq: LogSeq,
+    /// Sequence and first commit of the cuts that wait to be sealed.
+    unsealed: VecDeque<(LogSeq, Option<Timestamp>)>,
+    next_poll: Monotonic,
+    last_cut: Option<Monotonic>,
+    last_sync: Monotonic,
+    sealed_since_sync: bool,
+    pending_bytes: u64,
+    pending_since: Option<Timestamp>,
+    cut_now: bool,
+    /// Cut until a restorable end, whatever the timer says.
+    force: bool,
+    tickets: Vec<u64>,
+    hold: bool,
+    base: BaseTurn,
+    retries: u32,
+    /// The capture ends once everything is cut.
+    ending: Option<(ErrorKind, String)>,
+    closing: bool,
+}
+
+impl std::fmt::Debug for Slot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Slot({}, next {})", self.parts.source, self.next_seq)
+    }
+}
+
+impl Slot {
+    /// Puts a source on `pool`.
+    #[must_use]
+    pub fn add(pool: &super::pool::Pool, parts: Parts) -> Handle {
+        let inbox = Arc::new(Mutex::new(VecDeque::new()));
+        let waker = pool.waker();
+        let slot_inbox = Arc::clone(&inbox);
+        let now = parts.clock.monotonic();
+        let id = pool.add(move |_id| Self {
+            parts,
+            inbox: slot_inbox,
+            capture: None,
+            next_seq: LogSeq(0),
+            unsealed: VecDeque::new(),
+            next_poll: now,
+            last_cut: None,
+            last_sync: now,
+            sealed_since_sync: false,
+            pending_bytes: 0,
+            pending_since: None,
+            cut_now: false,
+            force: false,
+            tickets: Vec::new(),
+            hold: false,
+            base: BaseTurn::default(),
+            retries: 0,
+            ending: None,
+            closing: false,
+        });
+        Handle { inbox, waker, id }
+    }
+
+    fn send(&self, event: Event) {
+        // The driver is gone only when the agent stops.
+        drop(self.parts.events.send(event));
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Open { next_seq, records, candidate } => {
+                self.open(next_seq, records, candidate);
+            }
+            Command::Cut { ticket } => {
+                self.tickets.push(ticket);
+                self.force = true;
+            }
+            Command::Sealed(seq) => self.sealed(seq),
+            Command::BeginBase { generation, complete } => {
+                self.base.asked = Some((generation, complete));
+                self.base.slices.clear();
+            }
+            Command::Slice { max_bytes } => self.base.slices.push_back(max_bytes),
+            Command::BaseDone => {
+                let result = self.capture.as_mut().map(|capture| capture.base_done());
+                if let Some(Err(error)) = result {
+                    self.fail(&error);
+                }
+            }
+            Command::BaseAbandoned => {
+                self.base = BaseTurn::default();
+                if let Some(capture) = &mut self.capture {
+                    capture.base_abandoned();
+                }
+            }
+            Command::Hold(hold) => self.hold = hold,
+            Command::Probe => {
+                if let Some(Ok(probe)) = self.capture.as_mut().map(|capture| capture.probe()) {
+                    self.send(Event::Probed(probe));
+                }
+            }
+            Command::Close => self.closing = true,
+        }
+    }
+
+    fn open(&mut self, next_seq: LogSeq, mut records: Records, candidate: Incarnation) {
+        self.drop_capture();
+        self.next_seq = next_seq;
+        let request =
+            OpenRequest { folder: self.parts.folder.clone(), records: &mut records, candidate };
+        match self.parts.engine.open(request) {
+            Ok(opened) => self.opened(opened),
+            Err(error) => {
+                self.ending = Some((error.kind(), crate::policy::with_causes(&error)));
+                self.end();
+            }
+        }
+    }
+
+    fn opened(&mut self, opened: Opened) {
+        let now = self.parts.clock.monotonic();
+        self.capture = Some(opened.capture);
+        (self.next_poll, self.last_sync) = (now, now);
+        self.last_cut = None;
+        self.retries = 0;
+        // Nothing is cut before the driver has said in which generation.
+        self.hold = true;
+        self.send(Event::Opened {
+            incarnation: opened.incarnation,
+            verdict: opened.verdict,
+            needs_complete_base: opened.needs_complete_base,
+            unfinished_base: opened.unfinished_base,
+        });
+    }
+
+    fn sealed(&mut self, seq: LogSeq) {
+        self.unsealed.retain(|(waiting, _)| *waiting > seq);
+        self.sealed_since_sync = true;
+        let result = self.capture.as_mut().map(|capture| capture.sealed(seq));
+        if let Some(Err(error)) = result {
+            self.fail(&error);
+        }
+        self.show();
+    }
+
+    /// An engine's call failed.
+    fn fail(&mut self, error: &Error) {
+        let passing = matches!(error.kind(), ErrorKind::Retry | ErrorKind::Io | ErrorKind::Full);
+        self.retries = self.retries.saturating_add(1);
+        if passing && self.retries < RETRIES_MAX {
+            tracing::debug!(source = %self.parts.source, error = %error, "capture is tried again");
+            self.next_poll = self.parts.clock.monotonic().after(RETRY_AFTER);
+        } else if self.ending.is_none() {
+            self.ending = Some((error.kind(), crate::policy::with_causes(error)));
+            self.force = true;
+        }
+    }
+
+    fn drop_capture(&mut self) {
+        if let Some(capture) = self.capture.take() {
+            capture.release();
+        }
+        self.unsealed.clear();
+        self.pending_bytes = 0;
+        self.pending_since = None;
+        self.cut_now = false;
+        self.force = false;
+        self.ending = None;
+        self.base = BaseTurn::default();
+    }
+
+    /// Ends the capture and tells the driver why.
+    fn end(&mut self) {
+        let ending = self.ending.take();
+        let tickets = std::mem::take(&mut self.tickets);
+        self.drop_capture();
+        if let Some((kind, message)) = ending {
+            self.send(Event::Failed { kind, message });
+        }
+        for ticket in tickets {
+            self.send(Event::CutDone { ticket, next_seq: self.next_seq });
+        }
+    }
+
+    fn poll(&mut self, now: Monotonic, work: &mut Workspace) {
+        if now < self.next_poll || self.ending.is_some() {
+            return;
+        }
+        let at = self.parts.clock.now();
+        let Some(capture) = &mut self.capture else { return };
+        match capture.poll(work) {
+            Ok(poll) => {
+                self.retries = 0;
+                self.next_poll = self.parts.clock.monotonic().after(poll.next);
+                self.pending_bytes = poll.pending_bytes;
+                self.pending_since =
+                    if poll.pending_bytes == 0 { None } else { poll.oldest_pending.or(Some(at)) };
+                self.cut_now = poll.cut_now;
+                let catching_up = poll.catching_up.is_some();
+                self.report(&poll.alerts, catching_up, at);
+            }
+            Err(error) => self.fail(&error),
+        }
+    }
+
+    /// Writes on the board what the last poll found.
+    fn report(&self, alerts: &[tidemark_engine::Alert], catching_up: bool, at: Timestamp) {
+        let source = &self.parts.source;
+        for alert in alerts {
+            self.parts.board.alert(alert.code, source.as_str(), &alert.message, at);
+        }
+        let codes: Vec<&str> = alerts.iter().map(|alert| alert.code).collect();
+        let prefix = self.parts.engine.name();
+        self.parts.board.keep_alerts(prefix, source.as_str(), &codes);
+        let everything = self.unsealed.is_empty() && self.pending_bytes == 0 && !catching_up;
+        self.parts.board.source(source, |live| {
+            if everything {
+                live.caught_up_at = live.caught_up_at.max(Some(at));
+            }
+            let moves = matches!(live.state, SourceState::Capturing | SourceState::CatchingUp);
+            if moves {
+                live.state =
+                    if catching_up { SourceState::CatchingUp } else { SourceState::Capturing };
+            }
+        });
+        self.show();
+    }
+
+    /// Writes on the board since when something is not sealed.
+    fn show(&self) {
+        let cuts = self.unsealed.iter().filter_map(|(_, first)| *first);
+        let since = cuts.chain(self.pending_since).min();
+        self.parts.board.source(&self.parts.source, |live| live.pending_since = since);
+    }
+
+    fn cut_is_due(&self, now: Monotonic) -> bool {
+        if self.force || self.cut_now {
+            return true;
+        }
+        self.pending_bytes > 0 && self.wait_for_cut(now).is_zero()
+    }
+
+    fn wait_for_cut(&self, now: Monotonic) -> Duration {
+        let due = self.last_cut.map(|last| last.after(self.parts.ship_every));
+        due.map_or(Duration::ZERO, |due| due.since(now))
+    }
+
+    /// Makes the cuts that are due. Returns how soon to try again if something is in the way.
+    fn cut(&mut self, now: Monotonic, work: &mut Workspace) -> Option<Duration> {
+        let waits_for_generation = self.base.asked.is_some_and(|(key, _)| key.is_some());
+        while self.cut_is_due(now) && !self.hold && !waits_for_generation {
+            if self.unsealed.len() >= UNSEALED_MAX {
+                return None;
+            }
+            let Some(permit) = self.parts.budget.try_take(self.pending_bytes) else {
+                return Some(BUDGET_WAIT);
+            };
+            let capture = self.capture.as_mut()?;
+            match capture.cut(self.next_seq, work) {
+                Ok(Some(cut)) => self.cut_made(now, cut, permit),
+                Ok(None) => {
+                    self.pending_bytes = 0;
+                    self.pending_since = None;
+                    self.cuts_done();
+                }
+                Err(error) if self.ending.is_some() => {
+                    // It can't even give what it had: a catch-up finds it.
+                    tracing::warn!(source = %self.parts.source, error = %error, "the last cut failed");
+                    self.cuts_done();
+                }
+                Err(error) => {
+                    self.fail(&error);
+                    return Some(RETRY_AFTER);
+                }
+            }
+        }
+        None
+    }
+
+    fn cut_made(&mut self, now: Monotonic, cut: LogCut, permit: Permit) {
+        let seq = self.next_seq;
+        self.next_seq = seq.next();
+        self.last_cut = Some(now);
+        self.unsealed.push_back((seq, cut.first_commit.or(self.pending_since)));
+        let restorable = cut.restorable;
+        let at = self.parts.clock.now();
+        self.send(Event::Cut { seq, cut, at, permit });
+        if restorable {
+            self.pending_bytes = 0;
+            self.pending_since = None;
+            // While ending, everything goes out: a cut that is restorable may not be the last.
+            if self.ending.is_none() {
+                self.cuts_done();
+            }
+        } else {
+            // A change that spans several objects: the rest follows at once.
+            self.force = true;
+        }
+    }
+
+    fn cuts_done(&mut self) {
+        self.force = false;
+        self.cut_now = false;
+        for ticket in std::mem::take(&mut self.tickets) {
+            self.send(Event::CutDone { ticket, next_seq: self.next_seq });
+        }
+    }
+
+    /// Begins the base that was asked for, once it may. Returns whether something was done.
+    fn begin_base(&mut self) {
+        let Some((generation, complete)) = self.base.asked else { return };
+        if generation.is_some() && !self.unsealed.is_empty() {
+            return;
+        }
+        let Some(capture) = &mut self.capture else { return };
+        self.base.asked = None;
+        let opened = generation.map_or(Ok(()), |key| capture.open_generation(key));
+        match opened.and_then(|()| capture.begin_base(self.next_seq, complete)) {
+            Ok(start) => {
+                // The cut it starts with is made at once: it may open a generation.
+                self.force = true;
+                self.send(Event::BaseBegan(start));
+            }
+            Err(error) => {
+                let message = crate::policy::with_causes(&error);
+                self.send(Event::BaseFailed { message });
+                self.fail(&error);
+            }
+        }
+    }
+
+    fn slice(&mut self, work: &mut Workspace) {
+        let Some(capture) = &mut self.capture else { return };
+        let Some(max_bytes) = self.base.slices.pop_front() else { return };
+        match capture.base_slice(max_bytes, work) {
+            Ok(slice) => self.send(Event::Slice(slice)),
+            Err(error) => {
+                self.base.slices.push_front(max_bytes);
+                self.fail(&error);
+            }
+        }
+    }
+
+    fn sync(&mut self, now: Monotonic) {
+        let due = self.sealed_since_sync && now.since(self.last_sync) >= SYNC_EVERY;
+        if !due && !self.closing {
+            return;
+        }
+        self.last_sync = now;
+        self.sealed_since_sync = false;
+        let Some(capture) = &mut self.capture else { return };
+        match capture.map_synced() {
+            Ok(Some(seq)) => self.send(Event::Synced(seq)),
+            Ok(None) => {}
+            Err(error) => self.fail(&error),
+        }
+    }
+
+    fn next_turn(&self, now: Monotonic, blocked: Option<Duration>) -> Option<Duration> {
+        self.capture.as_ref()?;
+        let mut wait = self.next_poll.since(now);
+        if self.pending_bytes > 0 && !self.hold && self.unsealed.len() < UNSEALED_MAX {
+            wait = wait.min(self.wait_for_cut(now).max(blocked.unwrap_or(Duration::ZERO)));
+        }
+        if let Some(blocked) = blocked {
+            wait = wait.min(blocked);
+        }
+        if !self.base.slices.is_empty() && self.retries == 0 {
+            wait = Duration::ZERO;
+        }
+        if self.sealed_since_sync {
+            wait = wait.min(self.last_sync.after(SYNC_EVERY).since(now));
+        }
+        Some(wait)
+    }
+}
+
+impl Turns for Slot {
+    fn turn(&mut self, work: &mut Workspace) -> Option<Duration> {
+        loop {
+            let command =
+                self.inbox.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            match command {
+                Some(command) => self.obey(command),
+                None => break,
+            }
+        }
+        let now = self.parts.clock.monotonic();
+        self.poll(now, work);
+        self.begin_base();
+        let blocked = self.cut(now, work);
+        if self.ending.is_some() && !self.force && self.unsealed.is_empty() {
+            self.end();
+        }
+        if self.retries == 0 {
+            self.slice(work);
+        }
+        self.sync(now);
+        if self.closing {
+            self.closing = false;
+            self.drop_capture();
+            self.send(Event::Closed);
+        }
+        self.next_turn(self.parts.clock.monotonic(), blocked)
+    }
+}

@@ -1,0 +1,337 @@
+//! The daemon as a whole: greets the regions, claims or resumes every source, starts one task for
+//! each region and source, answers the control socket, and stops it all in order.
+//!
+//! ```text
+//! start:  records → first beat → regions greeted in order of names → claims → drivers → control
+//! stop:   sources drain (last cut, last point) → last beat → regions → threads → lock
+//! ```
+//!
+//! **Failure.** A copy of the state directory ends everything at once. A fenced source ends alone;
+//! when no source is left, the agent ends with exit code 11. Whatever else fails is tried again by
+//! whoever met it.
+
+mod claims;
+mod keeper;
+mod start;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidemark_format::SourceName;
+use tidemark_host::config::AgentConfig;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::bootstrap::Components;
+use crate::control::{Asked, Request, Response, SealedPoint};
+use crate::source::driver::Ended;
+use crate::source::requests::Request as SourceRequest;
+use crate::status_live::LiveStatus;
+use crate::{AgentError, Result, policy, systemd};
+
+pub use claims::take_over;
+use start::Running;
+
+/// How long all of stopping may take, drains included; past it what is left stays in the spool.
+const STOP_TIME: Duration = Duration::from_secs(90);
+/// How long the last beat may take.
+const LAST_BEAT_TIME: Duration = Duration::from_secs(3);
+/// How often READY, the status line and the watchdog are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// A capture turn that takes longer hangs.
+const TURN_MAX: Duration = Duration::from_secs(120);
+
+/// How the agent is told to stop.
+#[derive(Debug, Clone, Default)]
+pub struct Shutdown {
+    /// Drain and stop.
+    pub stop: CancellationToken,
+    /// Stop at once; what is sealed is in the spool.
+    pub abort: CancellationToken,
+}
+
+/// Runs the agent until it is told to stop.
+///
+/// # Errors
+/// [`AgentError`]: fenced, cloned, nothing reachable, or what the state directory says.
+pub async fn run(config: &AgentConfig, components: Components, shutdown: Shutdown) -> Result<()> {
+    let mut running = Running::start(config, components).await?;
+    let result = running.watch(&shutdown).await;
+    systemd::stopping();
+    let stopped = tokio::select! {
+        biased;
+        () = shutdown.abort.cancelled() => Err(AgentError::Refused("stopped at once, as asked".to_owned())),
+        stopped = running.stop(matches!(result, Err(AgentError::Cloned))) => stopped,
+    };
+    result.and(stopped)
+}
+
+/// Captures every source once, without a daemon: starts, takes a snapshot, stops.
+///
+/// # Errors
+/// As [`run`], and [`AgentError::Late`] when it isn't durable in time.
+pub async fn snapshot_once(
+    config: &AgentConfig,
+    components: Components,
+    snapshot: Request,
+    shutdown: Shutdown,
+) -> Result<Vec<SealedPoint>> {
+    let mut running = Running::start(config, components).await?;
+    let (answer, mut answered) = oneshot::channel();
+    running.dispatch(Asked { request: snapshot, answer });
+    let response = tokio::select! {
+        biased;
+        response = &mut answered => response.map_err(|_gone| AgentError::Cloned),
+        result = running.watch(&shutdown) => {
+            result.and(Err(AgentError::Refused("interrupted".to_owned())))
+        }
+    };
+    let cloned = matches!(response, Err(AgentError::Cloned));
+    let stopped = running.stop(cloned).await;
+    match response? {
+        Response::Points { points } => stopped.map(|()| points),
+        Response::Refused { message, .. } => Err(AgentError::Refused(message)),
+        Response::Status(_) | Response::Done { .. } => Ok(Vec::new()),
+    }
+}
+
+impl Running {
+    /// Watches over everything until it is to stop.
+    async fn watch(&mut self, shutdown: &Shutdown) -> Result<()> {
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.abort.cancelled() => return Ok(()),
+                () = shutdown.stop.cancelled() => return Ok(()),
+                Some(why) = self.cloned.recv() => {
+                    tracing::error!(why, "a copy of this state directory runs elsewhere");
+                    return Err(AgentError::Cloned);
+                }
+                Some(ended) = self.sources.join_next() => {
+                    if let Some(result) = self.source_ended(ended) {
+                        return result;
+                    }
+                }
+                Some(asked) = self.asked.recv() => self.dispatch(asked),
+                Some(source) = self.no_room.recv() => self.make_room(&source),
+                _tick = look.tick() => self.look(),
+            }
+        }
+    }
+
+    /// What a source's end means for the agent.
+    fn source_ended(
+        &mut self,
+        ended: std::result::Result<(SourceName, Ended), tokio::task::JoinError>,
+    ) -> Option<Result<()>> {
+        match ended {
+            Ok((source, Ended::Fenced(why))) => {
+                self.requests.remove(&source);
+                self.fenced.get_or_insert((source, why));
+            }
+            Ok((source, Ended::Retired)) => {
+                self.requests.remove(&source);
+                tracing::info!(source = %source, "the source is retired");
+            }
+            Ok((_, Ended::Drained)) => {}
+            // A task that panicked leaves a source unprotected: systemd starts us anew.
+            Err(error) => {
+                let source = std::io::Error::other(error);
+                return Some(Err(AgentError::Io { action: "go on without a source's task", source }));
+            }
+        }
+        self.sources.is_empty().then(|| self.fenced_or_done())
+    }
+
+    fn fenced_or_done(&mut self) -> Result<()> {
+        match self.fenced.take() {
+            Some((source_name, why)) => Err(AgentError::Fenced { source_name, why }),
+            None => Ok(()),
+        }
+    }
+
+    /// READY, the status line, the watchdog.
+    fn look(&mut self) {
+        if !self.ready && systemd::is_ready(&self.shared.board, self.configured) {
+            self.ready = true;
+            systemd::ready();
+            tracing::info!("ready: every source is captured, or has said why not");
+        }
+        let line = systemd::status_line(&self.shared.board, self.shared.clock.now());
+        if line != self.line {
+            systemd::status(&line);
+            self.line = line;
+        }
+        let now = self.shared.clock.monotonic();
+        if let Some(every) = self.watchdog
+            && now.since(self.alive_at) >= every / 3
+            && self.everything_moves()
+        {
+            self.alive_at = now;
+            systemd::alive();
+        }
+    }
+
+    /// Whether no capture thread hangs. The tasks show by this very look that the runtime turns;
+    /// shippers bound every request in time.
+    fn everything_moves(&self) -> bool {
+        self.pool.as_ref().is_some_and(|pool| pool.longest_turn() < TURN_MAX)
+    }
+
+    /// Stops everything in order.
+    async fn stop(mut self, at_once: bool) -> Result<()> {
+        tracing::info!("stopping");
+        if !at_once {
+            self.stop_sources.cancel();
+            let drained = self.drain();
+            if tokio::time::timeout(STOP_TIME, drained).await.is_err() {
+                tracing::warn!("stopped with work left: it is in the spool and goes on at the next start");
+            }
+            self.last_beat().await;
+        }
+        self.beats.shutdown().await;
+        self.sources.shutdown().await;
+        self.stop_rest.cancel();
+        while self.rest.join_next().await.is_some() {}
+        if let Some(pool) = self.pool.take() {
+            // Its threads may be in a turn: not on an async thread.
+            drop(tokio::task::spawn_blocking(move || pool.stop()).await);
+        }
+        self.fenced_or_done()
+    }
+
+    async fn drain(&mut self) {
+        let mut extend = tokio::time::interval(Duration::from_secs(5));
+        while !self.sources.is_empty() {
+            tokio::select! {
+                biased;
+                ended = self.sources.join_next() => {
+                    if let Some(Ok((source, Ended::Fenced(why)))) = ended {
+                        self.fenced.get_or_insert((source, why));
+                    }
+                }
+                Some(source) = self.no_room.recv() => self.make_room(&source),
+                _tick = extend.tick() => systemd::extend(),
+            }
+        }
+    }
+
+    /// Hands a request to whom it concerns; the answer comes by itself.
+    pub(crate) fn dispatch(&mut self, asked: Asked) {
+        let Asked { request, answer } = asked;
+        match request {
+            Request::Status => {
+                let status = Box::new(self.status());
+                drop(answer.send(Response::Status(status)));
+            }
+            Request::Snapshot { source, base, name, wait_ms } => {
+                let wait = Duration::from_millis(wait_ms);
+                let ask = |answer| SourceRequest::Snapshot { base, name: name.clone(), wait, answer };
+                self.ask(source.as_ref(), ask, answer, |points| Response::Points { points });
+            }
+            Request::Pause { source, for_ms, reason } => {
+                let time = jiff::SignedDuration::from_millis(i64::try_from(for_ms).unwrap_or(i64::MAX));
+                let now = self.shared.clock.now();
+                let until = now.checked_add(time).unwrap_or(jiff::Timestamp::MAX);
+                let message = format!("shipping is paused until {until}; capture goes on into the spool");
+                let ask = |answer| SourceRequest::Pause { until, reason: reason.clone(), answer };
+                self.ask(source.as_ref(), ask, answer, |_| Response::Done { message });
+            }
+            Request::Resume { source } => {
+                let ask = |answer| SourceRequest::Resume { answer };
+                let message = "shipping goes on".to_owned();
+                self.ask(source.as_ref(), ask, answer, |_| Response::Done { message });
+            }
+            Request::Retire { source } => {
+                let ask = |answer| SourceRequest::Retire { answer };
+                self.ask(Some(&source), ask, answer, |points| Response::Points { points });
+            }
+        }
+    }
+
+    /// Asks one source, or all, and answers when all have.
+    fn ask<T: Send + 'static>(
+        &mut self,
+        source: Option<&SourceName>,
+        ask: impl Fn(oneshot::Sender<Result<T>>) -> SourceRequest,
+        answer: oneshot::Sender<Response>,
+        response: impl FnOnce(Vec<T>) -> Response + Send + 'static,
+    ) {
+        let chosen: BTreeMap<SourceName, mpsc::Sender<SourceRequest>> = self
+            .requests
+            .iter()
+            .filter(|(name, _)| source.is_none_or(|wanted| wanted == *name))
+            .map(|(name, requests)| (name.clone(), requests.clone()))
+            .collect();
+        if chosen.is_empty() {
+            drop(answer.send(refused(&self.no_such_source(source))));
+            return;
+        }
+        let waits: Vec<_> = chosen
+            .into_values()
+            .map(|requests| {
+                let (sender, receiver) = oneshot::channel();
+                let request = ask(sender);
+                async move {
+                    drop(requests.send(request).await);
+                    receiver.await.unwrap_or_else(|_gone| {
+                        Err(AgentError::Refused("the source has ended".to_owned()))
+                    })
+                }
+            })
+            .collect();
+        self.rest.spawn(async move {
+            let results = futures_util::future::join_all(waits).await;
+            let all: Result<Vec<T>> = results.into_iter().collect();
+            drop(answer.send(all.map_or_else(|error| refused(&error), response)));
+        });
+    }
+
+    fn no_such_source(&self, source: Option<&SourceName>) -> AgentError {
+        let known: Vec<&str> = self.requests.keys().map(SourceName::as_str).collect();
+        match source {
+            Some(source) => AgentError::UnknownSource {
+                name: source.to_string(),
+                known: known.join(", "),
+            },
+            None => AgentError::Refused("no source is being captured".to_owned()),
+        }
+    }
+
+    /// How things stand.
+    pub(crate) fn status(&self) -> LiveStatus {
+        self.reporter.status()
+    }
+
+    /// The last beat says where everything ended.
+    async fn last_beat(&mut self) {
+        self.stop_beats.cancel();
+        let Some(Ok(mut beats)) = self.beats.join_next().await else { return };
+        let made = tokio::task::spawn_blocking(move || beats.next()).await;
+        let Ok(Ok(beat)) = made else { return };
+        let sends = self.links.iter().filter(|link| link.is_up()).map(|link| {
+            let (link, greeter) = (Arc::clone(link), Arc::clone(&self.greeter));
+            let beat = beat.clone();
+            async move {
+                // The last beat is a courtesy: the points say what counts.
+                drop(greeter.beat(&link, &beat).await);
+            }
+        });
+        let all = futures_util::future::join_all(sends);
+        drop(tokio::time::timeout(LAST_BEAT_TIME, all).await);
+    }
+}
+
+fn refused(error: &AgentError) -> Response {
+    Response::Refused {
+        code: policy::code(error).id.to_owned(),
+        message: policy::with_causes(error),
+    }
+}
+
+/// Tasks that end with the agent.
+pub(crate) type Rest = JoinSet<()>;
