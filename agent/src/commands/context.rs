@@ -7,24 +7,32 @@ use std::{
 
 use tidemark_host::{
     Clock, Rng, SystemClock, SystemRng,
-    config::{AgentConfig, ConfigFile, Region, Surroundings, state_directory},
+    config::{AgentConfig, ConfigError, ConfigFile, Region, Surroundings, state_directory},
 };
 use tidemark_planner::schedule::Schedule;
-use tidemark_storage::{AgentRegion, OpenOptions, open_for_agent};
+use tidemark_storage::region::{AgentRegion, OpenOptions, open_for_agent};
 
 pub use super::failure::Failure;
 use crate::cli::Global;
 
 /// Reads and checks the config at `path`.
 pub(super) fn load(path: &Path) -> Result<AgentConfig, Failure> {
+    with_surroundings(|around| AgentConfig::load(path, around))
+}
+
+/// Checks `text` as the content of `path`.
+pub(super) fn parse(text: &str, path: &Path) -> Result<AgentConfig, Failure> {
+    let path = std::path::absolute(path).unwrap_or_else(|_no_directory| path.to_owned());
+    with_surroundings(|around| AgentConfig::parse(text, &path, around))
+}
+
+fn with_surroundings(
+    read: impl FnOnce(&Surroundings<'_>) -> Result<AgentConfig, ConfigError>,
+) -> Result<AgentConfig, Failure> {
     let state = state_directory();
-    let surroundings = Surroundings {
-        state_directory: state.as_deref(),
-        check_schedule: &|text, zone| {
-            Schedule::parse(text, zone.clone()).map(drop).map_err(|error| error.to_string())
-        },
-    };
-    Ok(AgentConfig::load(path, &surroundings)?)
+    let surroundings =
+        Surroundings { state_directory: state.as_deref(), check_schedule: &Schedule::check };
+    Ok(read(&surroundings)?)
 }
 
 /// The config that the options name, or the default one.
@@ -54,6 +62,16 @@ impl Machine {
 /// A runtime for a command that talks to regions: one thread is enough.
 pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| Failure::Folder { path: PathBuf::from("the async runtime"), source })
+}
+
+/// A runtime for the daemon's own work. It waits for the network and the disk; what costs time on a
+/// core runs on pools of its own, so two threads are enough.
+pub(super) fn service_runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
         .enable_all()
         .build()
         .map_err(|source| Failure::Folder { path: PathBuf::from("the async runtime"), source })

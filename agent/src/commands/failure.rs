@@ -55,6 +55,17 @@ pub enum Failure {
     /// The daemon, or a part that commands share with it.
     #[error(transparent)]
     Agent(#[from] AgentError),
+    /// The daemon couldn't be asked.
+    #[error(transparent)]
+    Control(#[from] crate::control::ClientError),
+    /// The daemon answered that it won't or can't.
+    #[error("{message}")]
+    Refused {
+        /// The code that it gave.
+        code: String,
+        /// Why.
+        message: String,
+    },
     /// The words don't fit together.
     #[error("{0}")]
     Usage(String),
@@ -96,13 +107,17 @@ impl Failure {
             Self::NoRestoreTool(_) => codes::USAGE,
             Self::Engine(error) => policy::of_engine(error.kind()).code,
             Self::Agent(error) => policy::code(error),
+            Self::Control(_) => codes::FAILED,
+            Self::Refused { code, .. } => {
+                codes::ALL.iter().copied().find(|known| known.id == code).unwrap_or(codes::FAILED)
+            }
             Self::NotConfirmed(_) | Self::Declined => codes::NOT_CONFIRMED,
         }
     }
 }
 
 /// Says on standard error what happened, its causes and where to read on; the exit code.
-pub fn report(failure: &Failure, console: &Console) -> Exit {
+pub(super) fn report(failure: &Failure, console: &Console) -> Exit {
     let code = failure.code();
     if console.json {
         let causes: Vec<String> = causes(failure);

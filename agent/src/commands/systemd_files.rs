@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeSet,
-    fmt::Write as _,
     path::{Path, PathBuf},
 };
 
@@ -17,6 +16,8 @@ pub(super) struct DropIn {
     user: String,
     group: String,
     folders: BTreeSet<PathBuf>,
+    /// S3 regions: each may have a credential of its own.
+    credentials: Vec<String>,
 }
 
 impl DropIn {
@@ -29,7 +30,13 @@ impl DropIn {
             RegionUrl::Dir(path) => Some(path.clone()),
             RegionUrl::S3(_) => None,
         });
-        Self { user: user.to_owned(), group: group.to_owned(), folders: databases.chain(regions).collect() }
+        let s3 = config.regions.iter().filter(|region| matches!(region.url, RegionUrl::S3(_)));
+        Self {
+            user: user.to_owned(),
+            group: group.to_owned(),
+            folders: databases.chain(regions).collect(),
+            credentials: s3.map(|region| region.name.to_string()).collect(),
+        }
     }
 
     /// The file's text. Paths with a space are quoted as systemd wants it.
@@ -52,8 +59,17 @@ impl DropIn {
             } else {
                 format!("{key}=-{path}")
             };
-            // Writing to a String can't fail.
-            drop(writeln!(text, "{line}"));
+            text.push_str(&line);
+            text.push('\n');
+        }
+        if !self.credentials.is_empty() {
+            text.push_str(
+                "# Shared-credentials files, where a region has one of its own: \
+                 /etc/credstore/tidemark.REGION\n",
+            );
+        }
+        for region in &self.credentials {
+            text.push_str(&format!("LoadCredential={region}:tidemark.{region}\n"));
         }
         text
     }
@@ -65,7 +81,7 @@ mod tests {
 
     fn drop_in(folders: &[&str]) -> String {
         let folders = folders.iter().map(PathBuf::from).collect();
-        DropIn { user: "app".into(), group: "app".into(), folders }.render()
+        DropIn { user: "app".into(), group: "app".into(), folders, credentials: vec!["paris".into()] }.render()
     }
 
     #[test]
@@ -74,6 +90,7 @@ mod tests {
         assert!(text.contains("User=app\nGroup=app\n"));
         assert!(text.contains("ReadWritePaths=-/srv/app\n"));
         assert!(text.contains("ReadWritePaths=-/mnt/backup\n"));
+        assert!(text.contains("LoadCredential=paris:tidemark.paris\n"));
         assert!(!text.contains("ProtectHome"));
     }
 

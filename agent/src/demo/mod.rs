@@ -23,7 +23,7 @@ use self::{
     programs::{Program, Programs},
     shop::LiveShop,
 };
-use crate::{cli::DemoArgs, commands::Failure};
+use crate::{cli::DemoArgs, commands::Failure, state::StateDir};
 
 /// How often the demo's agent ships: short, so that a minute shows something.
 const SHIP_EVERY: &str = "500ms";
@@ -135,7 +135,9 @@ fn perform(
     place.shorten_intervals()?;
 
     console.note("3. tidemark-agent run: base and log go to both regions.");
-    let mut daemon = programs.start(&["run", "--config", &text(&place.config)])?;
+    let log = folder.path.join("agent.log");
+    let mut daemon = programs.start(&["run", "--config", &text(&place.config)], &log)?;
+    daemon.wait_until_it_answers(&StateDir::new(&place.state).control_socket())?;
     programs.agent(&["snapshot", "--config", &text(&place.config), "--name", "opening"])?;
     std::thread::sleep(LIVE_AFTER);
     let wanted = clock.now();
@@ -151,6 +153,9 @@ fn perform(
     console.note("5. tidemark-restore, with the second region and the identity alone:");
     let restored = programs.run(Program::Restore, &place.restore(wanted))?;
     console.note(restored.trim_end());
+    if !restored.contains("equal to the source") {
+        return Err(wrong("the restore did not prove that the bytes are the source's"));
+    }
     compare(&place, &orders, wanted, folder)
 }
 

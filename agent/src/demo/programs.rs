@@ -1,11 +1,18 @@
 //! The two shipped programs as children: found beside this one, run, and killed if the demo ends early.
 
 use std::{
+    fs::File,
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    time::Duration,
 };
 
 use crate::commands::Failure;
+
+/// How long a fresh agent may take until it answers; it takes a moment.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(20);
+const ASK_EVERY: Duration = Duration::from_millis(50);
 
 /// Which program.
 #[derive(Debug, Clone, Copy)]
@@ -74,14 +81,16 @@ impl Programs {
     }
 
     /// Starts the agent's daemon.
-    pub(super) fn start<S: AsRef<str>>(&self, words: &[S]) -> Result<Daemon, Failure> {
+    pub(super) fn start<S: AsRef<str>>(&self, words: &[S], log: &Path) -> Result<Daemon, Failure> {
+        let failed = |source| Failure::Folder { path: self.agent.clone(), source };
+        let output = File::create(log).map_err(failed)?;
         let child = quiet(&self.agent, words)
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stdout(output.try_clone().map_err(failed)?)
+            .stderr(output)
             .spawn()
-            .map_err(|source| Failure::Folder { path: self.agent.clone(), source })?;
-        Ok(Daemon(child))
+            .map_err(failed)?;
+        Ok(Daemon { child, log: log.to_owned() })
     }
 }
 
@@ -98,22 +107,49 @@ fn quiet<S: AsRef<str>>(path: &Path, words: &[S]) -> Command {
 }
 
 /// A running agent; killed when dropped, so that a failed demo leaves nothing behind.
-pub(super) struct Daemon(Child);
+pub(super) struct Daemon {
+    child: Child,
+    log: PathBuf,
+}
 
 impl Daemon {
+    /// Waits until it answers on its control socket.
+    pub(super) fn wait_until_it_answers(&mut self, socket: &Path) -> Result<(), Failure> {
+        for _try in 0..ANSWERS_WITHIN.as_millis() / ASK_EVERY.as_millis() {
+            if UnixStream::connect(socket).is_ok() {
+                return Ok(());
+            }
+            self.still_runs()?;
+            std::thread::sleep(ASK_EVERY);
+        }
+        Err(self.failed("the agent did not answer in time"))
+    }
+
+    fn still_runs(&mut self) -> Result<(), Failure> {
+        let path = || PathBuf::from("tidemark-agent run");
+        match self.child.try_wait() {
+            Ok(None) => Ok(()),
+            Ok(Some(status)) => Err(self.failed(&format!("the agent ended by itself: {status}"))),
+            Err(source) => Err(Failure::Folder { path: path(), source }),
+        }
+    }
+
+    fn failed(&self, what: &str) -> Failure {
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        Failure::Demo { what: format!("{what}; its log:\n{log}") }
+    }
+
     /// SIGKILL: no goodbye, as in a disaster.
     pub(super) fn kill(&mut self) -> Result<(), Failure> {
         let failed = |source| Failure::Folder { path: PathBuf::from("tidemark-agent run"), source };
-        if let Some(status) = self.0.try_wait().map_err(failed)? {
-            return Err(Failure::Demo { what: format!("the agent had ended by itself: {status}") });
-        }
-        self.0.kill().and_then(|()| self.0.wait().map(drop)).map_err(failed)
+        self.still_runs()?;
+        self.child.kill().and_then(|()| self.child.wait().map(drop)).map_err(failed)
     }
 }
 
 impl Drop for Daemon {
     fn drop(&mut self) {
         // Nothing to be done if it is gone already.
-        drop(self.0.kill().and_then(|()| self.0.wait()));
+        drop(self.child.kill().and_then(|()| self.child.wait()));
     }
 }

@@ -19,7 +19,7 @@ pub fn bytes(n: u64) -> String {
         |(name, unit)| {
             let whole = n / unit;
             let tenths = whole.saturating_mul(10) + (n % unit).saturating_mul(10) / unit;
-            if n >= unit.saturating_mul(100) || tenths % 10 == 0 {
+            if n >= unit.saturating_mul(100) || tenths.is_multiple_of(10) {
                 format!("{} {name}", tenths / 10)
             } else {
                 format!("{}.{} {name}", tenths / 10, tenths % 10)

@@ -1,0 +1,293 @@
+//! `doctor`: everything that protection needs, checked one by one, each finding with its remedy.
+//!
+//! It changes nothing but what a probe of a region leaves behind (`meta/probe`). Exit: 0 all well,
+//! 1 something to look at, 2 protection is broken, 3 a check could not be made.
+
+use std::path::Path;
+
+use serde::Serialize;
+use tidemark_engine::OpenRequest;
+use tidemark_format::KeyId;
+use tidemark_host::{
+    Exit, NtpState, RngExt as _,
+    config::{AgentConfig, Engine, Source, failure_domains},
+    lock::StateLock,
+    output::{Console, Document, Table},
+};
+use tidemark_ledger::{Keyring, Trust, custody, read_marker};
+use tidemark_storage::{CreateOnly, region::AgentRegion};
+
+use super::{
+    Failure,
+    context::{self, Machine, open_regions},
+};
+use crate::{
+    cli::Global,
+    policy,
+    bootstrap,
+    state::StateDir,
+};
+
+/// What a check found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Grade {
+    Ok,
+    Look,
+    Broken,
+}
+
+#[derive(Debug, Serialize)]
+struct Check {
+    what: String,
+    grade: Grade,
+    found: String,
+    remedy: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Findings {
+    checks: Vec<Check>,
+}
+
+impl Findings {
+    fn ok(&mut self, what: impl Into<String>, found: impl Into<String>) {
+        self.checks.push(Check { what: what.into(), grade: Grade::Ok, found: found.into(), remedy: None });
+    }
+
+    fn bad(
+        &mut self,
+        grade: Grade,
+        what: impl Into<String>,
+        found: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
+        let remedy = Some(remedy.into());
+        self.checks.push(Check { what: what.into(), grade, found: found.into(), remedy });
+    }
+
+    fn worst(&self) -> Grade {
+        self.checks.iter().map(|check| check.grade).max().unwrap_or(Grade::Ok)
+    }
+}
+
+impl Document for Findings {
+    const SCHEMA: &'static str = "tidemark-agent.doctor";
+
+    fn text(&self, out: &mut String) {
+        let mut table = Table::new();
+        for check in &self.checks {
+            let mark = match check.grade {
+                Grade::Ok => "ok",
+                Grade::Look => "LOOK",
+                Grade::Broken => "BROKEN",
+            };
+            table.row([mark.to_owned(), check.what.clone(), check.found.clone()]);
+            if let Some(remedy) = &check.remedy {
+                table.row([String::new(), String::new(), format!("→ {remedy}")]);
+            }
+        }
+        table.write("", out);
+    }
+}
+
+/// Runs `doctor`.
+pub(super) fn doctor(global: &Global, console: &Console) -> Result<Exit, Failure> {
+    let config = context::config(global)?;
+    let machine = Machine::new();
+    let mut findings = Findings { checks: Vec::new() };
+    findings.ok("config", format!("{} is right", config.file.display()));
+    local(&config, &machine, &mut findings);
+    for source in &config.sources {
+        database(source, &config, &machine, &mut findings);
+    }
+    context::runtime()?.block_on(regions(&config, &machine, &mut findings));
+    console.show(&findings);
+    Ok(match findings.worst() {
+        Grade::Ok => Exit::Ok,
+        Grade::Look => Exit::Failed,
+        Grade::Broken => Exit::Usage,
+    })
+}
+
+fn local(config: &AgentConfig, machine: &Machine, findings: &mut Findings) {
+    let state = StateDir::new(&config.state_dir);
+    if StateLock::is_held(state.root()) {
+        findings.ok("agent", "running");
+    } else {
+        findings.bad(
+            Grade::Broken,
+            "agent",
+            "not running: nothing is captured",
+            "systemctl start tidemark-agent (or tidemark-agent run)",
+        );
+    }
+    match bootstrap::load_signing_key(&state.agent_key()) {
+        Ok(key) => findings.ok("signing key", format!("key {}", key.public().id())),
+        Err(error) => findings.bad(
+            Grade::Broken,
+            "signing key",
+            policy::with_causes(&error),
+            "tidemark-agent init makes one; it then has to be enrolled",
+        ),
+    }
+    if config.recipients.len() < 2 {
+        findings.bad(
+            Grade::Look,
+            "recipients",
+            "only one recovery identity can read the backups: losing it loses them all",
+            "add the escrow's word (tmr1…) to recipients",
+        );
+    } else {
+        findings.ok("recipients", format!("{} recovery identities", config.recipients.len()));
+    }
+    let domains = failure_domains(&config.regions);
+    if domains < 2 {
+        findings.bad(
+            Grade::Look,
+            "failure domains",
+            "all copies can be lost at once",
+            "add a [[region]] somewhere else (another provider, building or country)",
+        );
+    } else {
+        findings.ok("failure domains", domains.to_string());
+    }
+    match machine.clock.ntp() {
+        NtpState::Synchronised => findings.ok("clock", "synchronised"),
+        NtpState::Unsynchronised => findings.bad(
+            Grade::Look,
+            "clock",
+            "the time service has not synchronised it: times of restore points may be off",
+            "timedatectl status",
+        ),
+        NtpState::Unknown => findings.ok("clock", "no time service that can be asked"),
+    }
+}
+
+fn database(source: &Source, config: &AgentConfig, machine: &Machine, findings: &mut Findings) {
+    let Engine::Sqlite { path } = &source.engine;
+    let what = format!("database {}", source.name);
+    // A folder of its own: the daemon's must not be touched.
+    let scratch = std::env::temp_dir()
+        .join(format!("tidemark-doctor-{}", machine.rng.id::<tidemark_format::PutId>().short()));
+    let found = look_at(source, &scratch, machine);
+    drop(std::fs::remove_dir_all(&scratch));
+    match found {
+        Ok(text) => findings.ok(what, text),
+        Err(error) => findings.bad(
+            Grade::Broken,
+            what,
+            policy::with_causes(&error),
+            format!("tidemark-agent explain {}", policy::of_engine(error.kind()).code),
+        ),
+    }
+    let same = config.sources.iter().filter(|other| {
+        let Engine::Sqlite { path: other_path } = &other.engine;
+        other.name != source.name
+            && std::fs::canonicalize(other_path).ok() == std::fs::canonicalize(path).ok()
+    });
+    for other in same {
+        findings.bad(
+            Grade::Broken,
+            format!("database {}", source.name),
+            format!("is the same file as source {}", other.name),
+            "remove one of the two [[source]] tables",
+        );
+    }
+}
+
+fn look_at(
+    source: &Source,
+    scratch: &Path,
+    machine: &Machine,
+) -> Result<String, tidemark_engine::Error> {
+    let engine = bootstrap::engine(source, &machine.clock);
+    let request = OpenRequest {
+        folder: scratch.to_owned(),
+        records: &mut std::iter::empty(),
+        candidate: machine.rng.id(),
+    };
+    let mut opened = engine.open(request)?;
+    let probe = opened.capture.probe()?;
+    opened.capture.release();
+    Ok(format!(
+        "{} in {} pages of {} B; SQLite {}",
+        tidemark_host::output::bytes(probe.bytes),
+        probe.pages,
+        probe.page_size,
+        probe.version
+    ))
+}
+
+async fn regions(config: &AgentConfig, machine: &Machine, findings: &mut Findings) {
+    let signer = bootstrap::load_signing_key(&StateDir::new(&config.state_dir).agent_key()).ok();
+    let agent = signer.as_ref().map(tidemark_format::sign::SigningKey::public);
+    for (region, opened) in open_regions(&config.regions, &machine.open_options()).await {
+        let what = format!("region {}", region.name);
+        let checked = match opened {
+            Ok(store) => {
+                let checked = one_region(config, &store, agent, machine, &what, findings).await;
+                checked.map_err(|error| policy::with_causes(&error))
+            }
+            Err(error) => Err(policy::with_causes(&error)),
+        };
+        if let Err(why) = checked {
+            findings.bad(Grade::Broken, what, why, "check the URL, the credential and the network");
+        }
+    }
+}
+
+async fn one_region(
+    config: &AgentConfig,
+    store: &AgentRegion,
+    agent: Option<tidemark_format::sign::PublicKey>,
+    machine: &Machine,
+    what: &str,
+    findings: &mut Findings,
+) -> tidemark_ledger::Result<()> {
+    match read_marker(store.meta.as_ref()).await? {
+        Some(marker) => findings.ok(what, format!("{} answers; its id is {}", store.place, marker.region)),
+        None => findings.bad(
+            Grade::Broken,
+            what,
+            "it was never prepared: no marker",
+            "tidemark-agent init, or check the URL's prefix",
+        ),
+    }
+    let Some(first) = config.recipients.first() else { return Ok(()) };
+    let trust = Trust { root: config.root, ..Trust::of(first) };
+    let keyring = Keyring::load(store.meta.as_ref(), &trust).await?;
+    let enrolled = agent.map(|key| custody::is_enrolled(&keyring, &key));
+    match enrolled {
+        Some(Ok(true)) => findings.ok(what, format!("keyring {} knows this agent", keyring.version())),
+        Some(Ok(false)) => findings.bad(
+            Grade::Broken,
+            what,
+            "this agent is not enrolled: a restore will not accept what it writes",
+            format!("on the host with the root key: tidemark-restore keys enrol {}", key_word(agent)),
+        ),
+        Some(Err(error)) => findings.bad(
+            Grade::Broken,
+            what,
+            policy::with_causes(&error),
+            "tidemark-agent init on a fresh state_dir makes a new key",
+        ),
+        None => {}
+    }
+    let report = store.probe.probe(&machine.rng.id()).await?;
+    match report.create_only {
+        CreateOnly::Enforced => findings.ok(what, "create-only is enforced by the store"),
+        CreateOnly::Advisory => findings.bad(
+            Grade::Look,
+            what,
+            "create-only is advisory: a thief with this host's credential could overwrite backups",
+            "a versioned bucket, and config/iam/agent-policy.json for the agent; directories are \
+             always advisory",
+        ),
+    }
+    Ok(())
+}
+
+fn key_word(agent: Option<tidemark_format::sign::PublicKey>) -> String {
+    agent.map(|key| key.id()).map(|id: KeyId| id.to_string()).unwrap_or_default()
+}

@@ -1,0 +1,224 @@
+//! `init`: the agent's key, the repository's keys in a trial, the regions' markers, the config.
+//!
+//! Plan, then act: everything that can be refused is refused before anything is written. Running it
+//! again on the same config adds a source.
+
+mod keys;
+mod ownership;
+mod regions;
+mod report;
+
+use std::{
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
+
+use tidemark_format::SourceName;
+use tidemark_host::{
+    Exit, HostFacts, RegionUrl,
+    config::{
+        AgentConfig, Region, SYSTEM_FOLDER, name_from_path,
+        write::{NewAgent, NewSource},
+    },
+    files,
+    output::Console,
+};
+
+use self::{keys::Keys, report::Initialised};
+use super::{
+    Failure,
+    context::{self, Machine},
+    systemd_files::DropIn,
+};
+use crate::{
+    cli::{Global, InitArgs},
+    bootstrap,
+    state::StateDir,
+};
+
+const DROP_IN: &str = "/etc/systemd/system/tidemark-agent.service.d/10-sources.conf";
+const SYSTEM_STATE: &str = "/var/lib/tidemark";
+
+/// Runs `init`.
+pub(super) fn init(global: &Global, args: &InitArgs, console: &Console) -> Result<Exit, Failure> {
+    let path = config_path(global);
+    let source = new_source(args)?;
+    if path.exists() {
+        return add_source(&path, &source, global, args, console);
+    }
+    let regions = region_list(global)?;
+    let machine = Machine::new();
+    let keys = Keys::prepare(global, args, &machine)?;
+    let draft = draft(&path, args, &keys, &regions, &source);
+    let config = context::parse(&draft.render(), &path)?;
+    let owner = owner_of(&source.sqlite)?;
+    let made = create(&config, &keys, &machine)?;
+    ownership::hand_over(&config, owner.ids)?;
+    files::write_new(&path, draft.render().as_bytes(), files::PUBLIC)?;
+    let drop_in = if args.systemd { Some(write_drop_in(&config, &owner)?) } else { None };
+    console.show(&Initialised::new(&config, &keys, &made, drop_in, args.systemd));
+    Ok(Exit::Ok)
+}
+
+/// What `create` did.
+struct Made {
+    agent: tidemark_format::KeyId,
+    enrolled: bool,
+    regions: Vec<regions::Prepared>,
+}
+
+/// Makes the agent's key and prepares every region.
+fn create(config: &AgentConfig, keys: &Keys, machine: &Machine) -> Result<Made, Failure> {
+    let state = StateDir::new(&config.state_dir);
+    files::create_private_folder(state.root())?;
+    let key_path = state.agent_key();
+    let signer = match bootstrap::load_signing_key(&key_path) {
+        Ok(key) => key,
+        Err(crate::AgentError::SigningKey { .. }) if !key_path.exists() => {
+            bootstrap::create_signing_key(&key_path, machine.rng.as_ref())?
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let host = HostFacts::gather().hostname;
+    // The private keys are on disk before anything is sealed to them or signed by them. If a region
+    // fails now, the next `init` finds and uses them.
+    keys.write_files()?;
+    let runtime = context::runtime()?;
+    let prepared = runtime.block_on(regions::prepare(config, keys, &signer, &host, machine))?;
+    let enrolled = prepared.iter().all(|region| region.enrolled);
+    Ok(Made { agent: signer.public().id(), enrolled, regions: prepared })
+}
+
+fn config_path(global: &Global) -> PathBuf {
+    if let Some(path) = &global.config {
+        return path.clone();
+    }
+    let system = Path::new(SYSTEM_FOLDER);
+    let writable = system.is_dir()
+        && rustix::fs::access(system, rustix::fs::Access::WRITE_OK).is_ok();
+    if writable { system.join("agent.toml") } else { PathBuf::from("agent.toml") }
+}
+
+fn new_source(args: &InitArgs) -> Result<NewSource, Failure> {
+    let sqlite = std::fs::canonicalize(&args.sqlite)
+        .map_err(|source| Failure::Folder { path: args.sqlite.clone(), source })?;
+    let named = args.name.clone().or_else(|| name_from_path(&sqlite));
+    let name: SourceName = named.ok_or_else(|| {
+        Failure::Usage(format!(
+            "no name can be made of {}: give one with --name (lower-case letters, digits, '-')",
+            sqlite.display()
+        ))
+    })?;
+    Ok(NewSource { name: name.to_string(), sqlite })
+}
+
+fn region_list(global: &Global) -> Result<Vec<Region>, Failure> {
+    let words = if global.region.is_empty() {
+        let variable = std::env::var("TIDEMARK_REGION").unwrap_or_default();
+        variable.split_whitespace().map(str::to_owned).collect()
+    } else {
+        global.region.clone()
+    };
+    if words.is_empty() {
+        return Err(Failure::Usage(
+            "where to? name at least one --region (two in different places protect against losing \
+             one): dir:/path or s3://bucket/prefix?endpoint=…&region=…"
+                .to_owned(),
+        ));
+    }
+    let urls = words.iter().map(|word| word.parse::<RegionUrl>()).collect::<Result<Vec<_>, _>>()?;
+    Ok(Region::from_urls(&urls))
+}
+
+fn draft(
+    path: &Path,
+    args: &InitArgs,
+    keys: &Keys,
+    regions: &[Region],
+    source: &NewSource,
+) -> NewAgent {
+    let state_dir = if args.systemd {
+        PathBuf::from(SYSTEM_STATE)
+    } else {
+        let absolute = std::path::absolute(path).unwrap_or_else(|_no_directory| path.to_owned());
+        absolute.parent().unwrap_or_else(|| Path::new("/")).join(".tidemark")
+    };
+    NewAgent {
+        state_dir,
+        recipients: keys.recipients.iter().map(ToString::to_string).collect(),
+        root: keys.trust.root.to_string(),
+        changed: Vec::new(),
+        regions: regions.to_vec(),
+        sources: vec![source.clone()],
+    }
+}
+
+fn add_source(
+    path: &Path,
+    source: &NewSource,
+    global: &Global,
+    args: &InitArgs,
+    console: &Console,
+) -> Result<Exit, Failure> {
+    let before = context::load(path)?;
+    if !global.region.is_empty() || !args.recipient.is_empty() {
+        let words = region_list(global)?;
+        let known = |region: &Region| before.regions.iter().any(|other| other.url == region.url);
+        if let Some(new) = words.iter().find(|region| !known(region)) {
+            return Err(Failure::Usage(format!(
+                "{} is there already and doesn't name region {}: add a [[region]] to it by hand, or \
+                 name another file with --config",
+                path.display(),
+                new.url.place()
+            )));
+        }
+    }
+    let text = files::read_text(path)? + &source.render();
+    let config = context::parse(&text, path)?;
+    let owner = owner_of(&source.sqlite)?;
+    let mode = std::fs::metadata(path).map_or(files::PUBLIC, |meta| meta.mode() & 0o777);
+    files::write_atomic(path, text.as_bytes(), mode)?;
+    let drop_in = if args.systemd { Some(write_drop_in(&config, &owner)?) } else { None };
+    console.show(&report::Added::new(&config, &source.name, drop_in));
+    Ok(Exit::Ok)
+}
+
+/// The owner of a database file: a unit runs as them.
+struct Owner {
+    user: String,
+    group: String,
+    ids: (u32, u32),
+}
+
+fn owner_of(database: &Path) -> Result<Owner, Failure> {
+    let meta = std::fs::metadata(database)
+        .map_err(|source| Failure::Folder { path: database.to_owned(), source })?;
+    Ok(Owner {
+        user: name_in("/etc/passwd", meta.uid()),
+        group: name_in("/etc/group", meta.gid()),
+        ids: (meta.uid(), meta.gid()),
+    })
+}
+
+/// The name of an id; systemd takes a bare number too.
+fn name_in(table: &str, id: u32) -> String {
+    let number = id.to_string();
+    let text = std::fs::read_to_string(table).unwrap_or_default();
+    let found = text.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1) == Some(number.as_str())).then(|| name.to_owned())
+    });
+    found.unwrap_or(number)
+}
+
+fn write_drop_in(config: &AgentConfig, owner: &Owner) -> Result<PathBuf, Failure> {
+    let text = DropIn::of(config, &owner.user, &owner.group).render();
+    let path = std::env::var_os("TIDEMARK_DROP_IN").map_or_else(|| PathBuf::from(DROP_IN), PathBuf::from);
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)
+            .map_err(|source| Failure::Folder { path: folder.to_owned(), source })?;
+    }
+    files::write_atomic(&path, text.as_bytes(), files::PUBLIC)?;
+    Ok(path)
+}

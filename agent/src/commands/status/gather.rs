@@ -1,0 +1,203 @@
+//! Reads what the regions show of the configured sources. Every region on its own: one that is away
+//! is a fact about that region.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde::Serialize;
+use tidemark_format::{Epoch, LogSeq, PointSeq, SourceName};
+use tidemark_host::config::{AgentConfig, Region};
+use tidemark_ledger::{
+    Keyring, LedgerErrorKind, Trust,
+    history::{Beats, LoadOptions, PointsWanted, SourceHistory},
+};
+use tidemark_storage::region::AgentRegion;
+
+use super::super::context::{Machine, open_regions};
+use crate::policy;
+
+/// The newest recovery point of a source in a region.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct PointFacts {
+    pub(crate) epoch: Epoch,
+    pub(crate) seq: PointSeq,
+    pub(crate) link: String,
+    pub(crate) committed: Timestamp,
+    pub(crate) at: Timestamp,
+}
+
+/// One source in one region.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct SourceFacts {
+    pub(crate) source: SourceName,
+    pub(crate) epoch: Option<Epoch>,
+    pub(crate) point: Option<PointFacts>,
+    /// The last log object that a restore would reach.
+    pub(crate) log_through: Option<LogSeq>,
+    /// The earliest instant to which a restore can go.
+    pub(crate) from: Option<Timestamp>,
+    /// Everything committed up to here would come back from this region alone.
+    pub(crate) safe_until: Option<Timestamp>,
+    /// When the agent last said that it was there, and how often it means to.
+    pub(crate) beat_at: Option<Timestamp>,
+    pub(crate) beat_every_ms: Option<u64>,
+    /// Holes in the log.
+    pub(crate) gaps: usize,
+    /// Objects that don't count, and why.
+    pub(crate) troubles: Vec<String>,
+    /// Nothing of it is here yet.
+    pub(crate) absent: bool,
+}
+
+/// One region.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct RegionFacts {
+    pub(crate) name: String,
+    pub(crate) place: String,
+    pub(crate) domain: String,
+    pub(crate) country: Option<String>,
+    pub(crate) keyring_version: Option<u32>,
+    /// Why it can't be read.
+    pub(crate) away: Option<String>,
+    pub(crate) sources: Vec<SourceFacts>,
+}
+
+/// Reads all regions.
+pub(crate) async fn gather(
+    config: &AgentConfig,
+    only: Option<&SourceName>,
+    machine: &Machine,
+) -> Vec<RegionFacts> {
+    let opened = open_regions(&config.regions, &machine.open_options()).await;
+    let reads = opened.into_iter().map(|(region, store)| async move {
+        let mut facts = RegionFacts::unread(&region);
+        let read = match store {
+            Ok(store) => read_region(config, only, &store, &mut facts).await,
+            Err(error) => Err(error.into()),
+        };
+        if let Err(error) = read {
+            facts.away = Some(policy::with_causes(&error));
+        }
+        facts
+    });
+    futures_util::future::join_all(reads).await
+}
+
+impl RegionFacts {
+    fn unread(region: &Region) -> Self {
+        Self {
+            name: region.name.to_string(),
+            place: region.url.place(),
+            domain: region.failure_domain.clone(),
+            country: region.country.as_ref().map(ToString::to_string),
+            keyring_version: None,
+            away: None,
+            sources: Vec::new(),
+        }
+    }
+}
+
+async fn read_region(
+    config: &AgentConfig,
+    only: Option<&SourceName>,
+    store: &AgentRegion,
+    facts: &mut RegionFacts,
+) -> tidemark_ledger::Result<()> {
+    let first = config.recipients.first();
+    let trust = first.map(Trust::of).ok_or_else(|| tidemark_ledger::LedgerError::NoRepository {
+        missing: "a recipient in the config".to_owned(),
+    })?;
+    let trust = Trust { root: config.root, ..trust };
+    let keyring = Arc::new(Keyring::load(store.meta.as_ref(), &trust).await?);
+    facts.keyring_version = Some(keyring.version());
+    let beats = Beats::load(store.meta.as_ref(), &keyring).await?;
+    for source in &config.sources {
+        if only.is_some_and(|only| *only != source.name) {
+            continue;
+        }
+        let options = LoadOptions { points: PointsWanted::Newest(2) };
+        let loaded = SourceHistory::load(
+            Arc::clone(&store.meta),
+            Arc::clone(&keyring),
+            &source.name,
+            &beats,
+            &options,
+        );
+        facts.sources.push(match loaded.await {
+            Ok(history) => read_source(&history).await?,
+            Err(error) if error.kind() == LedgerErrorKind::Missing => absent(&source.name),
+            Err(error) => return Err(error),
+        });
+    }
+    Ok(())
+}
+
+fn absent(source: &SourceName) -> SourceFacts {
+    SourceFacts {
+        source: source.clone(),
+        epoch: None,
+        point: None,
+        log_through: None,
+        from: None,
+        safe_until: None,
+        beat_at: None,
+        beat_every_ms: None,
+        gaps: 0,
+        troubles: Vec::new(),
+        absent: true,
+    }
+}
+
+async fn read_source(history: &SourceHistory) -> tidemark_ledger::Result<SourceFacts> {
+    let tail = history.tail().await?;
+    let newest = tail.iter().rev().find_map(|entry| entry.state.object());
+    let point = history.newest_point();
+    let caught_up = history.caught_up();
+    // A beat counts as far as the log object it names is here.
+    let beat = caught_up.filter(|beat| beat.here).and_then(|beat| beat.at);
+    let safe_until = [
+        beat,
+        newest.and_then(|object| object.head.last_commit),
+        point.map(|point| point.head.committed),
+    ];
+    Ok(SourceFacts {
+        source: history.source().clone(),
+        epoch: history.newest().map(|epoch| epoch.epoch),
+        point: point.map(|point| PointFacts {
+            epoch: point.head.epoch,
+            seq: point.head.seq,
+            link: point.link.short(),
+            committed: point.head.committed,
+            at: point.head.at,
+        }),
+        log_through: newest
+            .map(|object| object.head.seq)
+            .or_else(|| point.map(|point| point.head.log_seq)),
+        from: earliest(history).await?,
+        safe_until: safe_until.into_iter().flatten().max(),
+        beat_at: caught_up.map(|beat| beat.beat_at),
+        beat_every_ms: caught_up.map(|beat| beat.every_ms),
+        gaps: history.missing().len(),
+        troubles: history
+            .troubles()
+            .iter()
+            .map(|trouble| format!("{}: {}", trouble.key, policy::with_causes(trouble.error.as_ref())))
+            .collect(),
+        absent: false,
+    })
+}
+
+/// The instant of the first log object that a base makes usable.
+async fn earliest(history: &SourceHistory) -> tidemark_ledger::Result<Option<Timestamp>> {
+    for epoch in history.epochs() {
+        let first = epoch.bases.iter().min_by_key(|base| base.head.usable_from);
+        let Some(base) = first else { continue };
+        let at = base.head.usable_from;
+        let entries = history.log(epoch.epoch, at..at.next()).await?;
+        let object = entries.first().and_then(|entry| entry.state.object());
+        if let Some(object) = object {
+            return Ok(Some(object.head.last_commit.unwrap_or(object.head.captured_at)));
+        }
+    }
+    Ok(None)
+}

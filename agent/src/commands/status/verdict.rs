@@ -1,0 +1,218 @@
+//! Judges a source from what the regions show. Pure.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::gather::{RegionFacts, SourceFacts};
+
+/// How things are; the worst of all sources is the exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Health {
+    /// All well.
+    Healthy,
+    /// Somebody should look.
+    Warning,
+    /// Somebody must act now.
+    Critical,
+    /// Nothing can be said.
+    Unknown,
+}
+
+/// What is asked of a source.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Demands {
+    pub(super) durable_in: usize,
+    pub(super) ship_every: Duration,
+    pub(super) beat_every: Duration,
+    /// The objective, if one is set.
+    pub(super) rpo: Option<Duration>,
+}
+
+impl Demands {
+    /// Past this the exposure is news: the objective, or what the intervals make normal, threefold.
+    pub(super) fn exposure_limit(&self) -> Duration {
+        self.rpo.unwrap_or_else(|| self.ship_every.max(self.beat_every).saturating_mul(3))
+    }
+}
+
+/// The judgement.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Judgement {
+    pub(super) health: Health,
+    /// Since the instant up to which every commit is in at least one region that answers.
+    pub(super) exposure_ms: Option<u64>,
+    /// The same for the number of failure domains that `durable_in` asks for.
+    pub(super) quorum_exposure_ms: Option<u64>,
+    pub(super) limit_ms: u64,
+    /// What to look at, most urgent first.
+    pub(super) findings: Vec<String>,
+}
+
+/// Judges one source.
+pub(super) fn judge(
+    regions: &[(&RegionFacts, Option<&SourceFacts>)],
+    demands: &Demands,
+    daemon_runs: bool,
+    now: Timestamp,
+) -> Judgement {
+    let safe: Vec<(&str, Option<Timestamp>)> = regions
+        .iter()
+        .map(|(region, source)| (region.domain.as_str(), source.and_then(|source| source.safe_until)))
+        .collect();
+    let best = safe.iter().filter_map(|(_, until)| *until).max();
+    let quorum = nth_domain(&safe, demands.durable_in);
+    let age = |until: Timestamp| {
+        Duration::try_from(now.duration_since(until)).unwrap_or(Duration::ZERO)
+    };
+    let limit = demands.exposure_limit();
+    let mut health = Health::Healthy;
+    let mut findings = Vec::new();
+    let mut find = |level: Health, text: String| {
+        health = health.max(level);
+        findings.push(text);
+    };
+    let readable = regions.iter().filter(|(region, _)| region.away.is_none()).count();
+    match (best.map(age), quorum.map(age)) {
+        (None, _) if readable == 0 => find(
+            Health::Unknown,
+            "no region can be read: nothing can be said about what would be lost".to_owned(),
+        ),
+        (None, _) => find(
+            Health::Critical,
+            "nothing can be restored yet: no base and log are complete in any region".to_owned(),
+        ),
+        (Some(exposure), _) if exposure > limit => find(
+            Health::Critical,
+            format!("what was committed since {} is in no region", words(best)),
+        ),
+        (Some(_), None) => find(Health::Warning, too_few(demands.durable_in)),
+        (Some(_), Some(exposure)) if exposure > limit => find(
+            Health::Warning,
+            format!("{} (since {})", too_few(demands.durable_in), words(quorum)),
+        ),
+        (Some(_), Some(_)) => {}
+    }
+    if !daemon_runs {
+        find(Health::Critical, "the agent is not running: systemctl start tidemark-agent".to_owned());
+    }
+    for (region, source) in regions {
+        if let Some(why) = &region.away {
+            find(Health::Warning, format!("region {} can't be read: {why}", region.name));
+        }
+        let Some(source) = source else { continue };
+        if source.gaps > 0 {
+            find(Health::Warning, format!("region {}: {} gaps in the log", region.name, source.gaps));
+        }
+        for trouble in &source.troubles {
+            find(Health::Critical, format!("region {}: {trouble}", region.name));
+        }
+    }
+    let millis = |age: Duration| u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+    Judgement {
+        health,
+        exposure_ms: best.map(age).map(millis),
+        quorum_exposure_ms: quorum.map(age).map(millis),
+        limit_ms: millis(limit),
+        findings,
+    }
+}
+
+fn too_few(durable_in: usize) -> String {
+    format!("fewer than {durable_in} failure domains hold everything")
+}
+
+fn words(at: Option<Timestamp>) -> String {
+    at.map_or_else(|| "ever".to_owned(), tidemark_host::output::instant)
+}
+
+/// The instant up to which `wanted` failure domains hold everything.
+fn nth_domain(safe: &[(&str, Option<Timestamp>)], wanted: usize) -> Option<Timestamp> {
+    let mut best: std::collections::BTreeMap<&str, Timestamp> = std::collections::BTreeMap::new();
+    for (domain, until) in safe {
+        if let Some(until) = until {
+            let held = best.entry(domain).or_insert(*until);
+            *held = (*held).max(*until);
+        }
+    }
+    let mut instants: Vec<Timestamp> = best.into_values().collect();
+    instants.sort_unstable_by(|a, b| b.cmp(a));
+    instants.get(wanted.max(1) - 1).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn region(name: &str, safe_until: Option<i64>) -> RegionFacts {
+        let source = SourceFacts {
+            source: "app".parse().unwrap(),
+            epoch: None,
+            point: None,
+            log_through: None,
+            from: None,
+            safe_until: safe_until.map(at),
+            beat_at: None,
+            beat_every_ms: None,
+            gaps: 0,
+            troubles: vec![],
+            absent: false,
+        };
+        RegionFacts {
+            name: name.into(),
+            place: name.into(),
+            domain: name.into(),
+            country: None,
+            keyring_version: Some(1),
+            away: None,
+            sources: vec![source],
+        }
+    }
+
+    fn judged(regions: &[RegionFacts], runs: bool) -> Judgement {
+        let demands = Demands {
+            durable_in: 2,
+            ship_every: Duration::from_secs(10),
+            beat_every: Duration::from_secs(60),
+            rpo: Some(Duration::from_secs(100)),
+        };
+        let pairs: Vec<_> = regions.iter().map(|one| (one, one.sources.first())).collect();
+        judge(&pairs, &demands, runs, at(1000))
+    }
+
+    #[test]
+    fn the_best_region_bounds_the_loss_and_the_second_the_quorum() {
+        let judgement = judged(&[region("a", Some(990)), region("b", Some(950))], true);
+        assert_eq!(judgement.health, Health::Healthy);
+        assert_eq!(judgement.exposure_ms, Some(10_000));
+        assert_eq!(judgement.quorum_exposure_ms, Some(50_000));
+    }
+
+    #[test]
+    fn a_region_that_lags_is_a_warning_and_both_lagging_is_critical() {
+        let one = judged(&[region("a", Some(990)), region("b", Some(500))], true);
+        assert_eq!(one.health, Health::Warning);
+        let both = judged(&[region("a", Some(500)), region("b", Some(500))], true);
+        assert_eq!(both.health, Health::Critical);
+    }
+
+    #[test]
+    fn a_dead_daemon_is_critical_however_fresh_the_regions_are() {
+        let judgement = judged(&[region("a", Some(999)), region("b", Some(999))], false);
+        assert_eq!(judgement.health, Health::Critical);
+    }
+
+    #[test]
+    fn regions_that_cannot_be_read_leave_nothing_to_say() {
+        let mut away = region("a", None);
+        away.away = Some("refused".into());
+        away.sources.clear();
+        assert_eq!(judged(&[away], true).health, Health::Unknown);
+    }
+}
