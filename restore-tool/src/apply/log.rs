@@ -33,9 +33,8 @@ pub(super) async fn apply(
     let skip = kept.applied.min(objects.saturating_sub(1));
     let todo = plan.log.get(usize::try_from(skip).unwrap_or(usize::MAX)..).unwrap_or_default();
     let total = todo.iter().map(|object| object.size).fold(0, u64::saturating_add);
-    ledger.change(|notes| notes.may_reach = notes.may_reach.max(objects));
     // Before the first page is changed: a killed run must not be taken for one that ended earlier.
-    ledger.save()?;
+    ledger.expect_up_to(objects)?;
     let progress = Progress::begin(&work.tools.console, &work.tools.clock, "log", total, 0);
     let room = Arc::new(Semaphore::new(usize::try_from(LOG_AHEAD_BYTES).unwrap_or(usize::MAX)));
     let mut ahead = stream::iter(todo)
@@ -46,7 +45,7 @@ pub(super) async fn apply(
                 let bytes = u32::try_from(size).unwrap_or(u32::MAX).min(LOG_AHEAD_BYTES);
                 let permit = room.acquire_many_owned(bytes).await.map_err(|_closed| Error::Interrupted)?;
                 let opening = tokio::spawn(async move { opener.log(&key, link).await });
-                let opened = opening.await.map_err(|_panic| Error::Interrupted)??;
+                let opened = joined(opening.await)??;
                 Ok::<_, Error>((opened, size, permit))
             }
         })
@@ -68,6 +67,14 @@ pub(super) async fn apply(
     }
     progress.finish();
     Ok((engine, total))
+}
+
+/// A panic goes on where the task is awaited; a cancelled task belongs to a stopped restore.
+fn joined<T>(result: std::result::Result<T, tokio::task::JoinError>) -> Result<T> {
+    result.map_err(|error| match error.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        Err(_cancelled) => Error::Interrupted,
+    })
 }
 
 async fn one(

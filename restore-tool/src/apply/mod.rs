@@ -59,6 +59,8 @@ pub struct Done {
 #[derive(Debug)]
 pub(crate) struct Ledger {
     notes: Mutex<Notes>,
+    /// As last made durable.
+    durable: Mutex<Notes>,
     file: File,
     path: PathBuf,
 }
@@ -83,7 +85,19 @@ impl Ledger {
             path: self.path.clone(),
             source,
         })?;
-        Ok(notes.save(&self.path)?)
+        let mut durable = self.durable.lock().unwrap_or_else(PoisonError::into_inner);
+        notes.save(&self.path)?;
+        *durable = notes;
+        Ok(())
+    }
+
+    /// Notes that log objects up to `objects` may be on the disk, without waiting for the pages
+    /// before them: what was durable stays noted, and no more.
+    pub(crate) fn expect_up_to(&self, objects: u64) -> Result<()> {
+        self.change(|notes| notes.may_reach = notes.may_reach.max(objects));
+        let mut durable = self.durable.lock().unwrap_or_else(PoisonError::into_inner);
+        durable.may_reach = durable.may_reach.max(objects);
+        Ok(durable.save(&self.path)?)
     }
 }
 
@@ -116,8 +130,10 @@ pub async fn execute(work: &Work, source: &SourceName, plan: &RestorePlan) -> Re
     if kept.is_none() {
         begin_anew(&work.target, &file)?;
     }
+    let notes = kept.unwrap_or(fresh);
     let ledger = Arc::new(Ledger {
-        notes: Mutex::new(kept.unwrap_or(fresh)),
+        durable: Mutex::new(notes.clone()),
+        notes: Mutex::new(notes),
         file,
         path: work.target.notes_path(),
     });

@@ -201,19 +201,36 @@ pub async fn run(
         tools: tools.clone(),
         stop: stop.clone(),
     };
-    let mut avoid: Vec<Hash> = Vec::new();
-    let (plan, done) = loop {
-        let plan = prepared.plan(&avoid).await?;
-        tools.console.show_first(&prepared.document(&plan)?);
-        match apply::execute(&work, prepared.timeline.source(), &plan).await {
-            Ok(done) => break (plan, done),
-            Err(error) => avoid.push(damaged_base(&plan, error, &avoid)?),
-        }
-    };
+    let (plan, done) = execute(&prepared, &work).await?;
     let took = tools.clock.monotonic().since(began);
     let report = Report::new(&prepared, &work, &plan, &done, took, settings);
     tools.console.show(&report);
     Ok(if report.exceptions.is_empty() { Exit::Ok } else { Exit::Exceptions })
+}
+
+/// Executes the plan; when a base is damaged everywhere, one that does without it.
+async fn execute(prepared: &Prepared, work: &Work) -> Result<(RestorePlan, Done)> {
+    let mut avoid: Vec<Hash> = Vec::new();
+    let mut damage: Option<Error> = None;
+    loop {
+        let plan = match (prepared.plan(&avoid).await, damage.take()) {
+            (Ok(plan), _) => plan,
+            // Nothing does without it: the damage is what must be told.
+            (Err(_without), Some(damage)) => return Err(damage),
+            (Err(error), None) => return Err(error),
+        };
+        work.tools.console.show_first(&prepared.document(&plan)?);
+        match apply::execute(work, prepared.timeline.source(), &plan).await {
+            Ok(done) => return Ok((plan, done)),
+            Err(error) => match damaged_base(&plan, &error, &avoid) {
+                Some(link) => {
+                    avoid.push(link);
+                    damage = Some(error);
+                }
+                None => return Err(error),
+            },
+        }
+    }
 }
 
 /// Opens with one identity from all regions that answer.
@@ -239,22 +256,19 @@ pub(crate) fn opener(
 }
 
 /// The base without which to try again, if the error is one of a base's objects.
-fn damaged_base(plan: &RestorePlan, error: Error, avoid: &[Hash]) -> Result<Hash> {
-    let Error::Open(tidemark_open::Error::NoGoodCopy { key, .. }) = &error else {
-        return Err(error);
+fn damaged_base(plan: &RestorePlan, error: &Error, avoid: &[Hash]) -> Option<Hash> {
+    let Error::Open(tidemark_open::Error::NoGoodCopy { key, .. }) = error else {
+        return None;
     };
     let of_base = |key: &str| {
         key.starts_with("meta/base/") || key.starts_with(&format!("{}pack/", keys::DATA))
     };
     if !of_base(key) {
-        return Err(error);
+        return None;
     }
     let named = plan.bases.iter().find(|base| base.key.as_str() == key);
     // A pack doesn't say which base of the chain lists it: all of them are left out, newest first.
-    match named.or_else(|| plan.base()).map(|base| base.link) {
-        Some(link) if !avoid.contains(&link) => Ok(link),
-        Some(_) | None => Err(error),
-    }
+    named.or_else(|| plan.base()).map(|base| base.link).filter(|link| !avoid.contains(link))
 }
 
 /// What was restored and what was proved.

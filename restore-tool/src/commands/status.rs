@@ -24,7 +24,6 @@ use crate::timeline::Timeline;
 const EXPOSURE_WARNING: Duration = Duration::from_secs(5 * 60);
 /// And for three times that an alarm.
 const EXPOSURE_CRITICAL: Duration = Duration::from_secs(15 * 60);
-const NEWEST_POINTS: usize = 4;
 
 /// How bad it is; also the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -148,7 +147,7 @@ async fn source(
     name: &SourceName,
     tools: &Tools,
 ) -> Result<SourceStatus> {
-    let options = LoadOptions { points: PointsWanted::Newest(NEWEST_POINTS) };
+    let options = LoadOptions { points: PointsWanted::All };
     let timeline = repository.timeline(name, &options).await?;
     let windows = plan::windows(&timeline).await?;
     let covered_until = windows.last().map(|window| window.covers_until);

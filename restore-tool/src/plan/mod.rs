@@ -20,7 +20,7 @@ use tidemark_planner::restore::{
 };
 
 pub use document::{ASSUMED_BYTES_PER_SECOND, PlanDocument, assumed_time};
-pub use survey::Survey;
+pub use survey::{Scope, Survey};
 pub use target::{Asked, Goal};
 
 use crate::error::{Error, Result};
@@ -103,7 +103,7 @@ impl From<RecoverableWindow> for Window {
 /// # Errors
 /// No region can be read.
 pub async fn windows(timeline: &Timeline) -> Result<Vec<Window>> {
-    let facts = Survey::new(timeline, &[]).await?.facts();
+    let facts = Survey::new(timeline, &[], Scope::Whole).await?.facts();
     Ok(planner::windows(&facts).into_iter().map(Window::from).collect())
 }
 
@@ -136,10 +136,16 @@ impl RestorePlan {
         bases.chain(log).fold(0, u64::saturating_add)
     }
 
-    /// Bytes of the restored database, as far as the newest base knows.
+    /// Bytes of the restored database: as the last log object says, and no less than its bases, which
+    /// are written first.
     #[must_use]
     pub fn image_bytes(&self) -> u64 {
-        self.bases.iter().map(|base| base.head.image_bytes).max().unwrap_or(0)
+        let bases = self.bases.iter().map(|base| base.head.image_bytes).max().unwrap_or(0);
+        let fact = |object: &Verified<LogHead>, name: &str| object.head.facts.get(name)?.as_u64();
+        let end = self.log.last().and_then(|end| {
+            fact(end, "pages")?.checked_mul(fact(end, "page_size")?)
+        });
+        bases.max(end.unwrap_or(0))
     }
 
     /// The newest base.
@@ -161,7 +167,11 @@ pub async fn plan(
     avoid: &[Hash],
     accept_older: bool,
 ) -> Result<RestorePlan> {
-    let mut survey = Survey::new(timeline, avoid).await?;
+    let scope = match asked.goal {
+        Goal::Latest | Goal::Position(..) => Scope::Newest,
+        Goal::Time(_) | Goal::Point(_) => Scope::Whole,
+    };
+    let mut survey = Survey::new(timeline, avoid, scope).await?;
     let mut target = resolve(timeline, &mut survey, asked).await?;
     for _ in 0..TURNS_MAX {
         let facts = survey.facts();

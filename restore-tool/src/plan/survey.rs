@@ -23,6 +23,16 @@ const GAP_OBJECT_BYTES_MAX: u64 = 3072;
 /// Heads read at once while looking for a restorable one.
 const LOOK_BACK: u64 = 16;
 
+/// How much of the history a decision is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// All of it: `list`, and a restore to a time. Wants all recovery points loaded: they tell where
+    /// no gap can be.
+    Whole,
+    /// What follows the newest base: the rest stays unread unless a plan comes to use it.
+    Newest,
+}
+
 /// A timeline and the heads read so far.
 #[derive(Debug)]
 pub struct Survey<'a> {
@@ -37,22 +47,28 @@ impl<'a> Survey<'a> {
     ///
     /// # Errors
     /// No region can be read.
-    pub async fn new(timeline: &'a Timeline, avoid: &[Hash]) -> Result<Self> {
+    pub async fn new(timeline: &'a Timeline, avoid: &[Hash], scope: Scope) -> Result<Self> {
         let mut survey = Self { timeline, known: BTreeMap::new(), avoid: avoid.to_vec() };
         for view in timeline.epochs() {
-            survey.look(view).await?;
+            survey.look(view, scope).await?;
         }
         Ok(survey)
     }
 
-    async fn look(&mut self, view: &EpochView) -> Result<()> {
+    async fn look(&mut self, view: &EpochView, scope: Scope) -> Result<()> {
         let epoch = view.epoch;
-        for seq in view.names.iter().filter(|(_, size)| **size <= GAP_OBJECT_BYTES_MAX) {
-            if !is_between_points_of_one_base(view, *seq.0) {
-                self.read(epoch, *seq.0..seq.0.next()).await?;
+        let newest = view.bases.last().map_or(LogSeq(0), |base| base.head.start);
+        let from = match scope {
+            Scope::Whole => LogSeq(0),
+            Scope::Newest => newest,
+        };
+        let small = view.names.range(from..).filter(|(_, size)| **size <= GAP_OBJECT_BYTES_MAX);
+        for seq in small.map(|(seq, _)| *seq) {
+            if !is_between_points_of_one_base(view, seq) {
+                self.read(epoch, seq..seq.next()).await?;
             }
         }
-        for base in &view.bases {
+        for base in view.bases.iter().filter(|base| base.head.start >= from) {
             let seq = base.head.usable_from;
             self.back_to_a_commit(epoch, seq).await?;
         }
@@ -157,7 +173,6 @@ impl<'a> Survey<'a> {
     }
 
     /// Reads a range as one, so that every link in it is checked, and replaces what was known.
-    /// Returns the places, and whether any of them can't be used.
     ///
     /// # Errors
     /// No region can be read.

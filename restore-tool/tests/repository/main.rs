@@ -1,4 +1,10 @@
 //! The commands over whole repositories, made by the real write path in directories.
 
+#![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
+
+mod damage;
+mod keys;
+mod look;
 mod restore;
+mod resume;
 mod world;
