@@ -64,7 +64,9 @@ pub fn rust_sources() -> Vec<Source> {
                 .and_then(|n| n.to_str())
                 .expect("names are UTF-8");
             if path.is_dir() {
-                if !name.starts_with('.') && name != "target" {
+                // What cargo builds; a module may have the name.
+                let is_built = name == "target" && folder == root;
+                if !name.starts_with('.') && !is_built {
                     folders.push(path);
                 }
             } else if path.extension().is_some_and(|e| e == "rs") {

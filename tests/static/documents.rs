@@ -52,6 +52,13 @@ fn bench_names() -> BTreeSet<String> {
         .collect()
 }
 
+/// Whether the last recorded run of a bench met every goal.
+fn is_met(results: &str, bench: &str) -> bool {
+    let mut sections = results.split("\n## ").skip(1);
+    let section = sections.find(|section| section.lines().next() == Some(bench));
+    section.is_some_and(|section| section.contains("| MET |") && !section.contains("| MISSED |"))
+}
+
 /// Why a test that a document names is no proof, if it is none.
 fn flaw(tests: &BTreeMap<String, BTreeMap<String, bool>>, name: &TestName) -> Option<&'static str> {
     match tests
@@ -85,6 +92,7 @@ fn every_test_that_a_document_names_exists_and_runs() {
 #[test]
 fn every_promise_names_its_proof() {
     let (text, benches) = (read("docs/TESTING.md"), bench_names());
+    let results = read("benches/RESULTS.md");
     let rows = table_under(&text, "What shows it").rows;
     assert!(
         !rows.is_empty(),
@@ -106,6 +114,8 @@ fn every_promise_names_its_proof() {
         }
         let unknown = named.iter().filter(|name| !benches.contains(**name));
         wrong.extend(unknown.map(|name| format!("benches/run knows no {name}: {promise}")));
+        let unmet = named.iter().filter(|name| !is_met(&results, name));
+        wrong.extend(unmet.map(|name| format!("no run of {name} met its goals: {promise}")));
     }
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
