@@ -315,8 +315,18 @@ pub trait Capture: Send {
     /// by the same thread, so that marks keep moving.
     ///
     /// # Errors
-    /// See [`crate::ErrorKind`]; the call may be repeated.
+    /// [`crate::ErrorKind::Retry`]: something was missed meanwhile, the base is given up and must be
+    /// begun again (with its next number). Other kinds: the call may be repeated.
     fn base_slice(&mut self, max_bytes: usize, work: &mut Workspace) -> Result<BaseSlice, Error>;
+
+    /// Whether the base read to its end is exact. Ask once the cut it is usable from is sealed, and
+    /// before it is published.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Retry`] as for [`Self::base_slice`]: don't publish it, begin again.
+    fn base_stands(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
 
     /// The base is published: the next one holds what changed since this one began.
     ///

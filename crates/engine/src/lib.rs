@@ -10,7 +10,8 @@
 //! ```text
 //! engine.open(request)                      → Opened { incarnation, verdict, needs_complete_base, capture }
 //! open_generation(key)                        when needs_complete_base (or the schedule says so)
-//! begin_base(next_seq, complete) → S          then between polls: base_slice … until done, cut → U, base_done
+//! begin_base(next_seq, complete) → S          then between polls: base_slice … until done, cut until
+//!                                             restorable → U, sealed(U), base_stands, publish, base_done
 //! poll()          every `Poll::next`          marks move, the log is read to its last commit
 //! cut(next_seq)   on the timer, at cut_now, again at once while `restorable` is false
 //!    agent: seal, write object and record to the spool, fsync
@@ -34,6 +35,8 @@
 //! [`ErrorKind::Reopen`] only `cut` and `sealed` still make sense, then the capture is dropped.
 
 mod capture;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod error;
 mod restore;
 

@@ -1,0 +1,431 @@
+//! Capturing a database in WAL mode.
+//!
+//! - Polls move the read mark hand over hand and copy what was committed into memory.
+//! - When the WAL has grown, the two-phase hand-off puts it into the database file: the bulk without
+//!   any lock, the last frames under the write lock, which is held for milliseconds and only taken
+//!   if it is free at once.
+//! - At rest everything is in the file and the mark sits on READ_LOCK(0), where it holds up no
+//!   checkpoint of the application.
+//! - At `wal_max_bytes` the mark is released. Capture goes on as long as the log isn't restarted; if
+//!   it is, the catch-up compares page by page.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidemark_engine::{BaseSlice, BaseStart, Capture, Error, LogCut, Poll, Probe, Workspace};
+use tidemark_format::LogSeq;
+use tidemark_host::Monotonic;
+
+use crate::core::{Core, Position};
+use crate::error::SqliteError;
+use crate::log::{Captured, Hold, Log};
+use crate::marks::{Checkpoint, Marks};
+use crate::pending::Pending;
+use crate::scan::DiffSlice;
+use crate::shm::WalIndex;
+use crate::wal;
+
+/// While the WAL grows: the longest that a mark stands.
+const MARK_EVERY: Duration = Duration::from_millis(20);
+/// While another process waits for our mark with the write lock in its hands.
+const MARK_FAST: Duration = Duration::from_millis(5);
+const IDLE_SOON: Duration = Duration::from_millis(50);
+const IDLE_LONG: Duration = Duration::from_millis(250);
+/// The path is looked at this often for another file under the same name.
+const PLACE_EVERY: Duration = Duration::from_millis(500);
+/// After this long without a commit, what is left in the WAL goes into the file.
+const SETTLE_AFTER: Duration = Duration::from_secs(2);
+/// A hand-off that an application's reader kept from ending is tried again after this.
+const HAND_OFF_AGAIN: Duration = Duration::from_millis(500);
+/// How often the unlocked phase is repeated at most.
+const BULK_ROUNDS: u32 = 5;
+/// Fewer frames than this are left to the locked phase of a hand-off.
+const TAIL_FRAMES: u32 = 64;
+/// More than this many frames are too many for the locked phase: the next poll tries again.
+const LOCKED_TAIL_FRAMES: u32 = 512;
+/// How long a hand-off looks for a moment without a writer.
+const ASK_WRITE_LOCK: Duration = Duration::from_millis(2);
+/// The larger the log, the longer the two above, up to this many times.
+const PRESSURE_MAX: u32 = 4;
+/// Read from the file by one poll of a catch-up.
+const DIFF_BYTES: u32 = 8 << 20;
+
+/// When things were done last.
+#[derive(Debug, Default)]
+struct Times {
+    change: Monotonic,
+    place: Monotonic,
+    hand_off: Monotonic,
+    settle: Monotonic,
+}
+
+/// A database in WAL mode, being captured. Field order is drop order: connections before files.
+#[derive(Debug)]
+pub(crate) struct WalCapture {
+    marks: Marks,
+    log: Log,
+    core: Core,
+    times: Times,
+    /// The index under which the mark was moved last.
+    marked: Option<WalIndex>,
+    released: bool,
+    hand_off_wait: Duration,
+    hold_max: Duration,
+}
+
+impl WalCapture {
+    pub(crate) fn new(marks: Marks, log: Log, core: Core) -> Self {
+        let now = core.clock.monotonic();
+        let times = Times {
+            change: now,
+            place: now,
+            hand_off: now,
+            settle: now,
+        };
+        Self {
+            marks,
+            log,
+            core,
+            times,
+            marked: None,
+            released: false,
+            hand_off_wait: Duration::ZERO,
+            hold_max: Duration::ZERO,
+        }
+    }
+
+    fn log_bytes(&self, index: &WalIndex) -> u64 {
+        u64::from(index.frames) * wal::frame_bytes(self.core.page_size())
+    }
+
+    fn poll_once(&mut self, work: &mut Workspace) -> Result<Poll, SqliteError> {
+        let now = self.core.clock.monotonic();
+        if now.since(self.times.place) >= PLACE_EVERY {
+            self.times.place = now;
+            self.core.file.check_in_place()?;
+        }
+        if !self.released && !self.marks.is_held() {
+            self.reacquire()?;
+        }
+        let before = self.log.cursor;
+        let captured = self.log.capture(&mut self.core, work)?;
+        if self.log.cursor != before {
+            self.times.change = now;
+        }
+        if self.released {
+            self.poll_released(&captured, now)?;
+            return Ok(self.core.poll_answer(MARK_EVERY));
+        }
+        if self.core.lost.is_some() {
+            self.begin_catch_up()?;
+            return Ok(self.core.poll_answer(Duration::ZERO));
+        }
+        if captured.all {
+            self.keep_the_log_small(&captured.index, now, work)?;
+        }
+        let more = self.catch_up(captured.all, work)?;
+        Ok(self
+            .core
+            .poll_answer(if more { Duration::ZERO } else { self.pace(now) }))
+    }
+
+    /// How long until the next poll.
+    fn pace(&self, now: Monotonic) -> Duration {
+        let idle = now.since(self.times.change);
+        if self.core.is_full() || self.log.shm.blocking_checkpoint_elsewhere() {
+            MARK_FAST
+        } else if idle < SETTLE_AFTER * 2 {
+            MARK_EVERY
+        } else if idle < Duration::from_secs(30) {
+            IDLE_SOON
+        } else {
+            IDLE_LONG
+        }
+    }
+
+    /// Moves the mark if the log went on, hands off if it is large or at rest, releases at its bound.
+    fn keep_the_log_small(
+        &mut self,
+        index: &WalIndex,
+        now: Monotonic,
+        work: &mut Workspace,
+    ) -> Result<(), SqliteError> {
+        if self.marked != Some(*index) {
+            self.move_mark(work)?;
+        }
+        let index = self.log.index(&self.core)?;
+        let bytes = self.log_bytes(&index);
+        let unsettled = !index.is_backfilled();
+        if bytes >= self.core.config.hand_off_bytes {
+            if now.since(self.times.hand_off) >= self.hand_off_wait {
+                self.hand_off(work)?;
+            }
+        } else if unsettled
+            && now.since(self.times.change) >= SETTLE_AFTER
+            && now.since(self.times.settle) >= SETTLE_AFTER
+        {
+            self.times.settle = now;
+            self.marks.checkpoint()?;
+            self.move_mark(work)?;
+        }
+        if bytes > self.core.config.wal_max_bytes
+            && self.log_bytes(&self.log.index(&self.core)?) > self.core.config.wal_max_bytes
+        {
+            self.release_mark(bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the next mark, captures up to it, gives up the old one.
+    fn move_mark(&mut self, work: &mut Workspace) -> Result<(), SqliteError> {
+        let before = self.log.index(&self.core)?;
+        let (log, core) = (&mut self.log, &mut self.core);
+        let mut after = None;
+        let moved = self.marks.move_on(|| {
+            let captured = log.capture(core, work)?;
+            after = Some(captured.index);
+            Ok::<_, SqliteError>(captured.all)
+        });
+        match moved {
+            Ok(true) => {
+                self.log.hold =
+                    after.map_or(Hold::MaybeAtRest, |after| hold_after(&before, &after));
+                self.marked = after;
+                Ok(())
+            }
+            Ok(false) | Err(SqliteError::Busy { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The two-phase sealed hand-off.
+    fn hand_off(&mut self, work: &mut Workspace) -> Result<(), SqliteError> {
+        // Each round leaves less, for it takes less time; under the heaviest load it stops shrinking.
+        let mut left = u32::MAX;
+        for _round in 0..BULK_ROUNDS {
+            let index = self.log.index(&self.core)?;
+            let now_left = index.frames - index.backfilled;
+            if now_left <= TAIL_FRAMES || now_left > left / 4 * 3 {
+                break;
+            }
+            left = now_left;
+            self.marks.checkpoint()?;
+            self.move_mark(work)?;
+        }
+        let before = self.log.index(&self.core)?;
+        let pressure = self.log_bytes(&before) / self.core.config.hand_off_bytes.max(1);
+        let pressure = u32::try_from(pressure)
+            .unwrap_or(u32::MAX)
+            .clamp(1, PRESSURE_MAX);
+        let (log, core) = (&mut self.log, &mut self.core);
+        let clock = Arc::clone(&core.clock);
+        let (asked, mut locked) = (clock.monotonic(), clock.monotonic());
+        let patient = || clock.monotonic().since(asked) < ASK_WRITE_LOCK * pressure;
+        let done = self.marks.sealed_hand_off(patient, || {
+            locked = clock.monotonic();
+            let captured = log.capture(core, work)?;
+            let tail = captured
+                .index
+                .frames
+                .saturating_sub(captured.index.backfilled);
+            Ok::<_, SqliteError>(captured.all && tail <= LOCKED_TAIL_FRAMES * pressure)
+        });
+        let now = clock.monotonic();
+        match done {
+            Ok(Some(checkpoint)) => {
+                let after = self.log.index(&self.core)?;
+                self.log.hold = hold_after(&before, &after);
+                self.marked = Some(after);
+                self.times.hand_off = now;
+                self.hold_max = self.hold_max.max(now.since(locked));
+                self.hand_off_wait = match checkpoint {
+                    Checkpoint::Complete => Duration::ZERO,
+                    Checkpoint::Partial => HAND_OFF_AGAIN,
+                };
+                Ok(())
+            }
+            // The write lock wasn't free: the next poll tries again.
+            Ok(None) | Err(SqliteError::Busy { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn release_mark(&mut self, bytes: u64) -> Result<(), SqliteError> {
+        self.marks.release()?;
+        self.log.hold = Hold::None;
+        self.marked = None;
+        self.released = true;
+        self.core.alerts.insert(
+            "sqlite.wal-max",
+            format!(
+                "the WAL has {} MiB, more than wal_max ({} MiB): a reader of the application has been open so long that nothing can be put into the database. The agent has released its own mark; commits may be captured late and the window becomes coarser. End that reader.",
+                bytes >> 20,
+                self.core.config.wal_max_bytes >> 20
+            ),
+        );
+        Ok(())
+    }
+
+    /// Without a mark: waits until the log is small again.
+    fn poll_released(&mut self, captured: &Captured, now: Monotonic) -> Result<(), SqliteError> {
+        if now.since(self.times.settle) >= Duration::from_secs(1) {
+            self.times.settle = now;
+            self.marks.checkpoint()?;
+        }
+        let index = self.log.index(&self.core)?;
+        let small = self.log_bytes(&index) <= self.core.config.wal_max_bytes / 2;
+        if (small || index.is_backfilled()) && (captured.all || self.core.lost.is_some()) {
+            self.reacquire()?;
+            self.released = false;
+            self.core.alerts.remove("sqlite.wal-max");
+        }
+        Ok(())
+    }
+
+    /// Takes a mark where none was held: what happened meanwhile shows in the log.
+    fn reacquire(&mut self) -> Result<(), SqliteError> {
+        self.log.hold = Hold::None;
+        self.marks.acquire()?;
+        self.marked = None;
+        if !self.core.file.header()?.wal {
+            return Err(SqliteError::ModeChanged {
+                path: self.core.file.path().to_path_buf(),
+            });
+        }
+        // Compared under the mark: from here on nothing is missed.
+        let index = self.log.index(&self.core)?;
+        if !self.log.tail.holds(&self.log.cursor, &index)? {
+            self.core
+                .lost
+                .get_or_insert_with(|| "the WAL was restarted while no mark kept it".to_owned());
+        }
+        self.log.hold = Hold::MaybeAtRest;
+        Ok(())
+    }
+
+    /// Starts comparing from the first page.
+    pub(crate) fn begin_catch_up(&mut self) -> Result<(), SqliteError> {
+        self.core.void_base();
+        self.core.pending = Pending::default();
+        self.core.full = false;
+        self.log.restart(&mut self.core)?;
+        self.core.begin_diff(true);
+        Ok(())
+    }
+
+    /// A slice of a running catch-up; says whether there is more to do at once.
+    fn catch_up(&mut self, captured: bool, work: &mut Workspace) -> Result<bool, SqliteError> {
+        if self.core.diff.is_none() || self.core.book.is_none() {
+            return Ok(false);
+        }
+        if !captured || self.log.is_rewinding() {
+            return Ok(!self.core.is_full());
+        }
+        Ok(self.core.diff_slice(DIFF_BYTES, work)? == DiffSlice::More)
+    }
+
+    /// The file holds captured commits and nothing else.
+    fn may_read_file(&self) -> bool {
+        !self.released
+            && self.marks.is_held()
+            // Captured at least up to the mark.
+            && self.marked.is_some()
+            && self.core.lost.is_none()
+            && self.core.diff.is_none()
+            && !self.log.is_rewinding()
+    }
+}
+
+/// What a mark taken between the two indexes allows.
+fn hold_after(before: &WalIndex, after: &WalIndex) -> Hold {
+    // On READ_LOCK(0) everything up to its own snapshot, which isn't before `before`, is in the file.
+    if before.salts == after.salts && after.backfilled < before.frames {
+        Hold::Pinned
+    } else {
+        Hold::MaybeAtRest
+    }
+}
+
+impl Capture for WalCapture {
+    fn poll(&mut self, work: &mut Workspace) -> Result<Poll, Error> {
+        match self.poll_once(work) {
+            Ok(poll) => Ok(poll),
+            // Somebody is in the middle of something: not worth an error.
+            Err(SqliteError::Busy { .. }) => Ok(self.core.poll_answer(MARK_FAST)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn cut(&mut self, next_seq: LogSeq, work: &mut Workspace) -> Result<Option<LogCut>, Error> {
+        // What was committed since the last poll goes with it, if it can be read right now.
+        match self.log.capture(&mut self.core, work) {
+            Ok(_) | Err(SqliteError::Busy { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let position = Position {
+            cursor: Some(self.log.cursor),
+            rewound_from: self.log.rewound_from,
+            stamp: None,
+            at_commit: self.log.at_commit(),
+        };
+        Ok(self.core.cut(next_seq, &position)?)
+    }
+
+    fn sealed(&mut self, seq: LogSeq) -> Result<(), Error> {
+        Ok(self.core.seal(seq)?)
+    }
+
+    fn give_up(&mut self) -> Result<(), Error> {
+        Ok(self.core.give_up()?)
+    }
+
+    fn map_synced(&mut self) -> Result<Option<LogSeq>, Error> {
+        Ok(self.core.sync_map()?)
+    }
+
+    fn open_generation(&mut self, digest_key: [u8; 32]) -> Result<(), Error> {
+        Ok(self.core.open_generation(digest_key)?)
+    }
+
+    fn begin_base(&mut self, next_seq: LogSeq, complete: bool) -> Result<BaseStart, Error> {
+        // The smaller the log, the less is captured twice.
+        let mut work = Workspace::new();
+        if !self.released && self.core.lost.is_none() {
+            self.hand_off(&mut work)?;
+        }
+        self.log.rewind(&self.core)?;
+        Ok(self.core.begin_base(next_seq, complete)?)
+    }
+
+    fn base_slice(&mut self, max_bytes: usize, _work: &mut Workspace) -> Result<BaseSlice, Error> {
+        if self.may_read_file() {
+            Ok(self.core.base_slice(max_bytes)?)
+        } else {
+            Ok(BaseSlice::default())
+        }
+    }
+
+    fn base_stands(&mut self) -> Result<(), Error> {
+        Ok(self.core.check_base_stands()?)
+    }
+
+    fn base_done(&mut self) -> Result<(), Error> {
+        Ok(self.core.base_done()?)
+    }
+
+    fn base_abandoned(&mut self) {
+        self.core.base_abandoned();
+    }
+
+    fn probe(&mut self) -> Result<Probe, Error> {
+        let index = self.log.index(&self.core)?;
+        let mut probe = self.core.probe("wal", self.log_bytes(&index))?;
+        let hold_ms = u64::try_from(self.hold_max.as_millis()).unwrap_or(u64::MAX);
+        probe
+            .facts
+            .insert("write_lock_held_max_ms".to_owned(), hold_ms.into());
+        Ok(probe)
+    }
+
+    fn release(self: Box<Self>) {}
+}

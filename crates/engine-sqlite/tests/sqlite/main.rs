@@ -1,0 +1,16 @@
+//! The SQLite engine against the real SQLite: applications in processes of their own, captured,
+//! crashed, restored and compared byte by byte.
+
+mod bases;
+mod capture;
+mod catch_up;
+mod conformance;
+mod crash;
+mod refusals;
+mod restore;
+mod support;
+
+#[test]
+fn child_process_entry() {
+    support::be_a_child();
+}
