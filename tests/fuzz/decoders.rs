@@ -1,6 +1,6 @@
 //! One test per decoder. The assertion is in `attack`: no panic, no memory beyond the bound.
 
-use std::hint::black_box;
+use std::{hint::black_box, path::Path};
 
 use tidemark_format::{
     Key,
@@ -17,6 +17,13 @@ use tidemark_format::{
     recipient::{IdentityKey, RecipientKey},
     sign::SigningKey,
 };
+
+use tidemark_host::{
+    RegionUrl,
+    config::{AgentConfig, RestoreConfig, Surroundings},
+};
+use tidemark_ledger::custody::{IdentityFile, RootFile};
+use tidemark_open::Identity;
 
 use crate::hostile::{attack, files};
 
@@ -129,5 +136,26 @@ fn keys_and_key_names_survive_hostile_text() {
             drop(black_box(keys::dense(&key)));
             black_box(keys::beat_number(&key));
         }
+    });
+}
+
+#[test]
+fn key_files_survive_hostile_text() {
+    attack("key-file", files("tests/format/golden/v1/text"), |bytes| {
+        let text = String::from_utf8_lossy(bytes);
+        drop(black_box(IdentityFile::parse(&text)));
+        drop(black_box(RootFile::parse(&text)));
+        drop(black_box(Identity::parse(&text, None)));
+    });
+}
+
+#[test]
+fn region_urls_and_configs_survive_hostile_text() {
+    attack("config", files("config"), |bytes| {
+        let text = String::from_utf8_lossy(bytes);
+        drop(black_box(text.parse::<RegionUrl>()));
+        let around = Surroundings { state_directory: None, check_schedule: &|_, _| Ok(()) };
+        drop(black_box(AgentConfig::parse(&text, Path::new("/etc/agent.toml"), &around)));
+        drop(black_box(RestoreConfig::parse(&text, Path::new("/etc/restore.toml"))));
     });
 }
