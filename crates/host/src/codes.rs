@@ -244,7 +244,7 @@ codes! {
     WITH_EXCEPTIONS = "TM0301", Exceptions, "done, with exceptions",
         "The result is there and usable, and something beside it was not as it should be: a \
          damaged copy in one region, a region that was away.",
-        "Read the listed exceptions; regions repair mends a damaged copy from a good one.";
+        "Read the listed exceptions; verify names each damaged object in its region.";
     NO_REPOSITORY = "TM1001", NoRepository, "no repository there",
         "The region answers, and holds no repository at this prefix.",
         "Check bucket and prefix. For a new one: tidemark-agent init.";
@@ -295,6 +295,9 @@ codes! {
     NOT_ENROLLED = "TM1208", Key, "this agent is not enrolled yet",
         "Its signing key isn't in the keyring; a request was written to the region.",
         "On the host with the root key: tidemark-restore keys enrol.";
+    NO_SUCH_KEY = "TM1209", Key, "no such key",
+        "The key named isn't in the keyring or among the requests, or nobody asks to be enrolled.",
+        "tidemark-restore keys list shows members, recipients and requests.";
     DAMAGED = "TM1301", Integrity, "an object is damaged",
         "Its bytes don't match their hash: bit rot, truncation, or a change by somebody.",
         "Restore falls back to another region by itself. Afterwards: tidemark-restore verify on \
