@@ -25,9 +25,10 @@ use crate::scan::DiffSlice;
 use crate::shm::WalIndex;
 use crate::wal;
 
-/// While the WAL grows: the longest that a mark stands.
+/// While the WAL grows: how long a mark stands.
 const MARK_EVERY: Duration = Duration::from_millis(20);
-/// While another process waits for our mark with the write lock in its hands.
+/// How often it is looked whether another process waits for our mark with the write lock in its
+/// hands (two system calls); then the mark moves at once.
 const MARK_FAST: Duration = Duration::from_millis(5);
 const IDLE_SOON: Duration = Duration::from_millis(50);
 const IDLE_LONG: Duration = Duration::from_millis(250);
@@ -53,6 +54,7 @@ const DIFF_BYTES: u32 = 8 << 20;
 /// When things were done last.
 #[derive(Debug, Default)]
 struct Times {
+    full: Monotonic,
     change: Monotonic,
     place: Monotonic,
     hand_off: Monotonic,
@@ -77,6 +79,7 @@ impl WalCapture {
     pub(crate) fn new(marks: Marks, log: Log, core: Core) -> Self {
         let now = core.clock.monotonic();
         let times = Times {
+            full: Monotonic::default(),
             change: now,
             place: now,
             hand_off: now,
@@ -107,6 +110,11 @@ impl WalCapture {
         if !self.released && !self.marks.is_held() {
             self.reacquire()?;
         }
+        self.note_marks();
+        if self.may_wait(now) {
+            return Ok(self.core.poll_answer(MARK_FAST));
+        }
+        self.times.full = now;
         let before = self.log.cursor;
         let captured = self.log.capture(&mut self.core, work)?;
         if self.log.cursor != before {
@@ -129,13 +137,26 @@ impl WalCapture {
             .poll_answer(if more { Duration::ZERO } else { self.pace(now) }))
     }
 
+    /// Without a mark a restart of the log is a loss, however it came that there is none.
+    fn note_marks(&mut self) {
+        if !self.marks.is_held() {
+            self.log.hold = Hold::None;
+        }
+    }
+
+    /// The mark was moved a moment ago and nobody waits for it: this poll was only to see that.
+    fn may_wait(&self, now: Monotonic) -> bool {
+        let since = now.since(self.times.full);
+        let quiet = !self.released && self.core.lost.is_none() && self.core.diff.is_none();
+        let soon = !since.is_zero() && since < MARK_EVERY;
+        quiet && soon && !self.core.is_full() && !self.log.shm.blocking_checkpoint_elsewhere()
+    }
+
     /// How long until the next poll.
     fn pace(&self, now: Monotonic) -> Duration {
         let idle = now.since(self.times.change);
-        if self.core.is_full() || self.log.shm.blocking_checkpoint_elsewhere() {
+        if self.core.is_full() || idle < SETTLE_AFTER * 2 {
             MARK_FAST
-        } else if idle < SETTLE_AFTER * 2 {
-            MARK_EVERY
         } else if idle < Duration::from_secs(30) {
             IDLE_SOON
         } else {
@@ -307,6 +328,7 @@ impl WalCapture {
     pub(crate) fn begin_catch_up(&mut self) -> Result<(), SqliteError> {
         self.core.void_base();
         self.core.pending = Pending::default();
+        self.core.complete_until = None;
         self.core.full = false;
         self.log.restart(&mut self.core)?;
         self.core.begin_diff(true);
@@ -357,6 +379,7 @@ impl Capture for WalCapture {
     }
 
     fn cut(&mut self, next_seq: LogSeq, work: &mut Workspace) -> Result<Option<LogCut>, Error> {
+        self.note_marks();
         // What was committed since the last poll goes with it, if it can be read right now.
         match self.log.capture(&mut self.core, work) {
             Ok(_) | Err(SqliteError::Busy { .. }) => {}

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use tidemark_engine::{Alert, LogCut, Poll, Probe, Progress};
+use tidemark_engine::{Alert, COMPLETE_UNTIL, LogCut, Poll, Probe, Progress};
 use tidemark_format::LogSeq;
 use tidemark_format::pages::{PageDigest, PagesHead, PagesWriter};
 use tidemark_host::Clock;
@@ -56,6 +56,8 @@ pub(crate) struct Core {
     /// The bound of a cut was reached: nothing more is captured before one.
     pub(crate) full: bool,
     pub(crate) last_commit: Option<Timestamp>,
+    /// Everything committed by then is captured.
+    pub(crate) complete_until: Option<Timestamp>,
     pub(crate) sealed: Option<Snapshot>,
     pub(crate) alerts: BTreeMap<&'static str, String>,
 }
@@ -86,6 +88,13 @@ impl Core {
     pub(crate) fn observed_now(&self) -> Timestamp {
         let now = self.clock.now();
         self.last_commit.map_or(now, |last| last.max(now))
+    }
+
+    /// Everything committed by `at` is captured, unless something is being looked for.
+    pub(crate) fn complete(&mut self, at: Timestamp) {
+        if self.lost.is_none() && self.diff.is_none() {
+            self.complete_until = self.complete_until.max(Some(at));
+        }
     }
 
     pub(crate) fn is_full(&self) -> bool {
@@ -180,6 +189,14 @@ impl Core {
         self.owed = !restorable;
         self.forced &= !restorable;
         let pages = u64::try_from(numbers.len()).unwrap_or(0);
+        let mut facts = BTreeMap::from([
+            ("page_size".to_owned(), self.page_size().into()),
+            ("pages".to_owned(), change.pages.into()),
+            ("pages_changed".to_owned(), pages.into()),
+        ]);
+        if let Some(until) = self.complete_until.filter(|_| restorable) {
+            facts.insert(COMPLETE_UNTIL.to_owned(), until.to_string().into());
+        }
         Ok(LogCut {
             payload: writer.finish(),
             record,
@@ -187,11 +204,7 @@ impl Core {
             transactions: pending.transactions,
             first_commit: pending.first_commit,
             last_commit: pending.last_commit,
-            facts: BTreeMap::from([
-                ("page_size".to_owned(), self.page_size().into()),
-                ("pages".to_owned(), change.pages.into()),
-                ("pages_changed".to_owned(), pages.into()),
-            ]),
+            facts,
             bytes_changed: pages * u64::from(self.page_size()),
         })
     }
@@ -209,6 +222,7 @@ impl Core {
     pub(crate) fn give_up(&mut self) -> Result<(), SqliteError> {
         self.pending = Pending::default();
         self.full = false;
+        self.complete_until = None;
         self.lost = Some("the spool gave up what was captured".to_owned());
         self.void_base();
         match &mut self.book {
@@ -281,6 +295,7 @@ impl Core {
             next,
             pending_bytes: u64::try_from(self.pending.bytes()).unwrap_or(u64::MAX),
             oldest_pending: self.pending.oldest,
+            complete_until: self.complete_until,
             cut_now: self.is_full(),
             alerts: self.alerts.iter().map(alert).collect(),
             catching_up: self.diff.as_ref().map(|diff| self.progress(diff.position)),

@@ -23,6 +23,7 @@ mod record;
 mod restore;
 mod rollback;
 mod scan;
+mod seen;
 mod shm;
 mod stamp;
 mod state;

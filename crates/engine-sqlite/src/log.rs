@@ -10,6 +10,7 @@ use tidemark_engine::Workspace;
 
 use crate::core::Core;
 use crate::error::SqliteError;
+use crate::seen::Seen;
 use crate::shm::{Shm, WalIndex};
 use crate::tail::{Cursor, Reading, Tail, TailEnd};
 
@@ -42,6 +43,8 @@ pub(crate) struct Log {
     /// Frames up to this one were captured before; until it is reached nothing is restorable.
     pub(crate) rewound_from: u32,
     pub(crate) hold: Hold,
+    /// When frames that may not be captured yet were first seen.
+    pub(crate) seen: Seen,
 }
 
 /// How often a log that changes under our eyes is looked at again within one call.
@@ -74,19 +77,35 @@ impl Log {
     ) -> Result<Captured, SqliteError> {
         let mut stale = 0;
         loop {
+            // Before the index: whatever is committed after this instant is not promised.
+            let now = core.observed_now();
             let index = self.index(core)?;
             self.follow(&index, core);
+            self.seen.note(index.frames, now);
             let mut reading = Reading {
-                now: core.observed_now(),
+                now,
+                not_before: core.last_commit,
+                seen: &self.seen,
                 cursor: &mut self.cursor,
                 bound: core.config.cut_bytes,
                 pages: &mut core.pages,
                 pending: &mut core.pending,
             };
             match self.tail.read(&index, &mut reading, work)? {
-                TailEnd::Caught => return Ok(Captured { index, all: true }),
+                TailEnd::Caught => {
+                    self.seen.forget(index.frames);
+                    if !self.is_rewinding() {
+                        core.complete(now);
+                    }
+                    return Ok(Captured { index, all: true });
+                }
                 TailEnd::Full => {
                     core.full = true;
+                    let passed = self.seen.passed(self.cursor.frame);
+                    self.seen.forget(self.cursor.frame);
+                    if let Some(passed) = passed.filter(|_| !self.is_rewinding()) {
+                        core.complete(passed);
+                    }
                     return Ok(Captured { index, all: false });
                 }
                 TailEnd::Stale if stale < ATTEMPTS => {
@@ -107,6 +126,7 @@ impl Log {
             if index.frames < self.cursor.frame {
                 lose(core, "the WAL is shorter than what was captured of it");
                 self.cursor = Cursor::start(index.salts);
+                self.seen.clear();
             }
             return;
         }
@@ -120,6 +140,7 @@ impl Log {
         }
         self.cursor = Cursor::start(index.salts);
         self.rewound_from = 0;
+        self.seen.clear();
     }
 
     /// Goes back to what the database file holds, so that the rest is captured (once more).

@@ -21,6 +21,7 @@ use crate::marks::Marks;
 use crate::pending::Pending;
 use crate::record::{self, Snapshot};
 use crate::rollback::RollbackCapture;
+use crate::seen::Seen;
 use crate::shm::Shm;
 use crate::stamp::Stamp;
 use crate::state::{MapState, State, StateFolder};
@@ -124,7 +125,13 @@ impl Known {
                 sealed = Some(snapshot);
             }
         }
-        let mut book = Book::new(map, open_olds(folder, &state.olds), state.page_size)?;
+        // Earlier maps know nothing of the cuts since; beside a damaged one they would mislead.
+        let olds = if damaged {
+            Vec::new()
+        } else {
+            open_olds(folder, &state.olds)
+        };
+        let mut book = Book::new(map, olds, state.page_size)?;
         let digest = format!("{:032x}", book.now().sum.0);
         let expected = sealed.as_ref().and_then(|sealed| sealed.digest.clone());
         if expected.is_some_and(|expected| expected != digest || book.now().unknown > 0) {
@@ -211,6 +218,7 @@ impl SqliteEngine {
             pages: last.map_or(0, |sealed| sealed.pages),
             owed: last.is_some_and(|sealed| !sealed.restorable),
             last_commit: last.and_then(|sealed| sealed.last_commit),
+            complete_until: None,
             sealed: past.sealed.clone(),
             file,
             state,
@@ -242,8 +250,10 @@ fn carry_on(known: Known, file: &DatabaseFile) -> (State, Option<Book>, Past) {
     {
         gap = Some("a catch-up was interrupted".to_owned());
     }
-    state.file = file.id();
     let verdict = known.sealed.is_none().then_some(Verdict::New);
+    if verdict.is_some() {
+        state.file = file.id();
+    }
     (
         state,
         known.book,
@@ -317,6 +327,7 @@ fn open_wal(mut core: Core, past: Past) -> Result<OpenedCapture, SqliteError> {
         cursor: start,
         rewound_from: 0,
         hold: Hold::MaybeAtRest,
+        seen: Seen::default(),
     };
     let index = log.index(&core)?;
     let saved = past.sealed.as_ref().and_then(|sealed| sealed.cursor);

@@ -49,7 +49,7 @@ impl Pending {
         self.transactions += 1;
         self.oldest.get_or_insert(now);
         self.first_commit.get_or_insert(now);
-        self.last_commit = Some(now);
+        self.last_commit = self.last_commit.max(Some(now));
     }
 
     /// Takes everything; an open transaction stays open.

@@ -153,8 +153,10 @@ impl RollbackCapture {
         if !rested || waits {
             return Ok(self.core.config.scan_every.min(IDLE));
         }
+        let at = self.core.clock.now();
         if self.core.lost.is_none() && self.captured == Some(Stamp::of(&self.core.file)?) {
             self.looked = Some(now);
+            self.core.complete(at);
             return Ok(self.core.config.scan_every.min(IDLE));
         }
         let Some(stamp) = self.under_shared(|core| Stamp::of(&core.file))? else {
@@ -190,7 +192,7 @@ impl RollbackCapture {
     }
 
     fn second_pass(&mut self, first: Stamp, work: &mut Workspace) -> Result<Duration, SqliteError> {
-        let begun = self.core.clock.monotonic();
+        let (begun, at) = (self.core.clock.monotonic(), self.core.clock.now());
         let outcome = self.under_shared(|core| {
             let stamp = Stamp::of(&core.file)?;
             if stamp == first && first.is_settled(core.clock.now()) {
@@ -213,6 +215,7 @@ impl RollbackCapture {
                 self.stage = Stage::Idle;
                 self.captured = Some(stamp);
                 self.consistent = true;
+                self.core.complete(at);
                 self.core.pending.shrink(self.core.pages);
                 self.core.alerts.remove("sqlite.max-stall");
                 Ok(self.core.config.scan_every.min(IDLE))

@@ -16,6 +16,7 @@ use tidemark_engine::Workspace;
 use crate::error::SqliteError;
 use crate::files::beside;
 use crate::pending::Pending;
+use crate::seen::Seen;
 use crate::shm::WalIndex;
 use crate::wal::{self, ByteOrder, Checksum, FrameHeader, WalHeader};
 
@@ -78,8 +79,22 @@ pub(crate) struct Reading<'a> {
     pub(crate) pending: &'a mut Pending,
     /// Set to the size of the database at each commit.
     pub(crate) pages: &'a mut u32,
+    /// A time from before the index was read.
     pub(crate) now: Timestamp,
+    /// No commit is given an earlier time.
+    pub(crate) not_before: Option<Timestamp>,
+    /// When frames were first seen.
+    pub(crate) seen: &'a Seen,
     pub(crate) bound: usize,
+}
+
+impl Reading<'_> {
+    /// When the next frame was first seen.
+    fn time_of_next(&self) -> Timestamp {
+        let seen = self.seen.at(self.cursor.frame.saturating_add(1));
+        let at = seen.unwrap_or(self.now);
+        self.not_before.map_or(at, |earliest| earliest.max(at))
+    }
 }
 
 impl Tail {
@@ -212,15 +227,14 @@ impl Tail {
             let Some(frame) = wal::frame(order, index.salts, reading.cursor.checksum, bytes) else {
                 return Ok(Some(TailEnd::Stale));
             };
-            reading
-                .pending
-                .put(frame.header.page, frame.data, reading.now);
+            let at = reading.time_of_next();
+            reading.pending.put(frame.header.page, frame.data, at);
             reading.cursor.frame += 1;
             reading.cursor.checksum = frame.header.checksum;
             if frame.header.commit_pages > 0 {
                 *reading.pages = frame.header.commit_pages;
                 reading.pending.shrink(frame.header.commit_pages);
-                reading.pending.commit(reading.now);
+                reading.pending.commit(at);
             }
             rest = after;
         }

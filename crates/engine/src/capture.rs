@@ -43,6 +43,10 @@ impl fmt::Debug for LogCut {
     }
 }
 
+/// The fact of a restorable cut that says up to which instant everything committed is in it or in an
+/// earlier one (RFC 3339). The last commit's own time says less: another may have been made with it.
+pub const COMPLETE_UNTIL: &str = "complete_until";
+
 /// A condition that an operator should know, true now; it is listed in every poll while it lasts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Alert {
@@ -70,6 +74,9 @@ pub struct Poll {
     pub pending_bytes: u64,
     /// When the oldest of them was first seen: the exposure counts from here.
     pub oldest_pending: Option<Timestamp>,
+    /// Everything that was committed by then is captured: it stands in cuts, or in memory for the
+    /// next one. Nobody but the engine knows: a poll may have found the database locked.
+    pub complete_until: Option<Timestamp>,
     /// The bound of one cut is reached: cut now, nothing more is captured before.
     pub cut_now: bool,
     /// What holds now and should be known.

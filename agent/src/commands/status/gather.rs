@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::Serialize;
+use tidemark_engine::COMPLETE_UNTIL;
+use tidemark_format::heads::LogHead;
 use tidemark_format::{Epoch, LogSeq, PointSeq, SourceName};
 use tidemark_host::config::{AgentConfig, Region};
 use tidemark_ledger::{
     Keyring, LedgerErrorKind, Trust,
-    history::{Beats, LoadOptions, PointsWanted, SourceHistory},
+    history::{Beats, LoadOptions, LogEntry, PointsWanted, SourceHistory},
 };
 use tidemark_storage::region::AgentRegion;
 
@@ -155,11 +157,7 @@ async fn read_source(history: &SourceHistory) -> tidemark_ledger::Result<SourceF
     let caught_up = history.caught_up();
     // A beat counts as far as the log object it names is here.
     let beat = caught_up.filter(|beat| beat.here).and_then(|beat| beat.at);
-    let safe_until = [
-        beat,
-        newest.and_then(|object| object.head.last_commit),
-        point.map(|point| point.head.committed),
-    ];
+    let safe_until = [beat, complete_until(history, &tail).await?];
     Ok(SourceFacts {
         source: history.source().clone(),
         epoch: history.newest().map(|epoch| epoch.epoch),
@@ -185,6 +183,28 @@ async fn read_source(history: &SourceHistory) -> tidemark_ledger::Result<SourceF
             .collect(),
         absent: false,
     })
+}
+
+/// Up to which instant the log that is here holds everything: what its newest restorable object says.
+async fn complete_until(
+    history: &SourceHistory,
+    tail: &[LogEntry],
+) -> tidemark_ledger::Result<Option<Timestamp>> {
+    let objects = tail.iter().rev().filter_map(|entry| entry.state.object());
+    if let Some(head) = objects.map(|object| &object.head).find(|head| head.restorable) {
+        return Ok(said_by(head));
+    }
+    let Some(point) = history.newest_point() else { return Ok(None) };
+    let last = point.head.log_seq;
+    let entries = history.log(point.head.epoch, last..last.next()).await?;
+    let object = entries.first().and_then(|entry| entry.state.object());
+    Ok(object.and_then(|object| said_by(&object.head)))
+}
+
+/// An engine that can't say it is taken at its last commit.
+fn said_by(head: &LogHead) -> Option<Timestamp> {
+    let said = head.facts.get(COMPLETE_UNTIL).and_then(|fact| fact.as_str());
+    said.map_or(head.last_commit, |text| text.parse().ok())
 }
 
 /// The instant of the first log object that a base makes usable.
