@@ -11,10 +11,17 @@ use tidemark_format::{KeyId, SourceName};
 
 /// Brings databases back from a Tidemark repository, and proves what it brought back.
 #[derive(Debug, Parser)]
-#[command(name = "tidemark-restore", version, max_term_width = 100, arg_required_else_help = true)]
-#[command(after_help = "Exit codes: 0 ok, 1 failed, 2 usage, 3 with exceptions, 10 no repository, 11 fenced, \
+#[command(
+    name = "tidemark-restore",
+    version,
+    max_term_width = 100,
+    arg_required_else_help = true
+)]
+#[command(
+    after_help = "Exit codes: 0 ok, 1 failed, 2 usage, 3 with exceptions, 10 no repository, 11 fenced, \
     12 key, 13 integrity,\n14 not recoverable to there, 15 space, 16 region, 17 policy, 18 drill, 78 config.\n\
-    `tidemark-restore explain CODE` says what each means and what to do.")]
+    `tidemark-restore explain CODE` says what each means and what to do."
+)]
 pub struct Cli {
     /// What every command takes.
     #[command(flatten)]
@@ -216,10 +223,19 @@ mod tests {
     #[test]
     fn a_restore_takes_exactly_one_of_to_and_before() {
         assert!(parse(&["restore", "--target", "/t"]).is_err());
-        assert!(parse(&["restore", "--to", "latest", "--before", "latest", "--target", "/t"]).is_err());
-        assert!(parse(&["restore", "--to", "latest"]).is_err(), "a target is needed");
-        let Command::Restore(args) =
-            parse(&["restore", "--to", "-90m", "--target", "/t"]).unwrap().command
+        assert!(
+            parse(&[
+                "restore", "--to", "latest", "--before", "latest", "--target", "/t"
+            ])
+            .is_err()
+        );
+        assert!(
+            parse(&["restore", "--to", "latest"]).is_err(),
+            "a target is needed"
+        );
+        let Command::Restore(args) = parse(&["restore", "--to", "-90m", "--target", "/t"])
+            .unwrap()
+            .command
         else {
             panic!("not a restore");
         };

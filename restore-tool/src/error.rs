@@ -103,13 +103,17 @@ pub enum Error {
     #[error("{0}; if you know why and want it all the same, add --accept-older")]
     Stale(String),
     /// Damage was found by `verify`.
-    #[error("{objects} objects are damaged or missing; they are listed above. Another region may hold good copies: verify it too")]
+    #[error(
+        "{objects} objects are damaged or missing; they are listed above. Another region may hold good copies: verify it too"
+    )]
     Damaged {
         /// How many.
         objects: usize,
     },
     /// An engine that this build doesn't have.
-    #[error("source {source_name} is a {engine} database, which this build can't restore: use a newer tidemark-restore")]
+    #[error(
+        "source {source_name} is a {engine} database, which this build can't restore: use a newer tidemark-restore"
+    )]
     EngineUnknown {
         /// The source.
         source_name: SourceName,
@@ -125,6 +129,9 @@ pub enum Error {
     /// A question answered with no.
     #[error("nothing was changed")]
     Declined,
+    /// Nothing to try an identity on.
+    #[error("no agent has written anything yet that the identity could be tried on")]
+    NothingWritten,
     /// The wrong key file, or a key that isn't there.
     #[error("{0}")]
     KeyUnknown(String),

@@ -29,14 +29,22 @@ impl KeyHolder {
         let path = settings.identity()?.to_owned();
         match Identity::load(&path, None) {
             Err(OpenError::PassphraseNeeded) => {}
-            other => return Ok(other.map(|_opens| Self { path, passphrase: None })?),
+            other => {
+                return Ok(other.map(|_opens| Self {
+                    path,
+                    passphrase: None,
+                })?);
+            }
         }
         let passphrase = match &settings.passphrase_file {
             Some(file) => from_file(file)?,
             None if console.can_ask => ask(console, &format!("Passphrase of {}:", path.display()))?,
             None => return Err(OpenError::PassphraseNeeded.into()),
         };
-        Ok(Self { path, passphrase: Some(passphrase) })
+        Ok(Self {
+            path,
+            passphrase: Some(passphrase),
+        })
     }
 
     /// Opens it.
@@ -44,7 +52,10 @@ impl KeyHolder {
     /// # Errors
     /// As [`Self::find`].
     pub fn identity(&self) -> Result<Identity> {
-        Ok(Identity::load(&self.path, self.passphrase.as_ref().map(|text| text.as_str()))?)
+        Ok(Identity::load(
+            &self.path,
+            self.passphrase.as_ref().map(|text| text.as_str()),
+        )?)
     }
 }
 
@@ -59,14 +70,20 @@ pub fn load(settings: &Settings, console: &Console) -> Result<Identity> {
 /// What an identity pins.
 #[must_use]
 pub const fn trust(identity: &Identity) -> Trust {
-    Trust { repo: identity.repo(), root: identity.root() }
+    Trust {
+        repo: identity.repo(),
+        root: identity.root(),
+    }
 }
 
 /// The identity's trust, without its secret where a passphrase would be needed: `list` and `status`
 /// use it if it is at hand and never ask.
 #[must_use]
 pub fn trust_if_at_hand(settings: &Settings) -> Option<Trust> {
-    Identity::load(settings.identity.as_deref()?, None).ok().as_ref().map(trust)
+    Identity::load(settings.identity.as_deref()?, None)
+        .ok()
+        .as_ref()
+        .map(trust)
 }
 
 /// A passphrase from a private file: its first line.
@@ -76,10 +93,14 @@ pub fn trust_if_at_hand(settings: &Settings) -> Option<Trust> {
 pub fn from_file(path: &Path) -> Result<Zeroizing<String>> {
     let bytes = files::read_private(path)?;
     let text = String::from_utf8(bytes).map_err(|_binary| {
-        Error::File(FileError::NotASecret { path: path.to_owned() })
+        Error::File(FileError::NotASecret {
+            path: path.to_owned(),
+        })
     })?;
     let text = Zeroizing::new(text);
-    Ok(Zeroizing::new(text.lines().next().unwrap_or_default().to_owned()))
+    Ok(Zeroizing::new(
+        text.lines().next().unwrap_or_default().to_owned(),
+    ))
 }
 
 /// Asks without showing what is typed.
@@ -101,5 +122,7 @@ pub fn ask(console: &Console, question: &str) -> Result<Zeroizing<String>> {
     let shown = tcsetattr(&stdin, OptionalActions::Flush, &before);
     read.map_err(failed("read the passphrase"))?;
     shown.map_err(|errno| failed("restore the terminal")(errno.into()))?;
-    Ok(Zeroizing::new(line.trim_end_matches(['\n', '\r']).to_owned()))
+    Ok(Zeroizing::new(
+        line.trim_end_matches(['\n', '\r']).to_owned(),
+    ))
 }

@@ -41,7 +41,10 @@ pub fn report(error: &Error, console: &Console) -> Exit {
         }));
     } else {
         console.complain(&format!("error: {text}"));
-        console.complain(&format!("  [{}] tidemark-restore explain {}", code.id, code.id));
+        console.complain(&format!(
+            "  {}: tidemark-restore explain {}",
+            code.title, code.id
+        ));
     }
     code.exit
 }

@@ -29,7 +29,10 @@ fn start(cli: Cli) -> Result<Exit, Error> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(|source| Error::Io { action: "start the runtime", source })?;
+        .map_err(|source| Error::Io {
+            action: "start the runtime",
+            source,
+        })?;
     let exit = runtime.block_on(async {
         let stop = commands::stop_on_signal();
         Box::pin(commands::run(cli, &environment, &tools, &stop)).await

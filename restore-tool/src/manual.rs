@@ -33,7 +33,10 @@ pub fn completions(shell: Shell) -> String {
 pub fn man(dir: &Path) -> Result<(), ManError> {
     std::fs::create_dir_all(dir)
         .and_then(|()| clap_mangen::generate_to(Cli::command(), dir))
-        .map_err(|source| ManError { dir: dir.to_owned(), source })
+        .map_err(|source| ManError {
+            dir: dir.to_owned(),
+            source,
+        })
 }
 
 #[cfg(test)]
@@ -45,9 +48,13 @@ mod tests {
         let bash = completions(Shell::Bash);
         let folder = tempfile::tempdir().unwrap();
         man(&folder.path().join("man1")).unwrap();
-        for command in ["list", "plan", "restore", "verify", "status", "explain", "keys"] {
+        for command in [
+            "list", "plan", "restore", "verify", "status", "explain", "keys",
+        ] {
             assert!(bash.contains(command));
-            let page = folder.path().join(format!("man1/tidemark-restore-{command}.1"));
+            let page = folder
+                .path()
+                .join(format!("man1/tidemark-restore-{command}.1"));
             assert!(page.exists(), "{}", page.display());
         }
     }

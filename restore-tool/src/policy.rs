@@ -37,7 +37,8 @@ pub fn code(error: &Error) -> Code {
         Error::EngineUnknown { .. } => codes::FAILED,
         Error::NotConfirmed { .. } => codes::NOT_CONFIRMED,
         Error::Declined => codes::FAILED,
-        Error::KeyUnknown(_) => codes::NO_IDENTITY,
+        Error::KeyUnknown(_) => codes::NO_SUCH_KEY,
+        Error::NothingWritten => codes::NO_SOURCE,
         Error::KeyFileExists(_) => codes::USAGE,
         Error::WrongRoot { .. } => codes::WRONG_ROOT,
         Error::Interrupted => codes::INTERRUPTED,
@@ -52,9 +53,10 @@ fn ledger(error: &LedgerError) -> Code {
         LedgerError::Keyring { .. } => codes::WRONG_ROOT,
         LedgerError::KeyringOlder { .. } | LedgerError::Older { .. } => codes::STALE_REGION,
         LedgerError::Chain { .. } | LedgerError::Misplaced { .. } => codes::BROKEN_LINK,
-        LedgerError::Format { source: tidemark_format::FormatError::Signature { .. }, .. } => {
-            codes::BAD_SIGNATURE
-        }
+        LedgerError::Format {
+            source: tidemark_format::FormatError::Signature { .. },
+            ..
+        } => codes::BAD_SIGNATURE,
         LedgerError::UnknownSource { .. } => codes::NO_SOURCE,
         LedgerError::Storage(error) => storage(error.kind()),
         LedgerError::TooFewRegions { .. } => codes::NOT_ENOUGH_REGIONS,
@@ -82,9 +84,10 @@ fn open(error: &OpenError) -> Code {
         | OpenError::PassphraseCost(_) => codes::NO_IDENTITY,
         OpenError::Signer { .. } => codes::SIGNER_UNKNOWN,
         OpenError::Unlinked { .. } | OpenError::Misplaced { .. } => codes::BROKEN_LINK,
-        OpenError::Format { source: tidemark_format::FormatError::Signature { .. }, .. } => {
-            codes::BAD_SIGNATURE
-        }
+        OpenError::Format {
+            source: tidemark_format::FormatError::Signature { .. },
+            ..
+        } => codes::BAD_SIGNATURE,
         other => match other.kind() {
             OpenKind::Key => codes::WRONG_IDENTITY,
             OpenKind::Integrity => codes::DAMAGED,
@@ -99,10 +102,9 @@ fn open(error: &OpenError) -> Code {
 /// The fetcher's target is our own sink: its error is inside.
 fn target_failed(error: &OpenError) -> Code {
     let inner = std::error::Error::source(error);
-    inner.and_then(|cause| cause.downcast_ref::<tidemark_engine::Error>()).map_or(
-        codes::FAILED,
-        |error| engine(error.kind()),
-    )
+    inner
+        .and_then(|cause| cause.downcast_ref::<tidemark_engine::Error>())
+        .map_or(codes::FAILED, |error| engine(error.kind()))
 }
 
 const fn storage(kind: StoreKind) -> Code {
@@ -158,7 +160,11 @@ mod tests {
             (Error::Stale(String::new()), Exit::Integrity),
             (Error::Target(TargetError::Exists("/x".into())), Exit::Usage),
             (
-                Error::Target(TargetError::Io { action: "write", path: "/x".into(), source: full }),
+                Error::Target(TargetError::Io {
+                    action: "write",
+                    path: "/x".into(),
+                    source: full,
+                }),
                 Exit::Space,
             ),
             (
@@ -167,7 +173,16 @@ mod tests {
             ),
             (Error::Open(OpenError::WrongPassphrase), Exit::Key),
             (
-                Error::Ledger(LedgerError::NoRepository { missing: String::new() }),
+                Error::Open(OpenError::Target(Box::new(tidemark_engine::Error::new(
+                    EngineKind::Full,
+                    "full",
+                )))),
+                Exit::Space,
+            ),
+            (
+                Error::Ledger(LedgerError::NoRepository {
+                    missing: String::new(),
+                }),
                 Exit::NoRepository,
             ),
         ];

@@ -56,14 +56,24 @@ impl Progress {
 
     /// `bytes` more are done.
     pub fn add(&self, bytes: u64) {
-        let done = self.done.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
+        let done = self
+            .done
+            .fetch_add(bytes, Ordering::Relaxed)
+            .saturating_add(bytes);
         if let Some(bar) = &self.bar {
             bar.set_position(done);
             return;
         }
-        let every = if self.console.json { EVENT_EVERY } else { LINE_EVERY };
+        let every = if self.console.json {
+            EVENT_EVERY
+        } else {
+            LINE_EVERY
+        };
         let now = self.clock.monotonic();
-        let mut last = self.last_line.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self
+            .last_line
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if now.since(*last) >= every {
             *last = now;
             drop(last);
@@ -102,8 +112,7 @@ impl Progress {
             }));
         } else {
             let rate = output::rate(done, elapsed).map_or_else(String::new, |r| format!(", {r}"));
-            let left =
-                left.map_or_else(String::new, |l| format!(", {} left", output::duration(l)));
+            let left = left.map_or_else(String::new, |l| format!(", {} left", output::duration(l)));
             self.console.note(&format!(
                 "{}: {} of {}{rate}{left}",
                 self.phase,
@@ -117,7 +126,9 @@ impl Progress {
 fn eta(done: u64, total: u64, elapsed: Duration) -> Option<Duration> {
     let millis = u64::try_from(elapsed.as_millis()).ok()?;
     let left = total.saturating_sub(done);
-    let wait = u128::from(left).checked_mul(u128::from(millis))?.checked_div(u128::from(done))?;
+    let wait = u128::from(left)
+        .checked_mul(u128::from(millis))?
+        .checked_div(u128::from(done))?;
     Some(Duration::from_millis(u64::try_from(wait).ok()?))
 }
 
@@ -152,7 +163,10 @@ mod tests {
         assert_eq!(captured.err(), "");
         sim.advance(Duration::from_secs(1));
         progress.add((1 << 20) - 1);
-        assert_eq!(captured.err(), "base: 1 MiB of 4 MiB, 102 KiB/s, 30 s left\n");
+        assert_eq!(
+            captured.err(),
+            "base: 1 MiB of 4 MiB, 102 KiB/s, 30 s left\n"
+        );
     }
 
     #[test]

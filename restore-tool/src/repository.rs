@@ -78,7 +78,11 @@ impl Settings {
             Err(error) => return Err(error.into()),
         };
         let words: Vec<&str> = if global.region.is_empty() {
-            environment.region.iter().flat_map(|all| all.split_ascii_whitespace()).collect()
+            environment
+                .region
+                .iter()
+                .flat_map(|all| all.split_ascii_whitespace())
+                .collect()
         } else {
             global.region.iter().map(String::as_str).collect()
         };
@@ -86,7 +90,10 @@ impl Settings {
             .into_iter()
             .map(|word| word.parse().map_err(Error::RegionUrl))
             .collect::<Result<_>>()?;
-        let identity = global.identity.as_deref().or(environment.identity.as_deref());
+        let identity = global
+            .identity
+            .as_deref()
+            .or(environment.identity.as_deref());
         let config = config.with_arguments(&urls, identity);
         Ok(Self {
             regions: config.regions,
@@ -103,7 +110,11 @@ impl Settings {
     /// # Errors
     /// [`Error::NoRegion`].
     pub fn regions(&self) -> Result<&[RegionConfig]> {
-        if self.regions.is_empty() { Err(Error::NoRegion) } else { Ok(&self.regions) }
+        if self.regions.is_empty() {
+            Err(Error::NoRegion)
+        } else {
+            Ok(&self.regions)
+        }
     }
 
     /// The identity file's path.
@@ -169,8 +180,15 @@ impl Repository {
         let configs = settings.regions()?;
         let mut options = OpenOptions::new(Arc::clone(&tools.clock), Arc::clone(&tools.rng));
         options.mode = ReadMode::OldestVersion;
-        options.credentials_directory.clone_from(&settings.credentials);
-        let all = join_all(configs.iter().map(|config| open_one(config, trust, &options))).await;
+        options
+            .credentials_directory
+            .clone_from(&settings.credentials);
+        let all = join_all(
+            configs
+                .iter()
+                .map(|config| open_one(config, trust, &options)),
+        )
+        .await;
         let mut open: Vec<(OpenRegion, Keyring)> = Vec::new();
         let mut away = Vec::new();
         for (config, result) in configs.iter().zip(all) {
@@ -215,7 +233,13 @@ impl Repository {
     /// [`Error::SourceUnclear`] or [`Error::NoSource`].
     pub async fn source(&self, asked: Option<&SourceName>) -> Result<SourceName> {
         let known = self.sources().await?;
-        let names = || known.iter().map(SourceName::as_str).collect::<Vec<_>>().join(", ");
+        let names = || {
+            known
+                .iter()
+                .map(SourceName::as_str)
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
         match (asked, known.len()) {
             (Some(name), _) if known.contains(name) => Ok(name.clone()),
             (Some(name), 0) => Err(Error::NoSource {
@@ -226,7 +250,10 @@ impl Repository {
                 asked: format!("named {name}"),
                 known: format!("; there is: {}", names()),
             }),
-            (None, 0) => Err(Error::NoSource { asked: "yet".to_owned(), known: String::new() }),
+            (None, 0) => Err(Error::NoSource {
+                asked: "yet".to_owned(),
+                known: String::new(),
+            }),
             (None, 1) => known.into_iter().next().ok_or(Error::NoRegion),
             (None, _) => Err(Error::SourceUnclear { known: names() }),
         }
@@ -237,7 +264,10 @@ impl Repository {
     /// # Errors
     /// When no region can be read.
     pub async fn timeline(&self, source: &SourceName, options: &LoadOptions) -> Result<Timeline> {
-        let loads = self.regions.iter().map(|region| self.history(region, source, options));
+        let loads = self
+            .regions
+            .iter()
+            .map(|region| self.history(region, source, options));
         let mut histories = Vec::new();
         let mut lacking = Vec::new();
         let mut failed = Vec::new();
@@ -251,7 +281,10 @@ impl Repository {
         if histories.is_empty() {
             return Err(match failed.into_iter().next() {
                 Some((_, error)) => error.into(),
-                None => Error::NoSource { asked: format!("named {source}"), known: String::new() },
+                None => Error::NoSource {
+                    asked: format!("named {source}"),
+                    known: String::new(),
+                },
             });
         }
         Ok(Timeline::merge(source.clone(), histories, lacking, failed))
@@ -281,18 +314,31 @@ async fn open_one(
     };
     let keyring = Keyring::load(store.read.as_ref(), &trust).await?;
     let keyring_version = keyring.version();
-    Ok((OpenRegion { config: config.clone(), store, keyring_version }, keyring))
+    Ok((
+        OpenRegion {
+            config: config.clone(),
+            store,
+            keyring_version,
+        },
+        keyring,
+    ))
 }
 
 /// Whoever signed the first keyring: good enough to look, not to believe.
 async fn self_declared(store: &Region) -> Result<Trust> {
     let first = read_verified::<KeyringHead>(store.read.as_ref(), &keys::keyring(1), None).await;
     match first {
-        Ok(first) => Ok(Trust { repo: first.head.repo, root: first.signer.id() }),
+        Ok(first) => Ok(Trust {
+            repo: first.head.repo,
+            root: first.signer.id(),
+        }),
         Err(LedgerError::Storage(error))
             if error.kind() == tidemark_storage::ErrorKind::Missing =>
         {
-            Err(LedgerError::NoRepository { missing: "a keyring".to_owned() }.into())
+            Err(LedgerError::NoRepository {
+                missing: "a keyring".to_owned(),
+            }
+            .into())
         }
         Err(error) => Err(error.into()),
     }
@@ -301,25 +347,46 @@ async fn self_declared(store: &Region) -> Result<Trust> {
 fn settle(open: Vec<(OpenRegion, Keyring)>, away: Vec<Away>, pinned: bool) -> Result<Repository> {
     let Some(first) = open.first() else {
         let count = away.len();
-        let first = away.into_iter().next().map_or(Error::NoRegion, |away| away.error);
+        let first = away
+            .into_iter()
+            .next()
+            .map_or(Error::NoRegion, |away| away.error);
         return Err(match count {
             0 | 1 => first,
-            _ => Error::AllRegionsFailed { count, first: Box::new(first) },
+            _ => Error::AllRegionsFailed {
+                count,
+                first: Box::new(first),
+            },
         });
     };
     let trust = *first.1.trust();
     let first_name = first.0.name().clone();
     if let Some((other, _)) = open.iter().find(|(_, keyring)| *keyring.trust() != trust) {
-        return Err(Error::MixedRepositories { region: other.name().clone(), first: first_name });
+        return Err(Error::MixedRepositories {
+            region: other.name().clone(),
+            first: first_name,
+        });
     }
     let foreign = away.iter().find(|away| is_foreign(&away.error));
     if let Some(foreign) = foreign {
-        return Err(Error::MixedRepositories { region: foreign.name.clone(), first: first_name });
+        return Err(Error::MixedRepositories {
+            region: foreign.name.clone(),
+            first: first_name,
+        });
     }
-    let newest = open.iter().map(|(_, keyring)| keyring).max_by_key(|keyring| keyring.version());
+    let newest = open
+        .iter()
+        .map(|(_, keyring)| keyring)
+        .max_by_key(|keyring| keyring.version());
     let keyring = Arc::new(newest.unwrap_or(&first.1).clone());
     let regions = open.into_iter().map(|(region, _)| region).collect();
-    Ok(Repository { regions, away, trust, pinned, keyring })
+    Ok(Repository {
+        regions,
+        away,
+        trust,
+        pinned,
+        keyring,
+    })
 }
 
 /// Whether a region answered with another repository's keyring.

@@ -41,7 +41,10 @@ impl Place {
     /// What the regions that lack it said, in one line; empty if all have it.
     #[must_use]
     pub fn told(&self) -> String {
-        let all = self.troubles.iter().map(|one| format!("{}: {}", one.region, one.why));
+        let all = self
+            .troubles
+            .iter()
+            .map(|one| format!("{}: {}", one.region, one.why));
         all.collect::<Vec<_>>().join("; ")
     }
 }
@@ -96,8 +99,18 @@ impl Timeline {
                     .add(epoch);
             }
         }
-        let epochs = merged.into_iter().map(|(epoch, merging)| merging.done(epoch)).collect();
-        Self { source, regions, histories, lacking, failed, epochs }
+        let epochs = merged
+            .into_iter()
+            .map(|(epoch, merging)| merging.done(epoch))
+            .collect();
+        Self {
+            source,
+            regions,
+            histories,
+            lacking,
+            failed,
+            epochs,
+        }
     }
 
     /// The source.
@@ -126,7 +139,9 @@ impl Timeline {
     /// Whether the regions are equally new.
     #[must_use]
     pub fn freshness(&self) -> Freshness {
-        let own = self.histories().map(|(name, history)| (name.clone(), history.tip()));
+        let own = self
+            .histories()
+            .map(|(name, history)| (name.clone(), history.tip()));
         let none = self.lacking.iter().map(|name| (name.clone(), None));
         Freshness::compare(&own.chain(none).collect::<Vec<_>>())
     }
@@ -140,7 +155,10 @@ impl Timeline {
     /// What the newest beat of all regions says.
     #[must_use]
     pub fn caught_up(&self) -> Option<&CaughtUp> {
-        self.histories.iter().filter_map(SourceHistory::caught_up).max_by_key(|beat| beat.beat_at)
+        self.histories
+            .iter()
+            .filter_map(SourceHistory::caught_up)
+            .max_by_key(|beat| beat.beat_at)
     }
 
     /// Objects that don't count in some region, and why.
@@ -163,7 +181,11 @@ impl Timeline {
     /// When no region can be read.
     pub async fn log(&self, epoch: Epoch, range: Range<LogSeq>) -> Result<Vec<Place>> {
         let mut places: Vec<Place> = (range.start.0..range.end.0)
-            .map(|seq| Place { seq: LogSeq(seq), found: None, troubles: Vec::new() })
+            .map(|seq| Place {
+                seq: LogSeq(seq),
+                found: None,
+                troubles: Vec::new(),
+            })
             .collect();
         let mut first_error = None;
         let mut answered = false;
@@ -172,8 +194,10 @@ impl Timeline {
                 match history.log(epoch, span.clone()).await {
                     Ok(entries) => {
                         answered = true;
-                        let states: BTreeMap<LogSeq, LogState> =
-                            entries.into_iter().map(|entry| (entry.seq, entry.state)).collect();
+                        let states: BTreeMap<LogSeq, LogState> = entries
+                            .into_iter()
+                            .map(|entry| (entry.seq, entry.state))
+                            .collect();
                         fill(&mut places, &span, region, states);
                     }
                     Err(error) => first_error = first_error.or(Some(error)),
@@ -296,7 +320,9 @@ impl Merging {
             self.names.entry(*seq).or_insert(name.size);
         }
         for point in &epoch.points {
-            self.points.entry(point.head.seq).or_insert_with(|| point.clone());
+            self.points
+                .entry(point.head.seq)
+                .or_insert_with(|| point.clone());
         }
         for base in &epoch.bases {
             let place = (base.head.generation, base.head.number);

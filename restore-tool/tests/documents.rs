@@ -18,7 +18,10 @@ use tidemark_restore_tool::plan::{PlanDocument, Reached, Window};
 
 fn frozen<D: Document>(name: &str, document: &D) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    let json = format!("{}\n", serde_json::to_string_pretty(&to_json(document)).unwrap());
+    let json = format!(
+        "{}\n",
+        serde_json::to_string_pretty(&to_json(document)).unwrap()
+    );
     for (kind, found) in [("txt", to_text(document)), ("json", json)] {
         let path = folder.join(format!("{name}.{kind}"));
         if std::env::var_os("TIDEMARK_BLESS").is_some() {
@@ -42,7 +45,11 @@ fn at(text: &str) -> jiff::Timestamp {
 }
 
 fn reached(seq: u64, time: &str) -> Reached {
-    Reached { epoch: Epoch(2), seq: LogSeq(seq), at: at(time) }
+    Reached {
+        epoch: Epoch(2),
+        seq: LogSeq(seq),
+        at: at(time),
+    }
 }
 
 fn window() -> Window {
@@ -93,7 +100,10 @@ fn list() {
             root: "cd".repeat(16),
             root_pinned: false,
             regions: vec![region("north")],
-            away: vec![RegionAway { region: region("south"), why: "no answer".into() }],
+            away: vec![RegionAway {
+                region: region("south"),
+                why: "no answer".into(),
+            }],
             sources: vec![source],
         },
     );
@@ -139,6 +149,8 @@ fn restore() {
             reached: reached(4711, "2026-05-01T14:31:00.250Z"),
             commit_times: "observed",
             sealed: false,
+            exact: true,
+            because: "it is the end of the log in the regions read".into(),
             bytes: 1 << 30,
             proof: "digest-equal",
             digest: Some("0123456789abcdef0123456789abcdef".into()),

@@ -34,20 +34,35 @@ pub(super) async fn write(
 ) -> Result<BaseDone> {
     let kept = ledger.now();
     if kept.bases_done {
-        return Ok(BaseDone { fetched_bytes: 0, resumed_bytes: plan.image_bytes() });
+        return Ok(BaseDone {
+            fetched_bytes: 0,
+            resumed_bytes: plan.image_bytes(),
+        });
     }
     let bases = open_bases(&work.opener, plan).await?;
     let units = {
         let indices: Vec<_> = bases.iter().map(|base| &base.index).collect();
         units::cut(&indices)
     };
-    let total = units.iter().map(Unit::page_bytes).fold(0, u64::saturating_add);
-    let (done, todo): (Vec<_>, Vec<_>) =
-        (0u64..).zip(&units).partition(|(number, _)| kept.units.contains(*number));
-    let resumed_bytes = done.iter().map(|(_, unit)| unit.page_bytes()).fold(0, u64::saturating_add);
+    let total = units
+        .iter()
+        .map(Unit::page_bytes)
+        .fold(0, u64::saturating_add);
+    let (done, todo): (Vec<_>, Vec<_>) = (0u64..)
+        .zip(&units)
+        .partition(|(number, _)| kept.units.contains(*number));
+    let resumed_bytes = done
+        .iter()
+        .map(|(_, unit)| unit.page_bytes())
+        .fold(0, u64::saturating_add);
     let wanted = wanted(&bases, todo.iter().map(|(_, unit)| unit.name));
-    let progress =
-        Progress::begin(&work.tools.console, &work.tools.clock, "bases", total, resumed_bytes);
+    let progress = Progress::begin(
+        &work.tools.console,
+        &work.tools.clock,
+        "bases",
+        total,
+        resumed_bytes,
+    );
     let sink = Arc::new(Sink {
         units,
         engine: Mutex::new(Some(Arc::clone(engine))),
@@ -64,14 +79,14 @@ pub(super) async fn write(
     sink.close();
     let stats = fetched?;
     progress.finish();
-    Ok(BaseDone { fetched_bytes: stats.stored_bytes, resumed_bytes })
+    Ok(BaseDone {
+        fetched_bytes: stats.stored_bytes,
+        resumed_bytes,
+    })
 }
 
 /// Frames by pack, as the fetcher takes them.
-fn wanted(
-    bases: &[Arc<OpenedBase>],
-    names: impl Iterator<Item = FrameName>,
-) -> Vec<PackFrames> {
+fn wanted(bases: &[Arc<OpenedBase>], names: impl Iterator<Item = FrameName>) -> Vec<PackFrames> {
     let mut packs: Vec<PackFrames> = Vec::new();
     for name in names {
         match packs.last_mut() {
@@ -102,15 +117,27 @@ struct Sink {
 
 impl Sink {
     fn engine(&self) -> Option<Arc<Box<dyn Materialise>>> {
-        self.engine.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.engine
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn close(&self) {
-        drop(self.engine.lock().unwrap_or_else(PoisonError::into_inner).take());
+        drop(
+            self.engine
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
     }
 
     fn take(&self, at: FrameAt, content: &[u8]) -> std::result::Result<(), SinkError> {
-        let name = FrameName { base: at.tag, pack: at.pack, frame: at.frame };
+        let name = FrameName {
+            base: at.tag,
+            pack: at.pack,
+            frame: at.frame,
+        };
         let Ok(number) = self.units.binary_search_by_key(&name, |unit| unit.name) else {
             return Ok(());
         };
@@ -120,7 +147,9 @@ impl Sink {
         for piece in &unit.pieces {
             let from = usize::try_from(piece.offset)?;
             let end = from.saturating_add(usize::try_from(piece.bytes())?);
-            let bytes = content.get(from..end).ok_or("a run of pages points outside its frame")?;
+            let bytes = content
+                .get(from..end)
+                .ok_or("a run of pages points outside its frame")?;
             engine.write_run(&PageRun {
                 file: piece.file,
                 first: piece.first,

@@ -31,19 +31,30 @@ pub(super) async fn apply(
     let objects = u64::try_from(plan.log.len()).unwrap_or(u64::MAX);
     // The last one again in any case: it carries the digest that the proof needs.
     let skip = kept.applied.min(objects.saturating_sub(1));
-    let todo = plan.log.get(usize::try_from(skip).unwrap_or(usize::MAX)..).unwrap_or_default();
-    let total = todo.iter().map(|object| object.size).fold(0, u64::saturating_add);
+    let todo = plan
+        .log
+        .get(usize::try_from(skip).unwrap_or(usize::MAX)..)
+        .unwrap_or_default();
+    let total = todo
+        .iter()
+        .map(|object| object.size)
+        .fold(0, u64::saturating_add);
     // Before the first page is changed: a killed run must not be taken for one that ended earlier.
     ledger.expect_up_to(objects)?;
     let progress = Progress::begin(&work.tools.console, &work.tools.clock, "log", total, 0);
-    let room = Arc::new(Semaphore::new(usize::try_from(LOG_AHEAD_BYTES).unwrap_or(usize::MAX)));
+    let room = Arc::new(Semaphore::new(
+        usize::try_from(LOG_AHEAD_BYTES).unwrap_or(usize::MAX),
+    ));
     let mut ahead = stream::iter(todo)
         .map(|object| {
             let (opener, room) = (Arc::clone(&work.opener), Arc::clone(&room));
             let (key, link, size) = (object.key.clone(), object.link, object.size);
             async move {
                 let bytes = u32::try_from(size).unwrap_or(u32::MAX).min(LOG_AHEAD_BYTES);
-                let permit = room.acquire_many_owned(bytes).await.map_err(|_closed| Error::Interrupted)?;
+                let permit = room
+                    .acquire_many_owned(bytes)
+                    .await
+                    .map_err(|_closed| Error::Interrupted)?;
                 let opening = tokio::spawn(async move { opener.log(&key, link).await });
                 let opened = joined(opening.await)??;
                 Ok::<_, Error>((opened, size, permit))

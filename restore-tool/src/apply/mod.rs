@@ -73,7 +73,10 @@ impl Ledger {
 
     /// A copy of the notes.
     pub(crate) fn now(&self) -> Notes {
-        self.notes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.notes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Makes what is noted durable: first the pages, then the notes that name them.
@@ -120,7 +123,9 @@ pub struct Work {
 /// [`Error::Interrupted`] when stopped; damage everywhere; the target's errors.
 pub async fn execute(work: &Work, source: &SourceName, plan: &RestorePlan) -> Result<Done> {
     let Some(head) = plan.base().map(|base| &base.head) else {
-        return Err(Error::Unproved("the plan names no base: this is a bug".to_owned()));
+        return Err(Error::Unproved(
+            "the plan names no base: this is a bug".to_owned(),
+        ));
     };
     work.target.check_space(plan.image_bytes())?;
     let file = work.target.open_partial()?;
@@ -189,10 +194,7 @@ async fn run(
 }
 
 /// Ends with [`Error::Interrupted`] as soon as `stop` fires.
-async fn stopped<T>(
-    stop: &CancellationToken,
-    work: impl Future<Output = Result<T>>,
-) -> Result<T> {
+async fn stopped<T>(stop: &CancellationToken, work: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::select! {
         biased;
         () = stop.cancelled() => Err(Error::Interrupted),
@@ -217,7 +219,12 @@ fn materialise(head: &BaseHead, target: &Target) -> Result<Arc<Box<dyn Materiali
 fn begin_anew(target: &Target, file: &File) -> Result<()> {
     drop(std::fs::remove_file(target.notes_path()));
     file.set_len(0).map_err(|source| {
-        TargetError::Io { action: "empty", path: target.partial_path().to_owned(), source }.into()
+        TargetError::Io {
+            action: "empty",
+            path: target.partial_path().to_owned(),
+            source,
+        }
+        .into()
     })
 }
 
@@ -232,7 +239,10 @@ pub(crate) async fn open_bases(
     opener: &Opener,
     plan: &RestorePlan,
 ) -> Result<Vec<Arc<OpenedBase>>> {
-    let opening = plan.bases.iter().map(|base| opener.base(&base.key, base.link));
+    let opening = plan
+        .bases
+        .iter()
+        .map(|base| opener.base(&base.key, base.link));
     let opened = futures_util::future::try_join_all(opening).await?;
     Ok(opened.into_iter().map(Arc::new).collect())
 }

@@ -57,7 +57,10 @@ impl Unit {
     /// Bytes of pages that it writes.
     #[must_use]
     pub fn page_bytes(&self) -> u64 {
-        self.pieces.iter().map(Piece::bytes).fold(0, u64::saturating_add)
+        self.pieces
+            .iter()
+            .map(Piece::bytes)
+            .fold(0, u64::saturating_add)
     }
 }
 
@@ -72,12 +75,19 @@ pub fn cut(chain: &[&BaseIndex]) -> Vec<Unit> {
         for run in index.runs.iter().rev() {
             let new = seen.take_new(run);
             if !new.is_empty() {
-                let name = FrameName { base, pack: run.pack, frame: run.frame };
+                let name = FrameName {
+                    base,
+                    pack: run.pack,
+                    frame: run.frame,
+                };
                 units.entry(name).or_default().extend(new);
             }
         }
     }
-    units.into_iter().map(|(name, pieces)| Unit { name, pieces }).collect()
+    units
+        .into_iter()
+        .map(|(name, pieces)| Unit { name, pieces })
+        .collect()
 }
 
 /// Pages that a newer base has given already: a bitmap in chunks, so that its size follows what is
@@ -117,9 +127,14 @@ impl Seen {
 
     /// Whether the page was new.
     fn mark(&mut self, file: u32, page: u64) -> bool {
-        let chunk = self.chunks.entry((file, page / CHUNK_PAGES)).or_insert([0; 64]);
+        let chunk = self
+            .chunks
+            .entry((file, page / CHUNK_PAGES))
+            .or_insert([0; 64]);
         let within = page % CHUNK_PAGES;
-        let word = usize::try_from(within / 64).ok().and_then(|at| chunk.get_mut(at));
+        let word = usize::try_from(within / 64)
+            .ok()
+            .and_then(|at| chunk.get_mut(at));
         let bit = 1u64 << (within % 64);
         word.is_some_and(|word| {
             let new = *word & bit == 0;
@@ -136,17 +151,33 @@ mod tests {
     const PAGE: u32 = 4096;
 
     fn run(first: u64, count: u32, pack: u32, frame: u32) -> Run {
-        Run { file: 0, first, count, page_size: PAGE, pack, frame, offset: 0 }
+        Run {
+            file: 0,
+            first,
+            count,
+            page_size: PAGE,
+            pack,
+            frame,
+            offset: 0,
+        }
     }
 
     fn base(runs: Vec<Run>) -> BaseIndex {
-        BaseIndex { digest_key: [0; 32], files: vec![], packs: vec![], runs }
+        BaseIndex {
+            digest_key: [0; 32],
+            files: vec![],
+            packs: vec![],
+            runs,
+        }
     }
 
     fn pages(units: &[Unit]) -> Vec<(usize, u64, u32, u32)> {
-        let pieces = units.iter().flat_map(|u| u.pieces.iter().map(move |p| (u.name.base, p)));
-        let mut all: Vec<_> =
-            pieces.map(|(base, p)| (base, p.first, p.count, p.offset)).collect();
+        let pieces = units
+            .iter()
+            .flat_map(|u| u.pieces.iter().map(move |p| (u.name.base, p)));
+        let mut all: Vec<_> = pieces
+            .map(|(base, p)| (base, p.first, p.count, p.offset))
+            .collect();
         all.sort_unstable();
         all
     }
@@ -156,12 +187,18 @@ mod tests {
         let old = base(vec![run(0, 10, 0, 0)]);
         let new = base(vec![run(3, 2, 0, 0)]);
         let units = cut(&[&old, &new]);
-        assert_eq!(pages(&units), [(0, 0, 3, 0), (0, 5, 5, 5 * PAGE), (1, 3, 2, 0)]);
+        assert_eq!(
+            pages(&units),
+            [(0, 0, 3, 0), (0, 5, 5, 5 * PAGE), (1, 3, 2, 0)]
+        );
     }
 
     #[test]
     fn units_are_numbered_the_same_each_time_and_cover_every_byte() {
-        let runs = (0..20).rev().map(|n| run(u64::from(n) * 256, 256, n / 7, n % 7)).collect();
+        let runs = (0..20)
+            .rev()
+            .map(|n| run(u64::from(n) * 256, 256, n / 7, n % 7))
+            .collect();
         let index = base(runs);
         let units = cut(&[&index]);
         assert!(units.windows(2).all(|pair| pair[0].name < pair[1].name));

@@ -10,8 +10,8 @@ use tidemark_ledger::history::{LoadOptions, PointsWanted, Standing};
 use crate::cli::ListArgs;
 use crate::error::Result;
 use crate::identity;
-use crate::repository::{Repository, Settings, Tools};
 use crate::plan::{self, Window};
+use crate::repository::{Repository, Settings, Tools};
 use crate::timeline::Timeline;
 
 /// Points shown without `--points`, beside the named ones.
@@ -126,7 +126,9 @@ pub async fn run(args: &ListArgs, settings: &Settings, tools: &Tools) -> Result<
     };
     let mut sources = Vec::new();
     for name in names {
-        let options = LoadOptions { points: PointsWanted::All };
+        let options = LoadOptions {
+            points: PointsWanted::All,
+        };
         let timeline = repository.timeline(&name, &options).await?;
         sources.push(source(&timeline, args).await?);
     }
@@ -138,12 +140,20 @@ pub async fn run(args: &ListArgs, settings: &Settings, tools: &Tools) -> Result<
         repository: repository.trust.repo.to_string(),
         root: repository.trust.root.to_string(),
         root_pinned: repository.pinned,
-        regions: repository.regions.iter().map(|region| region.name().clone()).collect(),
+        regions: repository
+            .regions
+            .iter()
+            .map(|region| region.name().clone())
+            .collect(),
         away: away.collect(),
         sources,
     };
     tools.console.show(&list);
-    Ok(if list.away.is_empty() { Exit::Ok } else { Exit::Exceptions })
+    Ok(if list.away.is_empty() {
+        Exit::Ok
+    } else {
+        Exit::Exceptions
+    })
 }
 
 async fn source(timeline: &Timeline, args: &ListArgs) -> Result<SourceListed> {
@@ -172,7 +182,11 @@ async fn source(timeline: &Timeline, args: &ListArgs) -> Result<SourceListed> {
     let troubles = timeline
         .troubles()
         .map(|(region, one)| {
-            format!("{region}: {}: {}", one.key, tidemark_storage::chain(one.error.as_ref()))
+            format!(
+                "{region}: {}: {}",
+                one.key,
+                tidemark_storage::chain(one.error.as_ref())
+            )
         })
         .collect();
     Ok(SourceListed {
@@ -191,10 +205,18 @@ async fn source(timeline: &Timeline, args: &ListArgs) -> Result<SourceListed> {
 fn unsealed(timeline: &Timeline, newest: Option<&Window>) -> Option<Unsealed> {
     let window = newest?;
     let view = timeline.epoch(window.to.epoch)?;
-    let first = view.points.last().map_or(window.from.seq, |point| point.head.log_seq.next());
+    let first = view
+        .points
+        .last()
+        .map_or(window.from.seq, |point| point.head.log_seq.next());
     let last = window.to.seq;
     let objects = usize::try_from(last.0.checked_sub(first.0)?.saturating_add(1)).ok()?;
-    Some(Unsealed { epoch: view.epoch, first, last, objects })
+    Some(Unsealed {
+        epoch: view.epoch,
+        first,
+        last,
+        objects,
+    })
 }
 
 fn strays(timeline: &Timeline) -> Vec<Stray> {
@@ -207,13 +229,25 @@ fn strays(timeline: &Timeline) -> Vec<Stray> {
             {
                 let why = "one before them is missing in this region";
                 let (first, last) = (*first, *last);
-                found.push(Stray { region: region.clone(), epoch: epoch.epoch, first, last, why });
+                found.push(Stray {
+                    region: region.clone(),
+                    epoch: epoch.epoch,
+                    first,
+                    last,
+                    why,
+                });
             }
             let void = (epoch.void.keys().next(), epoch.void.keys().next_back());
             if let (Some(first), Some(last)) = void {
                 let why = "void: another agent took over before them";
                 let (first, last) = (*first, *last);
-                found.push(Stray { region: region.clone(), epoch: epoch.epoch, first, last, why });
+                found.push(Stray {
+                    region: region.clone(),
+                    epoch: epoch.epoch,
+                    first,
+                    last,
+                    why,
+                });
             }
         }
     }
@@ -224,10 +258,20 @@ impl Document for List {
     const SCHEMA: &'static str = "tidemark-restore.list";
 
     fn text(&self, out: &mut String) {
-        let root = if self.root_pinned { "root as pinned" } else { "root not pinned: no identity given" };
-        out.push_str(&format!("Repository {} ({root} {})\n", self.repository, self.root));
+        let root = if self.root_pinned {
+            "root as pinned"
+        } else {
+            "root not pinned: no identity given"
+        };
+        out.push_str(&format!(
+            "Repository {} ({root} {})\n",
+            self.repository, self.root
+        ));
         for away in &self.away {
-            out.push_str(&format!("  region {} could not be read: {}\n", away.region, away.why));
+            out.push_str(&format!(
+                "  region {} could not be read: {}\n",
+                away.region, away.why
+            ));
         }
         if self.sources.is_empty() {
             out.push_str("  no source yet\n");
@@ -241,7 +285,10 @@ impl Document for List {
 impl SourceListed {
     fn text(&self, out: &mut String) {
         let engine = self.engine.as_deref().unwrap_or("unknown engine");
-        out.push_str(&format!("\n{} ({engine}; times are {})\n", self.source, self.commit_times));
+        out.push_str(&format!(
+            "\n{} ({engine}; times are {})\n",
+            self.source, self.commit_times
+        ));
         if self.windows.is_empty() {
             out.push_str("  nothing can be restored yet: no complete base\n");
         } else {
@@ -249,7 +296,10 @@ impl SourceListed {
         }
         for window in &self.windows {
             let until = if window.covers_until > window.to.at {
-                format!("; nothing else up to {}", output::instant(window.covers_until))
+                format!(
+                    "; nothing else up to {}",
+                    output::instant(window.covers_until)
+                )
             } else {
                 String::new()
             };
@@ -262,7 +312,10 @@ impl SourceListed {
                 format!("{}/{}", point.epoch, point.seq),
                 output::instant(point.committed),
                 format!("{}:{}", point.epoch, point.log_seq),
-                point.name.as_ref().map_or_else(String::new, |name| format!("point:{name}")),
+                point
+                    .name
+                    .as_ref()
+                    .map_or_else(String::new, |name| format!("point:{name}")),
             ]);
         }
         table.write("    ", out);
@@ -274,7 +327,13 @@ impl SourceListed {
             ));
         }
         for stray in &self.strays {
-            let Stray { region, epoch, first, last, why } = stray;
+            let Stray {
+                region,
+                epoch,
+                first,
+                last,
+                why,
+            } = stray;
             out.push_str(&format!(
                 "  Stray in {region}: {epoch}:{first} to {epoch}:{last} ({why})\n"
             ));

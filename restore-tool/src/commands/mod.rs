@@ -7,7 +7,6 @@ pub mod restore;
 pub mod status;
 pub mod verify;
 
-
 use tidemark_host::codes;
 use tidemark_host::config::{ConfigFile, RestoreConfig};
 use tidemark_host::{Cpu, Exit};
@@ -43,9 +42,7 @@ pub async fn run(
             check_config(file.as_deref().or(global.config.as_deref()), tools)
         }
         Command::Keys(keys) => keys::run(keys, &global, environment, tools).await,
-        Command::List(args) => {
-            list::run(&args, &settings(&global, environment)?, tools).await
-        }
+        Command::List(args) => list::run(&args, &settings(&global, environment)?, tools).await,
         Command::Plan(args) => {
             restore::plan_only(&args, &settings(&global, environment)?, tools).await
         }
@@ -78,9 +75,7 @@ fn with_pool(tools: &Tools, settings: &Settings) -> Result<Tools> {
 
 fn explain(code: Option<&str>, tools: &Tools) -> Result<Exit> {
     let text = match code {
-        Some(code) => {
-            codes::explain(code).ok_or_else(|| Error::CodeUnknown(code.to_owned()))?
-        }
+        Some(code) => codes::explain(code).ok_or_else(|| Error::CodeUnknown(code.to_owned()))?,
         None => codes::overview(),
     };
     tools.console.raw(&text);
@@ -90,8 +85,15 @@ fn explain(code: Option<&str>, tools: &Tools) -> Result<Exit> {
 fn check_config(file: Option<&std::path::Path>, tools: &Tools) -> Result<Exit> {
     let path = ConfigFile::Restore.find(file)?;
     let config = RestoreConfig::load(&path)?;
-    let regions = config.regions.iter().map(|region| region.url.place()).collect();
-    tools.console.show(&check::ConfigChecked { file: path.display().to_string(), regions });
+    let regions = config
+        .regions
+        .iter()
+        .map(|region| region.url.place())
+        .collect();
+    tools.console.show(&check::ConfigChecked {
+        file: path.display().to_string(),
+        regions,
+    });
     Ok(Exit::Ok)
 }
 
@@ -140,4 +142,3 @@ pub fn system_tools(json: bool) -> Result<Tools> {
         console: tidemark_host::output::Console::standard(json),
     })
 }
-

@@ -11,7 +11,7 @@ use tidemark_format::{RegionId, RegionName, SourceName};
 use tidemark_host::Exit;
 use tidemark_host::output::{self, Document, Table};
 use tidemark_ledger::history::{LoadOptions, PointsWanted};
-use tidemark_ledger::read_marker;
+use tidemark_ledger::{list_all, read_marker};
 
 use super::list::RegionAway;
 use crate::error::Result;
@@ -24,6 +24,9 @@ use crate::timeline::Timeline;
 const EXPOSURE_WARNING: Duration = Duration::from_secs(5 * 60);
 /// And for three times that an alarm.
 const EXPOSURE_CRITICAL: Duration = Duration::from_secs(15 * 60);
+
+/// Where evidence stands.
+const EVIDENCE: &str = "meta/evidence/";
 
 /// How bad it is; also the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -136,25 +139,43 @@ async fn look(settings: &Settings, tools: &Tools) -> Result<Status> {
             why: tidemark_storage::chain(&away.error),
         })
         .collect();
-    let own = if away.is_empty() { Health::Ok } else { Health::Warning };
-    let worst = sources.iter().map(|source| source.health).max().unwrap_or(Health::Unknown);
-    let unknown = sources.is_empty().then(|| "the repository holds no source yet".to_owned());
-    Ok(Status { health: own.max(worst), at: tools.clock.now(), unknown, away, sources })
+    let own = if away.is_empty() {
+        Health::Ok
+    } else {
+        Health::Warning
+    };
+    let worst = sources
+        .iter()
+        .map(|source| source.health)
+        .max()
+        .unwrap_or(Health::Unknown);
+    let unknown = sources
+        .is_empty()
+        .then(|| "the repository holds no source yet".to_owned());
+    Ok(Status {
+        health: own.max(worst),
+        at: tools.clock.now(),
+        unknown,
+        away,
+        sources,
+    })
 }
 
-async fn source(
-    repository: &Repository,
-    name: &SourceName,
-    tools: &Tools,
-) -> Result<SourceStatus> {
-    let options = LoadOptions { points: PointsWanted::All };
+async fn source(repository: &Repository, name: &SourceName, tools: &Tools) -> Result<SourceStatus> {
+    let options = LoadOptions {
+        points: PointsWanted::All,
+    };
     let timeline = repository.timeline(name, &options).await?;
     let windows = plan::windows(&timeline).await?;
     let covered_until = windows.last().map(|window| window.covers_until);
     let now = tools.clock.now();
     let exposure = covered_until.map(|until| {
         let gone = now.duration_since(until);
-        if gone.is_negative() { Duration::ZERO } else { gone.unsigned_abs() }
+        if gone.is_negative() {
+            Duration::ZERO
+        } else {
+            gone.unsigned_abs()
+        }
     });
     let asked = Asked {
         goal: Goal::Latest,
@@ -175,10 +196,15 @@ async fn source(
     }
     if timeline.troubles().next().is_some() {
         health = health.max(Health::Warning);
-        next.push("some objects don't count: tidemark-restore verify says which and why".to_owned());
+        next.push(
+            "some objects don't count: tidemark-restore verify says which and why".to_owned(),
+        );
     }
     lag(&timeline, &mut next, &mut health);
-    if regions.iter().any(|region| region.create_only == "advisory") {
+    if regions
+        .iter()
+        .any(|region| region.create_only == "advisory")
+    {
         // Worth knowing, and no alarm: a directory can't be anything else.
         next.extend((regions.len() == 1).then(|| "the only region is advisory: a stolen agent key could overwrite it; add a versioned bucket".to_owned()));
     }
@@ -199,16 +225,36 @@ async fn source(
             output::bytes(plan::ASSUMED_BYTES_PER_SECOND)
         ),
         windows,
-        proved: "no drill is on record: a backup is a hypothesis until one has proved it".to_owned(),
+        proved: proved(repository).await,
         regions,
         next,
     })
 }
 
+/// Whether somebody has proved it. Records are counted; judging them is the drills' own command.
+async fn proved(repository: &Repository) -> String {
+    let mut records = 0;
+    for region in &repository.regions {
+        // A region that can't be listed now is told elsewhere.
+        if let Ok(listed) = list_all(region.store.read.as_ref(), EVIDENCE).await {
+            records = records.max(listed.len());
+        }
+    }
+    match records {
+        0 => "no drill is on record: a backup is a hypothesis until one has proved it".to_owned(),
+        _ => format!(
+            "{} of evidence on file, not judged here",
+            output::count(records, "record")
+        ),
+    }
+}
+
 fn exposure_health(exposure: Option<Duration>, next: &mut Vec<String>) -> Health {
     match exposure {
         None => {
-            next.push("nothing can be restored yet: look at the agent (tidemark-agent status)".to_owned());
+            next.push(
+                "nothing can be restored yet: look at the agent (tidemark-agent status)".to_owned(),
+            );
             Health::Critical
         }
         Some(age) if age > EXPOSURE_CRITICAL => {
@@ -230,15 +276,24 @@ fn lag(timeline: &Timeline, next: &mut Vec<String>, health: &mut Health) {
     let freshness = timeline.freshness();
     for region in freshness.forked {
         *health = Health::Critical;
-        next.push(format!("region {region} holds another chain under the same names: don't restore from it alone"));
+        next.push(format!(
+            "region {region} holds another chain under the same names: don't restore from it alone"
+        ));
     }
     for older in freshness.older {
         let lag = older.newest_here.as_ref().map(|here| {
-            older.newest_elsewhere.committed.duration_since(here.committed).unsigned_abs()
+            older
+                .newest_elsewhere
+                .committed
+                .duration_since(here.committed)
+                .unsigned_abs()
         });
         if lag.is_none_or(|lag| lag > EXPOSURE_WARNING) {
             *health = (*health).max(Health::Warning);
-            next.push(format!("region {} is behind the others: see tidemark-agent status", older.region));
+            next.push(format!(
+                "region {} is behind the others: see tidemark-agent status",
+                older.region
+            ));
         }
     }
 }
@@ -246,7 +301,10 @@ fn lag(timeline: &Timeline, next: &mut Vec<String>, health: &mut Health) {
 async fn regions(repository: &Repository, timeline: &Timeline) -> Vec<RegionStatus> {
     let mut all = Vec::new();
     for (name, history) in timeline.histories() {
-        let region = repository.regions.iter().find(|region| region.name() == name);
+        let region = repository
+            .regions
+            .iter()
+            .find(|region| region.name() == name);
         let id: Option<RegionId> = match region {
             // A marker that can't be read leaves the level unknown; verify tells why.
             Some(region) => read_marker(region.store.read.as_ref())
@@ -257,7 +315,9 @@ async fn regions(repository: &Repository, timeline: &Timeline) -> Vec<RegionStat
             None => None,
         };
         let point = history.newest_point();
-        let level = point.zip(id).and_then(|(point, id)| point.head.create_only.get(&id).cloned());
+        let level = point
+            .zip(id)
+            .and_then(|(point, id)| point.head.create_only.get(&id).cloned());
         all.push(RegionStatus {
             region: name.clone(),
             newest_point: history.tip().map(|tip| tip.to_string()),
@@ -276,7 +336,10 @@ impl Document for Status {
             out.push_str(&format!("Status unknown: {why}\n"));
         }
         for away in &self.away {
-            out.push_str(&format!("Region {} could not be read: {}\n", away.region, away.why));
+            out.push_str(&format!(
+                "Region {} could not be read: {}\n",
+                away.region, away.why
+            ));
         }
         for source in &self.sources {
             source.text(self.at, out);
@@ -296,17 +359,29 @@ impl SourceStatus {
         let size = output::bytes(self.bytes);
         out.push_str(&format!("{}  {engine}  {size}  {word}\n", self.source));
         let seconds = |s: Option<u64>| {
-            s.map_or_else(|| "unknown".to_owned(), |s| output::duration(Duration::from_secs(s)))
+            s.map_or_else(
+                || "unknown".to_owned(),
+                |s| output::duration(Duration::from_secs(s)),
+            )
         };
         let mut table = Table::new();
-        table.row(["Lost if lost now".to_owned(), seconds(self.exposure_seconds)]);
+        table.row([
+            "Lost if lost now".to_owned(),
+            seconds(self.exposure_seconds),
+        ]);
         let time = seconds(self.restore_seconds);
-        table.row(["Time to be back".to_owned(), format!("about {time} ({})", self.restore_basis)]);
+        table.row([
+            "Time to be back".to_owned(),
+            format!("about {time} ({})", self.restore_basis),
+        ]);
         if self.windows.is_empty() {
             table.row(["Recoverable", "nothing yet"]);
         }
         for window in &self.windows {
-            table.row(["Recoverable".to_owned(), format!("{} to {}", window.from, window.to)]);
+            table.row([
+                "Recoverable".to_owned(),
+                format!("{} to {}", window.from, window.to),
+            ]);
         }
         table.row(["Proved".to_owned(), self.proved.clone()]);
         for region in &self.regions {
@@ -318,7 +393,10 @@ impl SourceStatus {
                 _ => "no recovery point".to_owned(),
             };
             let level = &region.create_only;
-            table.row([format!("Region {}", region.region), format!("{newest}, create-only {level}")]);
+            table.row([
+                format!("Region {}", region.region),
+                format!("{newest}, create-only {level}"),
+            ]);
         }
         if self.next.is_empty() {
             table.row(["Next", "nothing to do"]);

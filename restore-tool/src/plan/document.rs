@@ -129,18 +129,36 @@ impl Document for PlanDocument {
         out.push_str(&format!("Restore {} ({})\n", self.source, self.engine));
         let mut table = Table::new();
         table.row(["asked".to_owned(), self.asked_line()]);
-        let sealed = if self.sealed { "" } else { ", restorable but not yet sealed" };
-        table.row(["reaches".to_owned(), format!("{} {}{sealed}", self.reaches, self.commit_times)]);
-        let inexact = if self.exact { "" } else { "; that object holds commits from before the instant, too: --to its position has them all" };
-        table.row(["complete".to_owned(), format!("{}{inexact}", self.because)]);
+        let sealed = if self.sealed {
+            ""
+        } else {
+            ", restorable but not yet sealed"
+        };
+        table.row([
+            "reaches".to_owned(),
+            format!("{} {}{sealed}", self.reaches, self.commit_times),
+        ]);
+        table.row(["complete".to_owned(), self.because.clone()]);
         let bases = output::count(self.bases, "base");
         let objects = output::count(self.log_objects, "log object");
         let read = output::bytes(self.stored_bytes);
-        table.row(["reads".to_owned(), format!("{bases}, {objects}, at most {read}")]);
+        table.row([
+            "reads".to_owned(),
+            format!("{bases}, {objects}, at most {read}"),
+        ]);
         let time = output::duration(Duration::from_secs(self.estimated_seconds));
-        table.row(["takes".to_owned(), format!("about {time} ({})", self.estimate_basis)]);
-        let (needs, free) = (output::bytes(self.image_bytes), output::bytes(self.free_bytes));
-        table.row(["makes".to_owned(), format!("{} ({needs}; {free} free)", self.target)]);
+        table.row([
+            "takes".to_owned(),
+            format!("about {time} ({})", self.estimate_basis),
+        ]);
+        let (needs, free) = (
+            output::bytes(self.image_bytes),
+            output::bytes(self.free_bytes),
+        );
+        table.row([
+            "makes".to_owned(),
+            format!("{} ({needs}; {free} free)", self.target),
+        ]);
         let regions: Vec<&str> = self.regions.iter().map(RegionName::as_str).collect();
         table.row(["from".to_owned(), regions.join(", ")]);
         table.write("  ", out);

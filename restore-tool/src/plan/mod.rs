@@ -64,13 +64,23 @@ pub struct Reached {
 
 impl From<&Reach> for Reached {
     fn from(reach: &Reach) -> Self {
-        Self { epoch: reach.epoch, seq: reach.seq, at: reach.at }
+        Self {
+            epoch: reach.epoch,
+            seq: reach.seq,
+            at: reach.at,
+        }
     }
 }
 
 impl std::fmt::Display for Reached {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} ({}:{})", output::instant(self.at), self.epoch, self.seq)
+        write!(
+            f,
+            "{} ({}:{})",
+            output::instant(self.at),
+            self.epoch,
+            self.seq
+        )
     }
 }
 
@@ -104,7 +114,10 @@ impl From<RecoverableWindow> for Window {
 /// No region can be read.
 pub async fn windows(timeline: &Timeline) -> Result<Vec<Window>> {
     let facts = Survey::new(timeline, &[], Scope::Whole).await?.facts();
-    Ok(planner::windows(&facts).into_iter().map(Window::from).collect())
+    Ok(planner::windows(&facts)
+        .into_iter()
+        .map(Window::from)
+        .collect())
 }
 
 /// What a restore will do.
@@ -131,7 +144,10 @@ impl RestorePlan {
     /// Bytes to read at most.
     #[must_use]
     pub fn stored_bytes(&self) -> u64 {
-        let bases = self.bases.iter().map(|base| base.head.stored_bytes.saturating_add(base.size));
+        let bases = self
+            .bases
+            .iter()
+            .map(|base| base.head.stored_bytes.saturating_add(base.size));
         let log = self.log.iter().map(|object| object.size);
         bases.chain(log).fold(0, u64::saturating_add)
     }
@@ -140,11 +156,17 @@ impl RestorePlan {
     /// are written first.
     #[must_use]
     pub fn image_bytes(&self) -> u64 {
-        let bases = self.bases.iter().map(|base| base.head.image_bytes).max().unwrap_or(0);
+        let bases = self
+            .bases
+            .iter()
+            .map(|base| base.head.image_bytes)
+            .max()
+            .unwrap_or(0);
         let fact = |object: &Verified<LogHead>, name: &str| object.head.facts.get(name)?.as_u64();
-        let end = self.log.last().and_then(|end| {
-            fact(end, "pages")?.checked_mul(fact(end, "page_size")?)
-        });
+        let end = self
+            .log
+            .last()
+            .and_then(|end| fact(end, "pages")?.checked_mul(fact(end, "page_size")?));
         bases.max(end.unwrap_or(0))
     }
 
@@ -179,7 +201,10 @@ pub async fn plan(
             Ok(decided) => decided,
             Err(refusal) => match (&target, &refusal.latest) {
                 (Target::Latest, Some(older)) if accept_older => {
-                    target = Target::Position { epoch: older.epoch, seq: older.seq };
+                    target = Target::Position {
+                        epoch: older.epoch,
+                        seq: older.seq,
+                    };
                     continue;
                 }
                 _ => return Err(refused(&survey, refusal)),
@@ -189,19 +214,21 @@ pub async fn plan(
             return Ok(plan);
         }
     }
-    Err(Error::Unproved("too much of this source's log is damaged to plan a restore".to_owned()))
+    Err(Error::Unproved(
+        "too much of this source's log is damaged to plan a restore".to_owned(),
+    ))
 }
 
 /// Reads what the goal needs and turns it into `planner`'s words.
-async fn resolve(
-    timeline: &Timeline,
-    survey: &mut Survey<'_>,
-    asked: &Asked,
-) -> Result<Target> {
+async fn resolve(timeline: &Timeline, survey: &mut Survey<'_>, asked: &Asked) -> Result<Target> {
     let position = match &asked.goal {
         Goal::Time(at) => {
             survey.around(*at).await?;
-            return Ok(if asked.inclusive { Target::At(*at) } else { Target::Before(*at) });
+            return Ok(if asked.inclusive {
+                Target::At(*at)
+            } else {
+                Target::Before(*at)
+            });
         }
         Goal::Latest if asked.inclusive => return Ok(Target::Latest),
         Goal::Latest => match planner::plan(&survey.facts(), &Target::Latest) {
@@ -211,9 +238,15 @@ async fn resolve(
         Goal::Position(epoch, seq) => (*epoch, *seq),
         Goal::Point(name) => {
             let named = Target::Point(PointName::Name(name.clone()));
-            let points = timeline.epochs().iter().rev().flat_map(|view| view.points.iter().rev());
+            let points = timeline
+                .epochs()
+                .iter()
+                .rev()
+                .flat_map(|view| view.points.iter().rev());
             let mut found = points.filter(|point| point.head.name.as_ref() == Some(name));
-            let Some(point) = found.next() else { return Ok(named) };
+            let Some(point) = found.next() else {
+                return Ok(named);
+            };
             let position = (point.head.epoch, point.head.log_seq);
             survey.back_to_a_commit(position.0, position.1).await?;
             if asked.inclusive {
@@ -233,7 +266,10 @@ async fn resolve(
     }
     let before = survey.position_before(epoch, seq);
     // Nothing before it: the position itself is refused with the window's beginning.
-    Ok(Target::Position { epoch, seq: before.unwrap_or(LogSeq(u64::MAX)) })
+    Ok(Target::Position {
+        epoch,
+        seq: before.unwrap_or(LogSeq(u64::MAX)),
+    })
 }
 
 /// Reads every head of a decided restore. `None`: something wasn't as assumed, decide again.
@@ -242,16 +278,25 @@ async fn check(
     survey: &mut Survey<'_>,
     decided: &planner::RestorePlan,
 ) -> Result<Option<RestorePlan>> {
-    let Some(view) = timeline.epoch(decided.epoch) else { return Ok(None) };
-    let places =
-        survey.settle(decided.epoch, decided.first_log..decided.last_log.next()).await?;
-    let Some(bases) = chain(view, &decided.bases) else { return Ok(None) };
-    let Some(base) = bases.last() else { return Ok(None) };
+    let Some(view) = timeline.epoch(decided.epoch) else {
+        return Ok(None);
+    };
+    let places = survey
+        .settle(decided.epoch, decided.first_log..decided.last_log.next())
+        .await?;
+    let Some(bases) = chain(view, &decided.bases) else {
+        return Ok(None);
+    };
+    let Some(base) = bases.last() else {
+        return Ok(None);
+    };
     let mut log = Vec::with_capacity(places.len());
     let mut exceptions = Vec::new();
     for place in places {
         let why = place.told();
-        let Some(object) = place.found else { return Ok(None) };
+        let Some(object) = place.found else {
+            return Ok(None);
+        };
         if object.head.gap.is_some() || object.head.incarnation != base.head.incarnation {
             return Ok(None);
         }
@@ -269,19 +314,31 @@ async fn check(
     Ok(Some(RestorePlan {
         bases,
         log,
-        end: Reached { epoch, seq, at: decided.reached },
+        end: Reached {
+            epoch,
+            seq,
+            at: decided.reached,
+        },
         exact: decided.exact,
         sealed: decided.sealed,
-        because: because(&decided.proof, epoch),
+        because: because(decided),
         exceptions,
     }))
 }
 
-fn because(proof: &Proof, epoch: Epoch) -> String {
-    match proof {
-        Proof::LaterObject(seq) => format!("the next object, {epoch}:{seq}, holds later commits"),
+fn because(decided: &planner::RestorePlan) -> String {
+    let epoch = decided.epoch;
+    match &decided.proof {
+        Proof::LaterObject(seq) if !decided.exact => format!(
+            "to the ship interval: log object {epoch}:{seq} holds commits from before the instant and from after it and is left out (--to {epoch}:{seq} takes it whole)"
+        ),
+        Proof::LaterObject(seq) => {
+            format!("the next log object, {epoch}:{seq}, holds later commits")
+        }
         Proof::SameInstant => "a commit stands at this very instant".to_owned(),
-        Proof::Point(point) => format!("recovery point {point} says that nothing else was committed"),
+        Proof::Point(point) => {
+            format!("recovery point {point} says that nothing else was committed")
+        }
         Proof::Beat => "the agent's beat says that nothing else was committed".to_owned(),
         Proof::AskedFor => "this position was asked for".to_owned(),
         Proof::EndOfLog => "it is the end of the log in the regions read".to_owned(),
@@ -301,7 +358,9 @@ fn chain(view: &EpochView, ids: &[BaseId]) -> Option<Vec<Verified<BaseHead>>> {
         chain.windows(2).all(|pair| match pair {
             [parent, child] => child.head.parent == Some(parent.head.reference(parent.link)),
             _ => true,
-        }) && chain.first().is_some_and(|first| first.head.parent.is_none())
+        }) && chain
+            .first()
+            .is_some_and(|first| first.head.parent.is_none())
     })
 }
 
@@ -318,5 +377,8 @@ fn refused(survey: &Survey<'_>, refusal: Box<planner::NotRecoverable>) -> Error 
             Some(_) | None => codes::MISSING_OBJECT,
         },
     };
-    Error::NotRecoverable(NotRecoverable { refusal, code: Box::new(code) })
+    Error::NotRecoverable(NotRecoverable {
+        refusal,
+        code: Box::new(code),
+    })
 }

@@ -48,7 +48,11 @@ impl<'a> Survey<'a> {
     /// # Errors
     /// No region can be read.
     pub async fn new(timeline: &'a Timeline, avoid: &[Hash], scope: Scope) -> Result<Self> {
-        let mut survey = Self { timeline, known: BTreeMap::new(), avoid: avoid.to_vec() };
+        let mut survey = Self {
+            timeline,
+            known: BTreeMap::new(),
+            avoid: avoid.to_vec(),
+        };
         for view in timeline.epochs() {
             survey.look(view, scope).await?;
         }
@@ -62,7 +66,10 @@ impl<'a> Survey<'a> {
             Scope::Whole => LogSeq(0),
             Scope::Newest => newest,
         };
-        let small = view.names.range(from..).filter(|(_, size)| **size <= GAP_OBJECT_BYTES_MAX);
+        let small = view
+            .names
+            .range(from..)
+            .filter(|(_, size)| **size <= GAP_OBJECT_BYTES_MAX);
         for seq in small.map(|(seq, _)| *seq) {
             if !is_between_points_of_one_base(view, seq) {
                 self.read(epoch, seq..seq.next()).await?;
@@ -73,10 +80,14 @@ impl<'a> Survey<'a> {
             self.back_to_a_commit(epoch, seq).await?;
         }
         for run in dense_runs(view) {
-            self.back_to_a_commit(epoch, run.end.previous().unwrap_or(run.start)).await?;
+            self.back_to_a_commit(epoch, run.end.previous().unwrap_or(run.start))
+                .await?;
         }
         if let Some(last) = view.names.keys().next_back() {
-            let sealed = view.points.last().map_or(LogSeq(0), |point| point.head.log_seq);
+            let sealed = view
+                .points
+                .last()
+                .map_or(LogSeq(0), |point| point.head.log_seq);
             self.read(epoch, sealed..last.next()).await?;
             self.back_to_a_commit(epoch, sealed).await?;
         }
@@ -111,7 +122,10 @@ impl<'a> Survey<'a> {
     /// # Errors
     /// No region can be read.
     pub async fn on_to_a_position(&mut self, epoch: Epoch, seq: LogSeq) -> Result<()> {
-        let Some(last) = self.timeline.epoch(epoch).and_then(|view| view.names.keys().next_back())
+        let Some(last) = self
+            .timeline
+            .epoch(epoch)
+            .and_then(|view| view.names.keys().next_back())
         else {
             return Ok(());
         };
@@ -135,12 +149,23 @@ impl<'a> Survey<'a> {
     /// No region can be read.
     pub async fn around(&mut self, at: Timestamp) -> Result<()> {
         for view in self.timeline.epochs() {
-            let later = view.points.partition_point(|point| point.head.committed < at);
-            let from = later.checked_sub(1).and_then(|before| view.points.get(before));
+            let later = view
+                .points
+                .partition_point(|point| point.head.committed < at);
+            let from = later
+                .checked_sub(1)
+                .and_then(|before| view.points.get(before));
             let from = from.map_or(LogSeq(0), |point| point.head.log_seq);
             // The first point past the instant covers it; one more, for the object after the end.
-            let to = view.points.get(later).map(|point| point.head.log_seq.next());
-            let last = view.names.keys().next_back().map_or(LogSeq(0), |last| last.next());
+            let to = view
+                .points
+                .get(later)
+                .map(|point| point.head.log_seq.next());
+            let last = view
+                .names
+                .keys()
+                .next_back()
+                .map_or(LogSeq(0), |last| last.next());
             let to = to.map_or(last, |to| to.next().min(last));
             self.read(view.epoch, from..to).await?;
             self.back_to_a_commit(view.epoch, from).await?;
@@ -153,7 +178,9 @@ impl<'a> Survey<'a> {
     /// # Errors
     /// No region can be read.
     pub async fn read(&mut self, epoch: Epoch, range: Range<LogSeq>) -> Result<()> {
-        let Some(view) = self.timeline.epoch(epoch) else { return Ok(()) };
+        let Some(view) = self.timeline.epoch(epoch) else {
+            return Ok(());
+        };
         let mut wanted: Vec<Range<LogSeq>> = Vec::new();
         for seq in view.names.range(range).map(|(seq, _)| *seq) {
             if self.known.contains_key(&(epoch, seq)) {
@@ -200,47 +227,87 @@ impl<'a> Survey<'a> {
     pub fn position_before(&self, epoch: Epoch, seq: LogSeq) -> Option<LogSeq> {
         let mut before = self.known.range((epoch, LogSeq(0))..(epoch, seq)).rev();
         before
-            .find(|(_, place)| place.found.as_ref().is_some_and(|object| object.head.restorable))
+            .find(|(_, place)| {
+                place
+                    .found
+                    .as_ref()
+                    .is_some_and(|object| object.head.restorable)
+            })
             .map(|((_, seq), _)| *seq)
     }
 
     /// Everything known, as `planner` takes it.
     #[must_use]
     pub fn facts(&self) -> Facts {
-        let epochs = self.timeline.epochs().iter().map(|view| self.epoch(view)).collect();
+        let epochs = self
+            .timeline
+            .epochs()
+            .iter()
+            .map(|view| self.epoch(view))
+            .collect();
         let beat = self.timeline.caught_up().filter(|beat| beat.here);
-        let caught_up = beat.and_then(|beat| Some(CaughtUp { log_seq: beat.log_seq, at: beat.at? }));
+        let caught_up = beat.and_then(|beat| {
+            Some(CaughtUp {
+                log_seq: beat.log_seq,
+                at: beat.at?,
+            })
+        });
         Facts { epochs, caught_up }
     }
 
     fn epoch(&self, view: &EpochView) -> EpochFacts {
-        let mut log: Vec<LogFact> =
-            view.names.iter().map(|(seq, size)| self.entry(view.epoch, *seq, *size)).collect();
+        let mut log: Vec<LogFact> = view
+            .names
+            .iter()
+            .map(|(seq, size)| self.entry(view.epoch, *seq, *size))
+            .collect();
         // An epoch that ended further on than any region shows has lost its end.
         if let Standing::Ended { last, .. } = view.standing
             && log.last().is_none_or(|entry| entry.seq < last)
         {
-            log.push(LogFact { seq: last, bytes: 0, state: LogState::Missing });
+            log.push(LogFact {
+                seq: last,
+                bytes: 0,
+                state: LogState::Missing,
+            });
         }
-        let mut bases = view.bases.iter().filter(|base| !self.avoid.contains(&base.link));
+        let mut bases = view
+            .bases
+            .iter()
+            .filter(|base| !self.avoid.contains(&base.link));
         EpochFacts {
             epoch: view.epoch,
             log,
-            bases: bases.by_ref().map(|base| BaseFact::read(&base.head)).collect(),
-            points: view.points.iter().map(|point| PointFact::read(&point.head)).collect(),
+            bases: bases
+                .by_ref()
+                .map(|base| BaseFact::read(&base.head))
+                .collect(),
+            points: view
+                .points
+                .iter()
+                .map(|point| PointFact::read(&point.head))
+                .collect(),
         }
     }
 
     fn entry(&self, epoch: Epoch, seq: LogSeq, bytes: u64) -> LogFact {
         let Some(place) = self.known.get(&(epoch, seq)) else {
-            return LogFact { seq, bytes, state: LogState::Unread };
+            return LogFact {
+                seq,
+                bytes,
+                state: LogState::Unread,
+            };
         };
         match &place.found {
             Some(Verified { head, size, .. }) => LogFact::read(head, *size),
             None => {
                 let why = place.told();
                 let damaged = place.troubles.iter().any(|trouble| trouble.damaged);
-                let state = if damaged { LogState::Damaged(why) } else { LogState::Missing };
+                let state = if damaged {
+                    LogState::Damaged(why)
+                } else {
+                    LogState::Missing
+                };
                 LogFact { seq, bytes, state }
             }
         }
@@ -261,7 +328,9 @@ fn dense_runs(view: &EpochView) -> Vec<Range<LogSeq>> {
 
 /// The agent seals no two points that rest on one base across a gap.
 fn is_between_points_of_one_base(view: &EpochView, seq: LogSeq) -> bool {
-    let after = view.points.partition_point(|point| point.head.log_seq < seq);
+    let after = view
+        .points
+        .partition_point(|point| point.head.log_seq < seq);
     let before = after.checked_sub(1).and_then(|at| view.points.get(at));
     match (before, view.points.get(after)) {
         (Some(before), Some(after)) => before.head.base == after.head.base,

@@ -44,7 +44,12 @@ impl Asked {
             (None, Some(text)) => (text, false),
             (None, None) => return Err(Error::TargetText("say --to or --before".to_owned())),
         };
-        let exact = |goal| Self { goal, inclusive, text: text.clone(), assumed_local: false };
+        let exact = |goal| Self {
+            goal,
+            inclusive,
+            text: text.clone(),
+            assumed_local: false,
+        };
         if text == "latest" {
             return Ok(exact(Goal::Latest));
         }
@@ -55,7 +60,10 @@ impl Asked {
             return Ok(exact(Goal::Position(epoch, seq)));
         }
         let spec = time_spec::parse(text, context)?;
-        Ok(Self { assumed_local: spec.assumed_local, ..exact(Goal::Time(spec.at)) })
+        Ok(Self {
+            assumed_local: spec.assumed_local,
+            ..exact(Goal::Time(spec.at))
+        })
     }
 }
 
@@ -77,7 +85,10 @@ mod tests {
     use super::*;
 
     fn read(text: &str, interactive: bool) -> Result<Asked> {
-        let args = RestoreArgs { to: Some(text.to_owned()), ..RestoreArgs::default() };
+        let args = RestoreArgs {
+            to: Some(text.to_owned()),
+            ..RestoreArgs::default()
+        };
         let context = TimeContext {
             now: "2026-05-01T12:00:00Z".parse().unwrap(),
             local: TimeZone::fixed(jiff::tz::offset(2)),
@@ -89,17 +100,32 @@ mod tests {
     #[test]
     fn each_form_is_told_from_the_others() {
         assert_eq!(read("latest", false).unwrap().goal, Goal::Latest);
-        assert_eq!(read("3:4711", false).unwrap().goal, Goal::Position(Epoch(3), LogSeq(4711)));
-        assert_eq!(read("point:before-v2", false).unwrap().goal, Goal::Point("before-v2".into()));
+        assert_eq!(
+            read("3:4711", false).unwrap().goal,
+            Goal::Position(Epoch(3), LogSeq(4711))
+        );
+        assert_eq!(
+            read("point:before-v2", false).unwrap().goal,
+            Goal::Point("before-v2".into())
+        );
         let back = read("-90m", false).unwrap();
-        assert_eq!(back.goal, Goal::Time("2026-05-01T10:30:00Z".parse().unwrap()));
+        assert_eq!(
+            back.goal,
+            Goal::Time("2026-05-01T10:30:00Z".parse().unwrap())
+        );
     }
 
     #[test]
     fn a_time_without_a_zone_is_local_on_a_terminal_and_an_error_in_a_script() {
         let local = read("2026-05-01 09:00", true).unwrap();
-        assert_eq!(local.goal, Goal::Time("2026-05-01T07:00:00Z".parse().unwrap()));
+        assert_eq!(
+            local.goal,
+            Goal::Time("2026-05-01T07:00:00Z".parse().unwrap())
+        );
         assert!(local.assumed_local);
-        assert!(matches!(read("2026-05-01 09:00", false), Err(Error::Time(_))));
+        assert!(matches!(
+            read("2026-05-01 09:00", false),
+            Err(Error::Time(_))
+        ));
     }
 }

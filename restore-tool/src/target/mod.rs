@@ -82,7 +82,11 @@ pub enum TargetError {
 
 impl TargetError {
     fn io<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Self + use<'a> {
-        move |source| Self::Io { action, path: path.to_owned(), source }
+        move |source| Self::Io {
+            action,
+            path: path.to_owned(),
+            source,
+        }
     }
 
     /// Whether the disk or the quota is full.
@@ -96,9 +100,11 @@ impl TargetError {
                     | io::ErrorKind::QuotaExceeded
                     | io::ErrorKind::FileTooLarge
             ),
-            Self::Exists(_) | Self::Stray(_) | Self::NoFolder(_) | Self::NoName(_) | Self::Busy(_) => {
-                false
-            }
+            Self::Exists(_)
+            | Self::Stray(_)
+            | Self::NoFolder(_)
+            | Self::NoName(_)
+            | Self::Busy(_) => false,
         }
     }
 }
@@ -118,8 +124,13 @@ impl Target {
     /// [`TargetError`] with the remedy.
     pub fn check(path: &Path) -> Result<Self, TargetError> {
         let path = std::path::absolute(path).map_err(TargetError::io("find", path))?;
-        let name = path.file_name().ok_or_else(|| TargetError::NoName(path.clone()))?;
-        let folder = path.parent().ok_or_else(|| TargetError::NoName(path.clone()))?.to_owned();
+        let name = path
+            .file_name()
+            .ok_or_else(|| TargetError::NoName(path.clone()))?;
+        let folder = path
+            .parent()
+            .ok_or_else(|| TargetError::NoName(path.clone()))?
+            .to_owned();
         if !folder.is_dir() {
             return Err(TargetError::NoFolder(folder));
         }
@@ -135,16 +146,23 @@ impl Target {
                 return Err(TargetError::Stray(stray));
             }
         }
-        rustix::fs::access(&folder, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)
-            .map_err(|errno| TargetError::NotWritable {
-                folder: folder.clone(),
-                source: errno.into(),
-            })?;
+        rustix::fs::access(
+            &folder,
+            rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK,
+        )
+        .map_err(|errno| TargetError::NotWritable {
+            folder: folder.clone(),
+            source: errno.into(),
+        })?;
         let mut partial = std::ffi::OsString::from(".");
         partial.push(name);
         partial.push(".tidemark-partial");
         let partial = folder.join(partial);
-        Ok(Self { path, folder, partial })
+        Ok(Self {
+            path,
+            folder,
+            partial,
+        })
     }
 
     /// Where the database will stand.
@@ -186,11 +204,15 @@ impl Target {
     /// [`TargetError::NoSpace`].
     pub fn check_space(&self, image_bytes: u64) -> Result<(), TargetError> {
         let free = self.free_bytes()?;
-        let have = std::fs::metadata(&self.partial)
-            .map_or(0, |meta| meta.blocks().saturating_mul(512));
+        let have =
+            std::fs::metadata(&self.partial).map_or(0, |meta| meta.blocks().saturating_mul(512));
         let needed = image_bytes.saturating_add(SPARE_BYTES);
         if free.saturating_add(have) < needed {
-            return Err(TargetError::NoSpace { folder: self.folder.clone(), free, needed });
+            return Err(TargetError::NoSpace {
+                folder: self.folder.clone(),
+                free,
+                needed,
+            });
         }
         Ok(())
     }
@@ -309,12 +331,19 @@ mod tests {
     fn a_missing_folder_and_too_little_space_are_told_before_writing() {
         let folder = tempfile::tempdir().unwrap();
         let missing = folder.path().join("none/app.db");
-        assert!(matches!(Target::check(&missing), Err(TargetError::NoFolder(_))));
+        assert!(matches!(
+            Target::check(&missing),
+            Err(TargetError::NoFolder(_))
+        ));
         let target = Target::check(&folder.path().join("app.db")).unwrap();
         target.check_space(0).unwrap();
         let refused = target.check_space(u64::MAX / 2).unwrap_err();
         assert!(refused.is_full(), "{refused}");
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing was written");
+        assert_eq!(
+            std::fs::read_dir(folder.path()).unwrap().count(),
+            0,
+            "nothing was written"
+        );
     }
 
     #[test]

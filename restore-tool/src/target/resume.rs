@@ -46,7 +46,10 @@ impl UnitSet {
             Some((first, last)) if *first <= unit && unit < *last => {}
             Some((_, last)) if *last == unit => {
                 *last = end;
-                let joins = self.ranges.get(at + 1).is_some_and(|(next, _)| *next == end);
+                let joins = self
+                    .ranges
+                    .get(at + 1)
+                    .is_some_and(|(next, _)| *next == end);
                 if joins {
                     let (_, last) = self.ranges.remove(at + 1);
                     if let Some(range) = self.ranges.get_mut(at) {
@@ -125,8 +128,11 @@ mod tests {
     use super::*;
 
     fn notes() -> Notes {
-        let mut notes =
-            Notes::new(RepoId([1; 16]), SourceName::new("app").unwrap(), Hash([2; 32]));
+        let mut notes = Notes::new(
+            RepoId([1; 16]),
+            SourceName::new("app").unwrap(),
+            Hash([2; 32]),
+        );
         notes.units.insert(0);
         notes.units.insert(3);
         notes
@@ -152,7 +158,11 @@ mod tests {
         written.may_reach = 9;
         written.save(&path).unwrap();
         assert_eq!(Notes::load(&path, &notes(), 9), Some(written));
-        assert_eq!(Notes::load(&path, &notes(), 8), None, "an earlier run went further");
+        assert_eq!(
+            Notes::load(&path, &notes(), 8),
+            None,
+            "an earlier run went further"
+        );
         let mut other = notes();
         other.bases = Hash([3; 32]);
         assert_eq!(Notes::load(&path, &other, 9), None);

@@ -32,8 +32,11 @@ fn remove(path: &std::path::Path) {
     fs::remove_file(path).unwrap();
 }
 
-const WAYS: [(&str, Spoil); 3] =
-    [("flipped", RegionDir::flip), ("truncated", RegionDir::truncate), ("missing", remove)];
+const WAYS: [(&str, Spoil); 3] = [
+    ("flipped", RegionDir::flip),
+    ("truncated", RegionDir::truncate),
+    ("missing", remove),
+];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_log_object_stops_a_restore_and_names_the_latest_provable_state() {
@@ -48,7 +51,11 @@ async fn a_damaged_log_object_stops_a_restore_and_names_the_latest_provable_stat
         let before = LogSeq(broken.0 - 1);
         if name != "flipped" {
             // A flipped bit of the body is found while it is read; the names tell of the others.
-            assert!(ran.err.contains(&world.times[&before].to_string()), "{name}: {}", ran.err);
+            assert!(
+                ran.err.contains(&world.times[&before].to_string()),
+                "{name}: {}",
+                ran.err
+            );
         }
         let ran = world.restore(&format!("1:{before}")).await;
         assert_eq!(ran.exit, Exit::Ok, "{name}: {ran:?}");
@@ -67,7 +74,10 @@ async fn another_region_fills_in_for_each_damaged_object_and_the_damage_is_repor
             let ran = world.restore("latest").await;
             assert_eq!(ran.exit, Exit::Exceptions, "{name} {prefix}: {ran:?}");
             let exceptions = ran.json()["exceptions"].to_string();
-            assert!(exceptions.contains("north"), "{name} {prefix}: {exceptions}");
+            assert!(
+                exceptions.contains("north"),
+                "{name} {prefix}: {exceptions}"
+            );
             world.assert_restored(last);
         }
     }
@@ -102,7 +112,10 @@ async fn a_base_that_is_damaged_everywhere_is_gone_round_by_an_older_one() {
 #[tokio::test(flavor = "multi_thread")]
 async fn swapped_objects_are_noticed() {
     let (world, last) = lived(1);
-    let (one, two) = (world.log_file(0, LogSeq(last.0 - 2)), world.log_file(0, LogSeq(last.0 - 3)));
+    let (one, two) = (
+        world.log_file(0, LogSeq(last.0 - 2)),
+        world.log_file(0, LogSeq(last.0 - 3)),
+    );
     let bytes = fs::read(&one).unwrap();
     fs::copy(&two, &one).unwrap();
     fs::write(&two, bytes).unwrap();
@@ -136,7 +149,15 @@ async fn the_wrong_identity_and_one_that_others_may_read_are_told_apart() {
         let (world, target) = (&world, &target);
         async move {
             world
-                .run(&["restore", "--to", "latest", "--target", target, "--identity", &identity])
+                .run(&[
+                    "restore",
+                    "--to",
+                    "latest",
+                    "--target",
+                    target,
+                    "--identity",
+                    &identity,
+                ])
                 .await
         }
     };
@@ -177,7 +198,16 @@ async fn a_revoked_agents_earlier_log_counts_and_its_later_one_does_not() {
     let (mut world, last) = lived(1);
     let agent = world.agent.public().id().to_string();
     let ran = world
-        .run(&["keys", "revoke", &agent, "--reason", "stolen", "--root", &world.path("root"), "--yes"])
+        .run(&[
+            "keys",
+            "revoke",
+            &agent,
+            "--reason",
+            "stolen",
+            "--root",
+            &world.path("root"),
+            "--yes",
+        ])
         .await;
     assert_eq!(ran.exit, Exit::Ok, "{ran:?}");
     world.insert(100);
@@ -201,7 +231,10 @@ async fn with_two_regions_the_older_one_is_reported_and_the_newer_one_restored()
     world.point(None);
     let ran = world.restore("latest").await;
     assert_eq!(ran.exit, Exit::Exceptions, "{ran:?}");
-    assert!(ran.json()["exceptions"].to_string().contains("rolled back"), "{ran:?}");
+    assert!(
+        ran.json()["exceptions"].to_string().contains("rolled back"),
+        "{ran:?}"
+    );
     world.assert_restored(last);
 }
 
@@ -215,11 +248,15 @@ async fn a_region_without_the_expected_point_is_refused_unless_older_is_accepted
     let last = world.insert(100);
     let expected = world.point(None);
     let target = world.path("restored.db");
-    let words = ["restore", "--to", "latest", "--target", &target, "--expect", &expected];
+    let words = [
+        "restore", "--to", "latest", "--target", &target, "--expect", &expected,
+    ];
     let ran = world.run_in(&[0], &words).await;
     assert_eq!(ran.exit, Exit::Integrity, "{ran:?}");
     assert!(ran.err.contains("TM1304"), "{}", ran.err);
-    let ran = world.run_in(&[0], &[&words[..], &["--accept-older"]].concat()).await;
+    let ran = world
+        .run_in(&[0], &[&words[..], &["--accept-older"]].concat())
+        .await;
     assert_eq!(ran.exit, Exit::Exceptions, "{ran:?}");
     world.assert_restored(old);
     let ran = world.run_in(&[1], &words).await;
@@ -234,10 +271,22 @@ async fn from_one_region_alone_the_newest_point_and_its_age_are_told() {
     world.point(None);
     world.pass(7200);
     let ran = world
-        .run_in(&[0], &["plan", "--to", "latest", "--target", &world.path("restored.db")])
+        .run_in(
+            &[0],
+            &[
+                "plan",
+                "--to",
+                "latest",
+                "--target",
+                &world.path("restored.db"),
+            ],
+        )
         .await;
     let notes = ran.json()["notes"].to_string();
-    assert!(notes.contains("2 h") && notes.contains("nobody can tell"), "{notes}");
+    assert!(
+        notes.contains("2 h") && notes.contains("nobody can tell"),
+        "{notes}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -253,7 +302,14 @@ async fn a_newest_point_that_no_region_can_back_is_an_error_and_can_be_accepted(
     assert_eq!(ran.exit, Exit::Integrity, "{ran:?}");
     let target = world.path("restored.db");
     let ran = world
-        .run(&["restore", "--to", "latest", "--target", &target, "--accept-older"])
+        .run(&[
+            "restore",
+            "--to",
+            "latest",
+            "--target",
+            &target,
+            "--accept-older",
+        ])
         .await;
     assert!(matches!(ran.exit, Exit::Ok | Exit::Exceptions), "{ran:?}");
     world.assert_restored(old);

@@ -20,7 +20,10 @@ async fn new_keys_are_private_never_overwritten_and_read_back() {
     assert!(made["recipient"].as_str().unwrap().starts_with("tmr1"));
     assert_ne!(made["recipient"], made["escrow_recipient"]);
     for suffix in ["", ".escrow", ".root"] {
-        let mode = fs::metadata(format!("{file}{suffix}")).unwrap().permissions().mode();
+        let mode = fs::metadata(format!("{file}{suffix}"))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600, "{suffix}");
     }
     assert!(!ran.out.contains("tmi1"), "no secret is printed");
@@ -36,11 +39,27 @@ async fn a_passphrase_from_a_file_protects_the_identity_and_not_the_escrow() {
     let (file, passphrase) = (world.path("sealed"), world.path("passphrase"));
     fs::write(&passphrase, "correct horse\n").unwrap();
     fs::set_permissions(&passphrase, fs::Permissions::from_mode(0o600)).unwrap();
-    let words = ["keys", "new", "--out", &file, "--passphrase", "--passphrase-file", &passphrase];
+    let words = [
+        "keys",
+        "new",
+        "--out",
+        &file,
+        "--passphrase",
+        "--passphrase-file",
+        &passphrase,
+    ];
     let ran = world.run(&words).await;
     assert_eq!(ran.exit, Exit::Ok, "{ran:?}");
-    assert!(fs::read_to_string(&file).unwrap().contains("sealed = argon2id"));
-    assert!(fs::read_to_string(format!("{file}.escrow")).unwrap().contains("secret = tmi1"));
+    assert!(
+        fs::read_to_string(&file)
+            .unwrap()
+            .contains("sealed = argon2id")
+    );
+    assert!(
+        fs::read_to_string(format!("{file}.escrow"))
+            .unwrap()
+            .contains("secret = tmi1")
+    );
     let ran = world.run(&["keys", "check", "--identity", &file]).await;
     assert_eq!(ran.exit, Exit::Key, "the passphrase is missing: {ran:?}");
 }
@@ -59,7 +78,10 @@ async fn the_first_enrolment_makes_the_keyring_in_every_region() {
     let world = World::empty(2);
     // Fresh keys and two empty places.
     let file = world.path("fresh");
-    assert_eq!(world.run(&["keys", "new", "--out", &file]).await.exit, Exit::Ok);
+    assert_eq!(
+        world.run(&["keys", "new", "--out", &file]).await.exit,
+        Exit::Ok
+    );
     let root = RootFile::read(format!("{file}.root").as_ref()).unwrap();
     for region in &world.regions {
         fs::remove_dir_all(&region.path).unwrap();
@@ -95,7 +117,18 @@ async fn a_region_that_was_away_gets_the_keyrings_it_missed() {
     let escrow = world.keys.escrow.recipient().id().to_string();
     let agent = world.agent.public().id().to_string();
     let root = world.path("root");
-    let revoke = |key: String| ["keys".into(), "revoke".into(), key, "--reason".into(), "lost".into(), "--root".into(), root.clone(), "--yes".into()];
+    let revoke = |key: String| {
+        [
+            "keys".into(),
+            "revoke".into(),
+            key,
+            "--reason".into(),
+            "lost".into(),
+            "--root".into(),
+            root.clone(),
+            "--yes".into(),
+        ]
+    };
     let words = revoke(escrow);
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     assert_eq!(world.run_in(&[0], &words).await.exit, Exit::Ok);
@@ -112,17 +145,46 @@ async fn revoking_asks_and_needs_the_right_root() {
     let world = World::new(1);
     let agent = world.agent.public().id().to_string();
     let ran = world
-        .run(&["keys", "revoke", &agent, "--reason", "x", "--root", &world.path("root")])
+        .run(&[
+            "keys",
+            "revoke",
+            &agent,
+            "--reason",
+            "x",
+            "--root",
+            &world.path("root"),
+        ])
         .await;
     assert_eq!(ran.exit, Exit::Usage, "{ran:?}");
     let other = world.path("other");
-    assert_eq!(world.run(&["keys", "new", "--out", &other]).await.exit, Exit::Ok);
+    assert_eq!(
+        world.run(&["keys", "new", "--out", &other]).await.exit,
+        Exit::Ok
+    );
     let ran = world
-        .run(&["keys", "revoke", &agent, "--reason", "x", "--yes", "--root", &format!("{other}.root")])
+        .run(&[
+            "keys",
+            "revoke",
+            &agent,
+            "--reason",
+            "x",
+            "--yes",
+            "--root",
+            &format!("{other}.root"),
+        ])
         .await;
     assert_eq!(ran.exit, Exit::Key, "{ran:?}");
     let ran = world
-        .run(&["keys", "revoke", &"0".repeat(32), "--reason", "x", "--yes", "--root", &world.path("root")])
+        .run(&[
+            "keys",
+            "revoke",
+            &"0".repeat(32),
+            "--reason",
+            "x",
+            "--yes",
+            "--root",
+            &world.path("root"),
+        ])
         .await;
     assert_eq!(ran.exit, Exit::Key, "{ran:?}");
 }

@@ -9,7 +9,9 @@ use crate::world::{RegionDir, World};
 
 /// Runs without an identity at hand.
 async fn blind(world: &World, words: &[&str]) -> crate::world::Ran {
-    world.run(&[words, &["--identity", "/nonexistent/identity"]].concat()).await
+    world
+        .run(&[words, &["--identity", "/nonexistent/identity"]].concat())
+        .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -21,7 +23,10 @@ async fn list_shows_windows_points_and_the_unsealed_tail_without_an_identity() {
     let ran = blind(&world, &["list"]).await;
     assert_eq!(ran.exit, Exit::Ok, "{ran:?}");
     let list = ran.json();
-    assert_eq!((&list["schema"], &list["version"]), (&"tidemark-restore.list".into(), &1.into()));
+    assert_eq!(
+        (&list["schema"], &list["version"]),
+        (&"tidemark-restore.list".into(), &1.into())
+    );
     assert_eq!(list["root_pinned"], false);
     let source = &list["sources"][0];
     assert_eq!(source["source"], "app");
@@ -78,7 +83,12 @@ async fn status_is_well_while_beats_come_and_critical_when_they_stop() {
     assert_eq!(status["schema"], "tidemark-restore.status");
     assert_eq!(status["sources"][0]["exposure_seconds"], 30);
     assert_eq!(status["sources"][0]["regions"].as_array().unwrap().len(), 2);
-    assert!(status["sources"][0]["proved"].as_str().unwrap().contains("no drill"));
+    assert!(
+        status["sources"][0]["proved"]
+            .as_str()
+            .unwrap()
+            .contains("no drill")
+    );
     world.pass(400);
     assert_eq!(blind(&world, &["status"]).await.exit.code(), 1);
     world.pass(4000);
@@ -106,7 +116,12 @@ async fn verify_reads_every_byte_and_names_each_damaged_object_in_its_region() {
     let damages = report["damages"].as_array().unwrap();
     assert_eq!(damages.len(), 2, "{damages:?}");
     assert_eq!(damages[0]["region"], "north");
-    assert!(damages[0]["object"].as_str().unwrap().starts_with("data/pack/"));
+    assert!(
+        damages[0]["object"]
+            .as_str()
+            .unwrap()
+            .starts_with("data/pack/")
+    );
     assert_eq!(damages[1]["region"], "south");
 }
 
@@ -120,7 +135,8 @@ async fn verify_quick_checks_signatures_and_links_without_an_identity() {
     assert_eq!(ran.exit, Exit::Ok, "{ran:?}");
     assert_eq!(ran.json()["root_pinned"], false);
     let path = world.log_file(0, LogSeq(2));
-    let bytes = fs::read_to_string(&path).map_or_else(|_| fs::read(&path).unwrap(), String::into_bytes);
+    let bytes =
+        fs::read_to_string(&path).map_or_else(|_| fs::read(&path).unwrap(), String::into_bytes);
     let mut changed = bytes;
     // A character of the head.
     changed[40] ^= 1;
@@ -128,7 +144,11 @@ async fn verify_quick_checks_signatures_and_links_without_an_identity() {
     let ran = blind(&world, &["verify", "--quick"]).await;
     assert_eq!(ran.exit, Exit::Integrity, "{ran:?}");
     let ran = blind(&world, &["verify"]).await;
-    assert_eq!(ran.exit, Exit::Key, "without --quick an identity is needed: {ran:?}");
+    assert_eq!(
+        ran.exit,
+        Exit::Key,
+        "without --quick an identity is needed: {ran:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

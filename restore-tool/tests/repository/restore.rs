@@ -34,9 +34,16 @@ async fn latest_goes_past_the_newest_point_and_is_proved_by_the_digest() {
     assert_eq!(report["proof"], "digest-equal");
     assert_eq!(report["sealed"], false);
     assert_eq!(report["reached"]["seq"], last.0);
-    assert!(ran.err.contains("tidemark-restore.plan"), "the plan comes first: {}", ran.err);
+    assert!(
+        ran.err.contains("tidemark-restore.plan"),
+        "the plan comes first: {}",
+        ran.err
+    );
     let again = report["protect_again"][0].as_str().unwrap();
-    assert!(again.contains("tidemark-agent init --sqlite") && again.contains("tmr1"), "{again}");
+    assert!(
+        again.contains("tidemark-agent init --sqlite") && again.contains("tmr1"),
+        "{again}"
+    );
     world.assert_restored(last);
 }
 
@@ -59,10 +66,20 @@ async fn to_includes_an_instant_and_before_excludes_it() {
     let world = lived();
     let (seq, at) = world.times.range(LogSeq(5)..).next().unwrap();
     let target = world.path("restored.db");
-    let ran = world.run(&["restore", "--before", &at.to_string(), "--target", &target]).await;
+    let ran = world
+        .run(&["restore", "--before", &at.to_string(), "--target", &target])
+        .await;
     assert_eq!(ran.exit, Exit::Ok, "{ran:?}");
     world.assert_restored(LogSeq(seq.0 - 1));
-    let ran = world.run(&["restore", "--before", &format!("1:{seq}"), "--target", &target]).await;
+    let ran = world
+        .run(&[
+            "restore",
+            "--before",
+            &format!("1:{seq}"),
+            "--target",
+            &target,
+        ])
+        .await;
     assert_eq!(ran.exit, Exit::Ok, "{ran:?}");
     world.assert_restored(LogSeq(seq.0 - 1));
     let ran = world.restore(&moved(*at, 3)).await;
@@ -99,7 +116,11 @@ async fn later_than_everything_is_refused_and_names_the_latest_instant() {
     let at = world.times[&last];
     let ran = world.restore(&moved(at, 300)).await;
     assert_eq!(ran.exit, Exit::NotRecoverable, "{ran:?}");
-    assert!(ran.err.contains("TM1401") && ran.err.contains(&at.to_string()), "{}", ran.err);
+    assert!(
+        ran.err.contains("TM1401") && ran.err.contains(&at.to_string()),
+        "{}",
+        ran.err
+    );
     assert!(!world.target().exists());
     // An idle source's beat says that nothing is missing.
     world.pass(600);
@@ -145,7 +166,13 @@ async fn a_target_that_exists_or_has_a_stray_log_is_refused_before_anything_is_r
     assert!(ran.err.contains("restored.db-wal"), "{}", ran.err);
     fs::remove_file(stray).unwrap();
     let ran = world
-        .run(&["restore", "--to", "latest", "--target", &world.path("nowhere/x.db")])
+        .run(&[
+            "restore",
+            "--to",
+            "latest",
+            "--target",
+            &world.path("nowhere/x.db"),
+        ])
         .await;
     assert_eq!(ran.exit, Exit::Usage, "{ran:?}");
 }
@@ -154,13 +181,27 @@ async fn a_target_that_exists_or_has_a_stray_log_is_refused_before_anything_is_r
 async fn a_plan_says_what_a_restore_would_do_and_writes_nothing() {
     let world = lived();
     let target = world.path("restored.db");
-    let ran = world.run(&["plan", "--to", "latest", "--target", &target]).await;
+    let ran = world
+        .run(&["plan", "--to", "latest", "--target", &target])
+        .await;
     assert_eq!(ran.exit, Exit::Ok, "{ran:?}");
     let plan = ran.json();
     assert_eq!(plan["schema"], "tidemark-restore.plan");
     assert_eq!(plan["source"], "app");
     assert!(plan["stored_bytes"].as_u64().unwrap() > 0);
-    assert!(plan["notes"][0].as_str().unwrap().contains("only one region"), "{plan}");
+    assert!(
+        plan["notes"][0]
+            .as_str()
+            .unwrap()
+            .contains("only one region"),
+        "{plan}"
+    );
     assert!(!world.target().exists());
-    assert!(!world.dir.path().join(".restored.db.tidemark-partial").exists());
+    assert!(
+        !world
+            .dir
+            .path()
+            .join(".restored.db.tidemark-partial")
+            .exists()
+    );
 }

@@ -58,7 +58,10 @@ async fn what_was_verified_is_not_fetched_again() {
     }
     let ran = world.restore("latest").await;
     assert_eq!(ran.exit, Exit::Ok, "{ran:?}");
-    assert!(ran.json()["resumed_bytes"].as_u64().unwrap() > 4_000_000, "{ran:?}");
+    assert!(
+        ran.json()["resumed_bytes"].as_u64().unwrap() > 4_000_000,
+        "{ran:?}"
+    );
     world.assert_restored(last);
 }
 

@@ -77,7 +77,12 @@ impl RegionDir {
     pub(crate) fn files(&self, prefix: &str) -> Vec<PathBuf> {
         let mut found = Vec::new();
         walk(&self.path, &mut found);
-        found.retain(|path| path.strip_prefix(&self.path).unwrap().to_string_lossy().starts_with(prefix));
+        found.retain(|path| {
+            path.strip_prefix(&self.path)
+                .unwrap()
+                .to_string_lossy()
+                .starts_with(prefix)
+        });
         found.sort();
         found
     }
@@ -160,7 +165,10 @@ impl World {
         let names = ["north", "south", "east"];
         let regions = names[..regions]
             .iter()
-            .map(|name| RegionDir { path: dir.path().join(name), away: false })
+            .map(|name| RegionDir {
+                path: dir.path().join(name),
+                away: false,
+            })
             .collect();
         let database = Connection::open(dir.path().join("source.db")).unwrap();
         let world = Self {
@@ -201,8 +209,18 @@ impl World {
             first_keyring(&self.keys.root, entries, vec![member], self.rng.id(), now).unwrap();
         for region in &self.regions {
             region.put(&keyring.key, &keyring.bytes);
-            let head = RegionHead { repo: self.repo(), region: self.rng.id(), put: self.rng.id(), at: now };
-            region.put(&keys::region(), &sign(keys::region(), head.put, &head, &self.agent).unwrap().bytes);
+            let head = RegionHead {
+                repo: self.repo(),
+                region: self.rng.id(),
+                put: self.rng.id(),
+                at: now,
+            };
+            region.put(
+                &keys::region(),
+                &sign(keys::region(), head.put, &head, &self.agent)
+                    .unwrap()
+                    .bytes,
+            );
         }
         self.put(session);
         self.claim(ClaimReason::New);
@@ -260,7 +278,10 @@ impl World {
         let letters: String = (0..bytes / 2 + 1)
             .map(|_| format!("{:02x}", self.rng.bytes::<1>()[0]))
             .collect();
-        self.commit(&format!("INSERT INTO t(v) VALUES ('{}')", &letters[..bytes]))
+        self.commit(&format!(
+            "INSERT INTO t(v) VALUES ('{}')",
+            &letters[..bytes]
+        ))
     }
 
     /// A commit that spans `pieces` log objects.
@@ -268,7 +289,9 @@ impl World {
         self.pass(10);
         let rows = "x".repeat(3000);
         let insert = format!("INSERT INTO t(v) VALUES ('{rows}');");
-        self.database.execute_batch(&format!("BEGIN;{}COMMIT;", insert.repeat(pieces * 4))).unwrap();
+        self.database
+            .execute_batch(&format!("BEGIN;{}COMMIT;", insert.repeat(pieces * 4)))
+            .unwrap();
         self.ship(pieces)
     }
 
@@ -294,7 +317,8 @@ impl World {
     }
 
     fn log_object(&mut self, after: &[u8], pages: &[u32], ends: bool) -> LogSeq {
-        let digest = (ends && !self.bases.is_empty()).then(|| whole_digest(&self.digest_key, after));
+        let digest =
+            (ends && !self.bases.is_empty()).then(|| whole_digest(&self.digest_key, after));
         let head = PagesHead {
             page_size: u32::try_from(PAGE).unwrap(),
             database_pages: u32::try_from(after.len() / PAGE).unwrap(),
@@ -306,7 +330,10 @@ impl World {
             writer.page(page(after, *number));
         }
         let commit = ends.then(|| self.now());
-        let draft = LogDraft { restorable: ends, ..self.draft(commit) };
+        let draft = LogDraft {
+            restorable: ends,
+            ..self.draft(commit)
+        };
         let sealed = seal_log(
             &self.session,
             draft,
@@ -350,8 +377,14 @@ impl World {
         self.pass(10);
         self.database.execute_batch(sql).unwrap();
         self.image = fs::read(self.dir.path().join("source.db")).unwrap();
-        let gap = Gap { reason: "the spool was full".into(), since: None };
-        let draft = LogDraft { transactions: 0, ..self.draft(None) };
+        let gap = Gap {
+            reason: "the spool was full".into(),
+            since: None,
+        };
+        let draft = LogDraft {
+            transactions: 0,
+            ..self.draft(None)
+        };
         let (sealed, _) =
             gap_object(self.repo(), draft, gap, &self.agent, self.rng.as_ref()).unwrap();
         let seq = self.append(&sealed);
@@ -391,7 +424,11 @@ impl World {
             pushed.unwrap().iter().for_each(|pack| self.put(pack));
         }
         // A base is followed by the cut after which it is usable.
-        let placeholder = BaseRef { generation: self.generation, number, link: Hash([0; 32]) };
+        let placeholder = BaseRef {
+            generation: self.generation,
+            number,
+            link: Hash([0; 32]),
+        };
         self.bases.push((placeholder, self.image.clone()));
         self.pass(1);
         let usable_from = self.ship(1);
@@ -401,7 +438,10 @@ impl World {
             usable_link: self.prev.unwrap(),
             finished_at: self.now(),
             image_bytes: bytes,
-            files: vec![FileEntry { path: "main".into(), bytes }],
+            files: vec![FileEntry {
+                path: "main".into(),
+                bytes,
+            }],
             facts: Facts::new(),
         });
         let finished = finished.unwrap();
@@ -489,7 +529,8 @@ impl World {
 
     /// Runs a command with some of the regions.
     pub(crate) async fn run_in(&self, regions: &[usize], words: &[&str]) -> Ran {
-        self.run_stoppable(regions, words, &CancellationToken::new()).await
+        self.run_stoppable(regions, words, &CancellationToken::new())
+            .await
     }
 
     /// The same, stoppable.
@@ -519,22 +560,41 @@ impl World {
         };
         let ran = Box::pin(commands::run(cli, &Environment::default(), &tools, stop)).await;
         let exit = ran.unwrap_or_else(|error| report(&error, &captured.console));
-        Ran { exit, out: captured.out(), err: captured.err() }
+        Ran {
+            exit,
+            out: captured.out(),
+            err: captured.err(),
+        }
     }
 
     /// Restores to the default target.
     pub(crate) async fn restore(&self, target: &str) -> Ran {
-        self.run(&["restore", "--to", target, "--target", &self.path("restored.db")]).await
+        self.run(&[
+            "restore",
+            "--to",
+            target,
+            "--target",
+            &self.path("restored.db"),
+        ])
+        .await
     }
 
     /// Fails unless the restored file is the database as it was after `seq`.
     pub(crate) fn assert_restored(&self, seq: LogSeq) {
         let restored = fs::read(self.target()).unwrap();
-        let same = self.images.iter().find(|(_, image)| **image == restored).map(|(seq, _)| seq);
-        assert!(restored == self.images[&seq], "expected the state after {seq}, got {same:?}");
+        let same = self
+            .images
+            .iter()
+            .find(|(_, image)| **image == restored)
+            .map(|(seq, _)| seq);
+        assert!(
+            restored == self.images[&seq],
+            "expected the state after {seq}, got {same:?}"
+        );
         let database = Connection::open(self.target()).unwrap();
-        let answer: String =
-            database.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+        let answer: String = database
+            .query_row("PRAGMA integrity_check", [], |row| row.get(0))
+            .unwrap();
         assert_eq!(answer, "ok");
         drop(database);
         fs::remove_file(self.target()).unwrap();
@@ -543,7 +603,9 @@ impl World {
 
 /// An instant so many seconds from another one, as `--to` takes it.
 pub(crate) fn moved(at: Timestamp, seconds: i64) -> String {
-    at.checked_add(SignedDuration::from_secs(seconds)).unwrap().to_string()
+    at.checked_add(SignedDuration::from_secs(seconds))
+        .unwrap()
+        .to_string()
 }
 
 fn page(image: &[u8], number: u32) -> &[u8] {
@@ -554,7 +616,9 @@ fn page(image: &[u8], number: u32) -> &[u8] {
 fn changed_pages(before: &[u8], after: &[u8]) -> Vec<u32> {
     let pages = u32::try_from(after.len() / PAGE).unwrap();
     let old = u32::try_from(before.len() / PAGE).unwrap();
-    (1..=pages).filter(|n| *n > old || page(before, *n) != page(after, *n)).collect()
+    (1..=pages)
+        .filter(|n| *n > old || page(before, *n) != page(after, *n))
+        .collect()
 }
 
 fn whole_digest(key: &[u8; 32], image: &[u8]) -> PageDigest {

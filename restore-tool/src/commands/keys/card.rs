@@ -38,9 +38,16 @@ pub(super) async fn run(settings: &Settings, tools: &Tools) -> Result<Exit> {
     tools.console.show(&Card {
         repository: repository.trust.repo.to_string(),
         root: repository.trust.root.to_string(),
-        regions: settings.regions.iter().map(|region| region.url.to_string()).collect(),
+        regions: settings
+            .regions
+            .iter()
+            .map(|region| region.url.to_string())
+            .collect(),
         recipients,
-        sources: sources.into_iter().map(|source| source.to_string()).collect(),
+        sources: sources
+            .into_iter()
+            .map(|source| source.to_string())
+            .collect(),
         at: tools.clock.now(),
     });
     Ok(Exit::Ok)
@@ -50,8 +57,11 @@ impl Document for Card {
     const SCHEMA: &'static str = "tidemark-restore.keys-card";
 
     fn text(&self, out: &mut String) {
-        let regions: Vec<String> =
-            self.regions.iter().map(|url| format!("--region '{url}'")).collect();
+        let regions: Vec<String> = self
+            .regions
+            .iter()
+            .map(|url| format!("--region '{url}'"))
+            .collect();
         let regions = regions.join(" ");
         let source = self.sources.first().map_or("NAME", String::as_str);
         out.push_str(&format!(
@@ -67,11 +77,17 @@ impl Document for Card {
             self.sources.join(", "),
         ));
         for url in &self.regions {
-            out.push_str(&format!("  {url}\n  reached with the credential of: ______________________________\n"));
+            out.push_str(&format!(
+                "  {url}\n  reached with the credential of: ______________________________\n"
+            ));
         }
-        out.push_str("\nWho can read them (the file tidemark-identity-1 of one of these is needed)\n");
+        out.push_str(
+            "\nWho can read them (the file tidemark-identity-1 of one of these is needed)\n",
+        );
         for recipient in &self.recipients {
-            out.push_str(&format!("  {recipient}\n  kept by: ____________________  phone: ____________________\n"));
+            out.push_str(&format!(
+                "  {recipient}\n  kept by: ____________________  phone: ____________________\n"
+            ));
         }
         out.push_str(&format!(
             "\nThe root key is kept by: ______________________________\n\n\

@@ -28,7 +28,14 @@ impl Document for KeysMade {
     const SCHEMA: &'static str = "tidemark-restore.keys-new";
 
     fn text(&self, out: &mut String) {
-        let Self { repository, root, identity_file, escrow_file, root_file, .. } = self;
+        let Self {
+            repository,
+            root,
+            identity_file,
+            escrow_file,
+            root_file,
+            ..
+        } = self;
         let (recipient, escrow) = (&self.recipient, &self.escrow_recipient);
         out.push_str(&format!(
             "Made the keys of repository {repository}, root {root}.\n\n\
@@ -114,7 +121,11 @@ impl Document for KeysListed {
     const SCHEMA: &'static str = "tidemark-restore.keys-list";
 
     fn text(&self, out: &mut String) {
-        let pinned = if self.root_pinned { "as pinned" } else { "not pinned: no identity given" };
+        let pinned = if self.root_pinned {
+            "as pinned"
+        } else {
+            "not pinned: no identity given"
+        };
         out.push_str(&format!(
             "Repository {}, keyring version {}, root {} ({pinned})\n",
             self.repository, self.version, self.root
@@ -205,7 +216,11 @@ impl Document for KeysChanged {
             out.push_str(&format!("{change}\n"));
         }
         let regions: Vec<&str> = self.regions.iter().map(RegionName::as_str).collect();
-        out.push_str(&format!("Keyring version {} is in {}\n", self.version, regions.join(", ")));
+        out.push_str(&format!(
+            "Keyring version {} is in {}\n",
+            self.version,
+            regions.join(", ")
+        ));
         for exception in &self.exceptions {
             out.push_str(&format!("  not in {exception}\n"));
         }

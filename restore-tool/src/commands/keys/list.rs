@@ -47,7 +47,10 @@ pub(super) async fn run(settings: &Settings, tools: &Tools) -> Result<Exit> {
                 name: member.name.clone(),
                 added_at: member.added_at,
                 revoked_at: member.revoked.as_ref().map(|revoked| revoked.at),
-                revoked_because: member.revoked.as_ref().map(|revoked| revoked.reason.clone()),
+                revoked_because: member
+                    .revoked
+                    .as_ref()
+                    .map(|revoked| revoked.reason.clone()),
             })
             .collect(),
         recipients: keyring

@@ -32,11 +32,17 @@ pub async fn run(
         Keys::Card => card::run(&settings, tools).await,
         Keys::List => list::run(&settings, tools).await,
         Keys::Check => check::run(&settings, tools).await,
-        Keys::Enrol { key, all, recipient, root } => {
-            sign::enrol(key, all, &recipient, &root, &settings, tools).await
-        }
-        Keys::Revoke { key, reason, root, yes } => {
-            sign::revoke(key, &reason, &root, yes, &settings, tools).await
-        }
+        Keys::Enrol {
+            key,
+            all,
+            recipient,
+            root,
+        } => sign::enrol(key, all, &recipient, &root, &settings, tools).await,
+        Keys::Revoke {
+            key,
+            reason,
+            root,
+            yes,
+        } => sign::revoke(key, &reason, &root, yes, &settings, tools).await,
     }
 }

@@ -34,7 +34,11 @@ pub(super) fn run(
             return Err(Error::KeyFileExists(path.to_owned()));
         }
     }
-    let passphrase = if passphrase { Some(new_passphrase(settings, tools)?) } else { None };
+    let passphrase = if passphrase {
+        Some(new_passphrase(settings, tools)?)
+    } else {
+        None
+    };
     let now = tools.clock.now();
     let keys = NewKeys::generate(tools.rng.as_ref(), now);
     let identity = match &passphrase {
@@ -54,7 +58,11 @@ pub(super) fn run(
         RootFile::text(&keys.root).as_str()
     ));
     files::write_new(&root, root_text.as_bytes(), PRIVATE)?;
-    files::write_new(&escrow, IdentityFile::text(&keys.escrow).as_bytes(), PRIVATE)?;
+    files::write_new(
+        &escrow,
+        IdentityFile::text(&keys.escrow).as_bytes(),
+        PRIVATE,
+    )?;
     files::write_new(out, identity.as_bytes(), PRIVATE)?;
     tools.console.show(&KeysMade {
         repository: keys.repo().to_string(),
@@ -74,13 +82,16 @@ fn new_passphrase(settings: &Settings, tools: &Tools) -> Result<Zeroizing<String
     }
     if !tools.console.can_ask {
         return Err(Error::NotConfirmed {
-            what: "a passphrase must be typed, or be in a file named by --passphrase-file".to_owned(),
+            what: "a passphrase must be typed, or be in a file named by --passphrase-file"
+                .to_owned(),
         });
     }
     let first = identity::ask(&tools.console, "New passphrase for the identity:")?;
     let second = identity::ask(&tools.console, "Again:")?;
     if *first != *second || first.is_empty() {
-        return Err(Error::KeyUnknown("the two passphrases differ, or are empty".to_owned()));
+        return Err(Error::KeyUnknown(
+            "the two passphrases differ, or are empty".to_owned(),
+        ));
     }
     Ok(first)
 }

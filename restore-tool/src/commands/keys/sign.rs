@@ -60,25 +60,40 @@ impl Rooted {
                     }
                     Err(error) => return Err(Error::from(error)),
                 };
-                Ok(Place { name: config.name.clone(), store, keyring })
+                Ok(Place {
+                    name: config.name.clone(),
+                    store,
+                    keyring,
+                })
             };
             match opened.await {
                 Ok(place) => places.push(place),
                 Err(error) => {
-                    exceptions.push(format!("{}: {}", config.name, tidemark_storage::chain(&error)));
+                    exceptions.push(format!(
+                        "{}: {}",
+                        config.name,
+                        tidemark_storage::chain(&error)
+                    ));
                     first = first.or(Some(error));
                 }
             }
         }
         match first {
             Some(error) if places.is_empty() => Err(error),
-            _ => Ok(Self { root, places, exceptions }),
+            _ => Ok(Self {
+                root,
+                places,
+                exceptions,
+            }),
         }
     }
 
     /// The highest version of all regions.
     fn keyring(&self) -> Option<&Keyring> {
-        self.places.iter().filter_map(|place| place.keyring.as_ref()).max_by_key(|k| k.version())
+        self.places
+            .iter()
+            .filter_map(|place| place.keyring.as_ref())
+            .max_by_key(|k| k.version())
     }
 
     /// Requests of all regions that nobody has answered.
@@ -92,7 +107,9 @@ impl Rooted {
                 let Ok(request) = read else { continue };
                 let own = request.signer == request.head.key
                     && request.check_place(self.root.repo).is_ok();
-                let known = self.keyring().is_some_and(|k| k.member(&request.signer).is_some());
+                let known = self
+                    .keyring()
+                    .is_some_and(|k| k.member(&request.signer).is_some());
                 if own && !known {
                     open.entry(request.head.key.id()).or_insert(request);
                 }
@@ -103,7 +120,12 @@ impl Rooted {
 
     /// Puts `signed`, version `version`, into every region, with the versions before it where they
     /// are missing.
-    async fn publish(mut self, signed: &Signed, version: u32, changes: Vec<String>) -> Result<KeysChanged> {
+    async fn publish(
+        mut self,
+        signed: &Signed,
+        version: u32,
+        changes: Vec<String>,
+    ) -> Result<KeysChanged> {
         let newest = self.places.iter().max_by_key(|place| version_of(place));
         let source = newest.map(|place| place.store.clone());
         let mut regions = Vec::new();
@@ -120,7 +142,12 @@ impl Rooted {
         }
         match first {
             Some(error) if regions.is_empty() => Err(error),
-            _ => Ok(KeysChanged { version, changes, regions, exceptions: self.exceptions }),
+            _ => Ok(KeysChanged {
+                version,
+                changes,
+                regions,
+                exceptions: self.exceptions,
+            }),
         }
     }
 }
@@ -133,7 +160,10 @@ async fn store(
     version: u32,
 ) -> Result<()> {
     let missing = version_of(place).saturating_add(1)..version;
-    for (source, missing) in source.into_iter().flat_map(|s| missing.clone().map(move |m| (s, m))) {
+    for (source, missing) in source
+        .into_iter()
+        .flat_map(|s| missing.clone().map(move |m| (s, m)))
+    {
         copy(source, &place.store, missing).await?;
     }
     signed.create(place.store.create.as_ref()).await?;
@@ -147,16 +177,19 @@ fn version_of(place: &Place) -> u32 {
 /// A place that belongs to another repository is no empty place.
 fn refuse_foreign(error: &LedgerError) -> Result<()> {
     match error {
-        LedgerError::OtherRepository { found, expected } => {
-            Err(LedgerError::OtherRepository { found: *found, expected: *expected }.into())
+        LedgerError::OtherRepository { found, expected } => Err(LedgerError::OtherRepository {
+            found: *found,
+            expected: *expected,
         }
+        .into()),
         _ => Ok(()),
     }
 }
 
 async fn copy(from: &Region, to: &Region, version: u32) -> Result<()> {
     let key = keys::keyring(version);
-    let head = read_verified::<tidemark_format::heads::KeyringHead>(from.read.as_ref(), &key, None).await?;
+    let head = read_verified::<tidemark_format::heads::KeyringHead>(from.read.as_ref(), &key, None)
+        .await?;
     let bytes = from.read.get(&key).await?;
     to.create.create(&key, bytes, &head.head.put).await?;
     Ok(())
@@ -185,7 +218,12 @@ pub(super) async fn enrol(
     let changes: Vec<String> = members
         .iter()
         .map(|member| {
-            format!("Enrolled {} ({}) as {}", member.name, member.key.id(), role_name(member.role))
+            format!(
+                "Enrolled {} ({}) as {}",
+                member.name,
+                member.key.id(),
+                role_name(member.role)
+            )
         })
         .collect();
     let put: PutId = tools.rng.id();
@@ -200,12 +238,19 @@ pub(super) async fn enrol(
             (first_keyring(&rooted.root, entries, members, put, now)?, 1)
         }
     };
-    show(rooted.publish(&signed, version, changes).await?, &tools.console)
+    show(
+        rooted.publish(&signed, version, changes).await?,
+        &tools.console,
+    )
 }
 
 fn show(changed: KeysChanged, console: &Console) -> Result<Exit> {
     console.show(&changed);
-    Ok(if changed.exceptions.is_empty() { Exit::Ok } else { Exit::Exceptions })
+    Ok(if changed.exceptions.is_empty() {
+        Exit::Ok
+    } else {
+        Exit::Exceptions
+    })
 }
 
 fn choose(
@@ -214,9 +259,9 @@ fn choose(
     all: bool,
 ) -> Result<Vec<Verified<EnrolHead>>> {
     let list = |requests: &BTreeMap<KeyId, Verified<EnrolHead>>| {
-        let lines = requests.values().map(|request| {
-            format!("{} ({})", request.head.key.id(), request.head.name)
-        });
+        let lines = requests
+            .values()
+            .map(|request| format!("{} ({})", request.head.key.id(), request.head.name));
         lines.collect::<Vec<_>>().join(", ")
     };
     if requests.is_empty() {
@@ -252,7 +297,12 @@ fn first_recipients(
     let mut entries: Vec<RecipientEntry> = Vec::new();
     let mut add = |key: RecipientKey, name: &str| {
         if !entries.iter().any(|entry| entry.key == key) {
-            entries.push(RecipientEntry { key, name: name.to_owned(), added_at: now, revoked: None });
+            entries.push(RecipientEntry {
+                key,
+                name: name.to_owned(),
+                added_at: now,
+                revoked: None,
+            });
         }
     };
     for line in [RECOVERY_LINE, ESCROW_LINE] {
@@ -282,25 +332,46 @@ pub(super) async fn revoke(
 ) -> Result<Exit> {
     let rooted = Rooted::open(root, settings, tools).await?;
     let Some(keyring) = rooted.keyring().cloned() else {
-        return Err(LedgerError::NoRepository { missing: "a keyring".to_owned() }.into());
+        return Err(LedgerError::NoRepository {
+            missing: "a keyring".to_owned(),
+        }
+        .into());
     };
     let now = tools.clock.now();
-    let member = keyring.members().iter().find(|member| member.key.id() == key && member.revoked.is_none());
+    let member = keyring
+        .members()
+        .iter()
+        .find(|member| member.key.id() == key && member.revoked.is_none());
     let recipient = keyring.recipients().find(|entry| entry.key.id() == key);
-    let mut revocation =
-        Revocation { at: now, reason: reason.to_owned(), valid_until: Vec::new() };
+    let mut revocation = Revocation {
+        at: now,
+        reason: reason.to_owned(),
+        valid_until: Vec::new(),
+    };
     let (change, what) = match (member, recipient) {
         (Some(member), _) => {
             let what = format!("{} ({key}) may sign no more", member.name);
             revocation.valid_until = still_valid(&rooted, &keyring, member).await?;
-            (Change::RevokeMember { key: member.key, revocation }, what)
+            (
+                Change::RevokeMember {
+                    key: member.key,
+                    revocation,
+                },
+                what,
+            )
         }
         (None, Some(entry)) => {
             let what = format!(
                 "new sessions are no longer sealed to {} ({key}); what was written before stays readable to it",
                 entry.name
             );
-            (Change::RevokeRecipient { id: key, revocation }, what)
+            (
+                Change::RevokeRecipient {
+                    id: key,
+                    revocation,
+                },
+                what,
+            )
         }
         (None, None) => {
             return Err(Error::KeyUnknown(format!(
@@ -311,7 +382,10 @@ pub(super) async fn revoke(
     confirm(&what, yes, &tools.console)?;
     let signed = amend(&keyring, &rooted.root, vec![change], tools.rng.id(), now)?;
     let version = keyring.version().saturating_add(1);
-    show(rooted.publish(&signed, version, vec![what]).await?, &tools.console)
+    show(
+        rooted.publish(&signed, version, vec![what]).await?,
+        &tools.console,
+    )
 }
 
 /// What a key has written in any region and stays valid, being linked by hash.
@@ -331,13 +405,8 @@ async fn still_valid(
         let mut histories = Vec::new();
         for place in &rooted.places {
             let store = Arc::clone(&place.store.read);
-            let loaded = SourceHistory::load(
-                store,
-                Arc::clone(&keyring),
-                &name,
-                &no_beats,
-                &options,
-            );
+            let loaded =
+                SourceHistory::load(store, Arc::clone(&keyring), &name, &no_beats, &options);
             match loaded.await {
                 Ok(history) => histories.push(history),
                 Err(LedgerError::UnknownSource { .. }) => {}
@@ -355,12 +424,23 @@ fn confirm(what: &str, yes: bool, console: &Console) -> Result<()> {
         return Ok(());
     }
     if !console.can_ask {
-        return Err(Error::NotConfirmed { what: what.to_owned() });
+        return Err(Error::NotConfirmed {
+            what: what.to_owned(),
+        });
     }
-    console.complain(&format!("{what}. This can't be taken back. Type yes to go on:"));
+    console.complain(&format!(
+        "{what}. This can't be taken back. Type yes to go on:"
+    ));
     let mut line = String::new();
     std::io::stdin()
         .read_line(&mut line)
-        .map_err(|source| Error::Io { action: "read the answer", source })?;
-    if line.trim() == "yes" { Ok(()) } else { Err(Error::Declined) }
+        .map_err(|source| Error::Io {
+            action: "read the answer",
+            source,
+        })?;
+    if line.trim() == "yes" {
+        Ok(())
+    } else {
+        Err(Error::Declined)
+    }
 }

@@ -1,0 +1,211 @@
+//! Everything looked at before the first byte is written: the target, the regions, how new they are.
+
+use jiff::tz::TimeZone;
+use tidemark_format::Hash;
+use tidemark_host::output;
+use tidemark_host::time_spec::TimeContext;
+use tidemark_ledger::history::{Expect, LoadOptions, PointsWanted};
+
+use crate::cli::RestoreArgs;
+use crate::error::{Error, Result};
+use crate::plan::{self, Asked, Goal, PlanDocument, RestorePlan};
+use crate::repository::{Repository, Settings, Tools};
+use crate::target::Target;
+use crate::timeline::Timeline;
+
+/// For freshness and the end of the log.
+const NEWEST_POINTS: usize = 4;
+/// A region whose newest point is older than this beside another one is an exception, not a moment's
+/// lag between two regions that are fed at once.
+const LAG_THAT_COUNTS: jiff::SignedDuration = jiff::SignedDuration::from_mins(15);
+
+/// Everything looked at before the first byte is written.
+pub(super) struct Prepared {
+    pub(super) asked: Asked,
+    pub(super) target: Target,
+    pub(super) repository: Repository,
+    pub(super) timeline: Timeline,
+    pub(super) notes: Vec<String>,
+    pub(super) exceptions: Vec<String>,
+    pub(super) accept_older: bool,
+}
+
+impl Prepared {
+    /// What can be refused without asking anybody: words and target.
+    pub(super) fn words(args: &RestoreArgs, tools: &Tools) -> Result<(Asked, Target)> {
+        let context = TimeContext {
+            now: tools.clock.now(),
+            local: TimeZone::system(),
+            interactive: tools.console.out_is_terminal,
+        };
+        Ok((Asked::read(args, &context)?, Target::check(&args.target)?))
+    }
+
+    pub(super) async fn look(
+        args: &RestoreArgs,
+        settings: &Settings,
+        trust: Option<tidemark_ledger::Trust>,
+        tools: &Tools,
+    ) -> Result<Self> {
+        let (asked, target) = Self::words(args, tools)?;
+        let repository = Repository::open(settings, trust, tools).await?;
+        let source = repository.source(settings.source.as_ref()).await?;
+        let points = match asked.goal {
+            Goal::Latest | Goal::Position(..) => PointsWanted::Newest(NEWEST_POINTS),
+            Goal::Time(_) | Goal::Point(_) => PointsWanted::All,
+        };
+        let points = if args.expect.is_some() {
+            PointsWanted::All
+        } else {
+            points
+        };
+        let timeline = repository
+            .timeline(&source, &LoadOptions { points })
+            .await?;
+        let mut prepared = Self {
+            asked,
+            target,
+            repository,
+            timeline,
+            notes: Vec::new(),
+            exceptions: Vec::new(),
+            accept_older: args.accept_older,
+        };
+        prepared.check_freshness(args, tools)?;
+        Ok(prepared)
+    }
+
+    /// Invariant 13: a region that was rolled back shows only good, signed, linked objects.
+    fn check_freshness(&mut self, args: &RestoreArgs, tools: &Tools) -> Result<()> {
+        if let Some(expect) = &args.expect {
+            let expect: Expect = expect.parse().map_err(Error::TargetText)?;
+            let unmet: Vec<_> = self
+                .timeline
+                .histories()
+                .map(|(_, history)| expect.check(history))
+                .collect();
+            let met = unmet.iter().any(std::result::Result::is_ok);
+            if let Some(Err(error)) = unmet.into_iter().next().filter(|_| !met) {
+                self.stale(format!("no region given has the expected point: {error}"))?;
+            }
+        }
+        self.compare_regions()?;
+        if args.expect.is_none() {
+            self.say_what_one_region_means(tools);
+        }
+        self.name_unread_regions();
+        Ok(())
+    }
+
+    fn compare_regions(&mut self) -> Result<()> {
+        let freshness = self.timeline.freshness();
+        for region in &freshness.forked {
+            self.stale(format!(
+                "region {region} holds another newest recovery point under the same name than the other regions"
+            ))?;
+        }
+        for older in &freshness.older {
+            let lag = older.newest_here.as_ref().map(|here| {
+                older
+                    .newest_elsewhere
+                    .committed
+                    .duration_since(here.committed)
+            });
+            let words = lag.map_or_else(
+                || {
+                    format!(
+                        "region {} has no recovery point of this source",
+                        older.region
+                    )
+                },
+                |lag| {
+                    let lag = output::duration(lag.unsigned_abs());
+                    format!("region {} is {lag} older than another one", older.region)
+                },
+            );
+            if lag.is_none_or(|lag| lag > LAG_THAT_COUNTS) {
+                self.exceptions.push(format!(
+                    "{words} (rolled back, or not fed); it is not relied on"
+                ));
+            } else {
+                self.notes.push(words);
+            }
+        }
+        Ok(())
+    }
+
+    fn say_what_one_region_means(&mut self, tools: &Tools) {
+        let freshness = self.timeline.freshness();
+        if freshness.compared {
+            return;
+        }
+        let now = tools.clock.now();
+        let newest = freshness.newest.map_or_else(
+            || "it holds no recovery point".to_owned(),
+            |tip| {
+                format!(
+                    "its newest point {tip} is of {}",
+                    output::age(now, tip.committed)
+                )
+            },
+        );
+        self.notes.push(format!(
+                "only one region was read, so nobody can tell whether another holds something newer: {newest}"
+            ));
+    }
+
+    fn name_unread_regions(&mut self) {
+        let away = self.repository.away.iter();
+        let away = away.map(|away| {
+            format!(
+                "region {} could not be read and may hold something newer: {}",
+                away.name,
+                tidemark_storage::chain(&away.error)
+            )
+        });
+        let failed = self.timeline.failed.iter().map(|(region, error)| {
+            format!(
+                "region {region} could not be read: {}",
+                tidemark_storage::chain(error)
+            )
+        });
+        let unread: Vec<String> = away.chain(failed).collect();
+        self.exceptions.extend(unread);
+    }
+
+    fn stale(&mut self, why: String) -> Result<()> {
+        if !self.accept_older {
+            return Err(Error::Stale(why));
+        }
+        self.exceptions
+            .push(format!("{why}; accepted by --accept-older"));
+        Ok(())
+    }
+
+    pub(super) async fn plan(&self, avoid: &[Hash]) -> Result<RestorePlan> {
+        plan::plan(&self.timeline, &self.asked, avoid, self.accept_older).await
+    }
+
+    pub(super) fn document(&self, plan: &RestorePlan) -> Result<PlanDocument> {
+        let mut notes = self.notes.clone();
+        notes.extend(self.exceptions.iter().cloned());
+        if self.asked.assumed_local {
+            notes.push("the time had no zone: this machine's was assumed".to_owned());
+        }
+        let regions = self
+            .timeline
+            .histories()
+            .map(|(name, _)| name.clone())
+            .collect();
+        let target = self.target.path().display().to_string();
+        let free = self.target.free_bytes()?;
+        Ok(PlanDocument::new(
+            self.timeline.source(),
+            plan,
+            &self.asked,
+            (target, free),
+            regions,
+            notes,
+        ))
+    }
+}

@@ -1,0 +1,226 @@
+//! What a restore reached, what it proved, and how to go on.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde::Serialize;
+use tidemark_engine::ProofResult;
+use tidemark_format::{Key, RegionName, SourceName};
+use tidemark_host::output::{self, Document, Table};
+use tidemark_open::DamageKind;
+
+use super::prepare::Prepared;
+use crate::apply::{Done, Work};
+use crate::plan::{Reached, RestorePlan};
+use crate::repository::Settings;
+
+/// What was restored and what was proved.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// The source.
+    pub source: SourceName,
+    /// The file.
+    pub target: String,
+    /// The state that was reached.
+    pub reached: Reached,
+    /// How the time of a commit is known.
+    pub commit_times: &'static str,
+    /// Whether a recovery point covers it.
+    pub sealed: bool,
+    /// Whether it is exactly the state at the instant asked for.
+    pub exact: bool,
+    /// Why nothing committed up to the target is missing.
+    pub because: String,
+    /// Bytes of the database.
+    pub bytes: u64,
+    /// `digest-equal`, or `chain-only` when the last object carried no digest.
+    pub proof: &'static str,
+    /// The digest of the whole.
+    pub digest: Option<String>,
+    /// Bases read.
+    pub bases: usize,
+    /// Log objects applied.
+    pub log_objects: usize,
+    /// Bytes read from the regions.
+    pub fetched_bytes: u64,
+    /// Page bytes that an interrupted run had left.
+    pub resumed_bytes: u64,
+    /// Log objects that an interrupted run had applied.
+    pub resumed_objects: u64,
+    /// From the command to the database in its place, in milliseconds.
+    pub took_ms: u64,
+    /// Of that: bases, log, proof.
+    pub phases_ms: [u64; 3],
+    /// What was not as it should be: exit code 3.
+    pub exceptions: Vec<String>,
+    /// What the reader should know.
+    pub notes: Vec<String>,
+    /// How to protect the restored database again.
+    pub protect_again: Vec<String>,
+}
+
+impl Report {
+    pub(super) fn new(
+        prepared: &Prepared,
+        work: &Work,
+        plan: &RestorePlan,
+        done: &Done,
+        took: Duration,
+        settings: &Settings,
+    ) -> Self {
+        let mut exceptions = prepared.exceptions.clone();
+        exceptions.extend(plan.exceptions.iter().cloned());
+        exceptions.extend(damages(work));
+        let (proof, unproved) = match done.proof.result {
+            ProofResult::Equal => ("digest-equal", None),
+            ProofResult::NoDigest => (
+                "chain-only",
+                Some(
+                    "the last log object carries no digest of the whole, so equality with the source could not be proved; every object's signature, link and hash was checked",
+                ),
+            ),
+        };
+        exceptions.extend(unproved.map(str::to_owned));
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        Self {
+            source: prepared.timeline.source().clone(),
+            target: prepared.target.path().display().to_string(),
+            reached: plan.end,
+            commit_times: "observed",
+            sealed: plan.sealed,
+            exact: plan.exact,
+            because: plan.because.clone(),
+            bytes: done
+                .proof
+                .pages
+                .saturating_mul(u64::from(done.proof.page_size)),
+            proof,
+            digest: done.proof.digest.clone(),
+            bases: plan.bases.len(),
+            log_objects: plan.log.len(),
+            fetched_bytes: done.fetched_bytes,
+            resumed_bytes: done.resumed_bytes,
+            resumed_objects: done.resumed_objects,
+            took_ms: ms(took),
+            phases_ms: [ms(done.bases), ms(done.log), ms(done.prove)],
+            exceptions,
+            notes: prepared.notes.clone(),
+            protect_again: protect_again(prepared, settings),
+        }
+    }
+}
+
+/// What regions gave wrongly while the restore went on, one line an object.
+fn damages(work: &Work) -> Vec<String> {
+    let set = work.opener.regions();
+    let mut seen: BTreeSet<(RegionName, Key)> = BTreeSet::new();
+    let mut lines = Vec::new();
+    for damage in set.damages() {
+        let what = match damage.kind {
+            DamageKind::Missing => "is missing",
+            DamageKind::Corrupt => "is damaged",
+            DamageKind::Unreachable => "could not be read",
+        };
+        if seen.insert((damage.region.clone(), damage.key.clone())) {
+            lines.push(format!(
+                "{} {what} in region {}: {}",
+                damage.key, damage.region, damage.why
+            ));
+        }
+    }
+    if set.more_damages() > 0 {
+        lines.push(format!("and {} more damaged objects", set.more_damages()));
+    }
+    lines
+}
+
+/// The exact commands that protect the restored database again.
+fn protect_again(prepared: &Prepared, settings: &Settings) -> Vec<String> {
+    let quote = |word: &str| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,+@%".contains(c);
+        if word.chars().all(plain) {
+            word.to_owned()
+        } else {
+            format!("'{}'", word.replace('\'', r"'\''"))
+        }
+    };
+    let regions: Vec<String> = settings
+        .regions
+        .iter()
+        .map(|region| format!("--region {}", quote(&region.url.to_string())))
+        .collect();
+    let recipients: Vec<String> = prepared
+        .repository
+        .keyring
+        .recipients()
+        .map(|entry| format!("--recipient {}", entry.key))
+        .collect();
+    let (regions, source) = (regions.join(" "), prepared.timeline.source());
+    let target = quote(&prepared.target.path().display().to_string());
+    vec![
+        format!(
+            "tidemark-agent init --sqlite {target} --name {source} {regions} {} --systemd",
+            recipients.join(" ")
+        ),
+        format!("tidemark-restore keys enrol --all --root ROOT_KEY_FILE {regions}"),
+        format!("tidemark-agent take-over --source {source} --yes"),
+        "systemctl enable --now tidemark-agent".to_owned(),
+    ]
+}
+
+impl Document for Report {
+    const SCHEMA: &'static str = "tidemark-restore.restore";
+
+    fn text(&self, out: &mut String) {
+        out.push_str(&format!("\nRestored {} to {}\n", self.source, self.target));
+        let mut table = Table::new();
+        let sealed = if self.sealed {
+            ""
+        } else {
+            ", past the newest recovery point"
+        };
+        table.row([
+            "reached".to_owned(),
+            format!("{} {}{sealed}", self.reached, self.commit_times),
+        ]);
+        table.row(["complete".to_owned(), self.because.clone()]);
+        let proved = match (&self.digest, self.proof) {
+            (Some(digest), "digest-equal") => format!(
+                "equal to the source: digest {digest} over {}; every signature, link and hash checked",
+                output::bytes(self.bytes)
+            ),
+            _ => "every signature, link and hash checked; no digest of the whole".to_owned(),
+        };
+        table.row(["proved".to_owned(), proved]);
+        let took = Duration::from_millis(self.took_ms);
+        let read = output::bytes(self.fetched_bytes);
+        table.row([
+            "took".to_owned(),
+            format!("{} ({read} read)", output::duration(took)),
+        ]);
+        if self.resumed_bytes > 0 || self.resumed_objects > 0 {
+            let kept = output::bytes(self.resumed_bytes);
+            table.row([
+                "resumed".to_owned(),
+                format!(
+                    "{kept} and {} log objects were there already",
+                    self.resumed_objects
+                ),
+            ]);
+        }
+        table.write("  ", out);
+        for note in &self.notes {
+            out.push_str(&format!("  note: {note}\n"));
+        }
+        if !self.exceptions.is_empty() {
+            out.push_str("With exceptions:\n");
+            for exception in &self.exceptions {
+                out.push_str(&format!("  {exception}\n"));
+            }
+        }
+        out.push_str("To protect it again:\n");
+        for command in &self.protect_again {
+            out.push_str(&format!("  {command}\n"));
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! `verify`: every byte of a source in every region, or with `--quick` signatures and links alone.
+//!
+//! Each region is judged by itself: falling back to another one is what a restore does, not what a
+//! check may do. Damage ends with exit code 13 and a line for each object and region; a region that
+//! can't be read with 16.
+
+mod check;
+
+use serde::Serialize;
+use tidemark_format::{RegionName, SourceName};
+use tidemark_host::Exit;
+use tidemark_host::output::{self, Document};
+use tidemark_ledger::history::{LoadOptions, PointsWanted};
+
+use check::Check;
+
+use crate::cli::VerifyArgs;
+use crate::error::Result;
+use crate::identity::{self, KeyHolder};
+use crate::repository::{Repository, Settings, Tools};
+
+/// `verify`.
+#[derive(Debug, Clone, Serialize)]
+pub struct VerifyReport {
+    /// Whether only signatures and links were checked.
+    pub quick: bool,
+    /// Whether the root was pinned by an identity.
+    pub root_pinned: bool,
+    /// Regions checked.
+    pub regions: Vec<RegionName>,
+    /// Sources checked.
+    pub sources: Vec<SourceName>,
+    /// Objects checked, in all regions together.
+    pub objects: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// What is damaged, missing or not trusted.
+    pub damages: Vec<DamageFound>,
+    /// Regions, or parts of them, that could not be read.
+    pub unread: Vec<DamageFound>,
+    /// What the reader should know.
+    pub notes: Vec<String>,
+}
+
+/// One object in one region.
+#[derive(Debug, Clone, Serialize, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DamageFound {
+    /// The region.
+    pub region: RegionName,
+    /// The object.
+    pub object: String,
+    /// What is wrong.
+    pub why: String,
+}
+
+/// `verify`.
+///
+/// # Errors
+/// No region can be read, or the identity is missing or wrong. Damage is not an error but in the
+/// report.
+pub async fn run(args: &VerifyArgs, settings: &Settings, tools: &Tools) -> Result<Exit> {
+    let holder = if args.quick {
+        None
+    } else {
+        Some(KeyHolder::find(settings, &tools.console)?)
+    };
+    let trust = match &holder {
+        Some(holder) => Some(identity::trust(&holder.identity()?)),
+        None => identity::trust_if_at_hand(settings),
+    };
+    let repository = Repository::open(settings, trust, tools).await?;
+    let sources = match &settings.source {
+        Some(name) => vec![repository.source(Some(name)).await?],
+        None => repository.sources().await?.into_iter().collect(),
+    };
+    let mut report = VerifyReport {
+        quick: args.quick,
+        root_pinned: repository.pinned,
+        regions: repository
+            .regions
+            .iter()
+            .map(|region| region.name().clone())
+            .collect(),
+        sources: sources.clone(),
+        objects: 0,
+        bytes: 0,
+        damages: Vec::new(),
+        unread: Vec::new(),
+        notes: Vec::new(),
+    };
+    for away in &repository.away {
+        report.unread.push(DamageFound {
+            region: away.name.clone(),
+            object: away.place.clone(),
+            why: tidemark_storage::chain(&away.error),
+        });
+    }
+    for source in &sources {
+        one_source(&repository, source, holder.as_ref(), tools, &mut report).await?;
+    }
+    report.notes.sort();
+    report.notes.dedup();
+    report.damages.sort();
+    report.damages.dedup();
+    tools.console.show(&report);
+    Ok(
+        match (report.damages.is_empty(), report.unread.is_empty()) {
+            (false, _) => Exit::Integrity,
+            (true, false) => Exit::Region,
+            (true, true) => Exit::Ok,
+        },
+    )
+}
+
+/// One source in every region.
+async fn one_source(
+    repository: &Repository,
+    source: &SourceName,
+    holder: Option<&KeyHolder>,
+    tools: &Tools,
+    report: &mut VerifyReport,
+) -> Result<()> {
+    let timeline = repository
+        .timeline(
+            source,
+            &LoadOptions {
+                points: PointsWanted::All,
+            },
+        )
+        .await?;
+    for region in &timeline.lacking {
+        report.damages.push(DamageFound {
+            region: region.clone(),
+            object: format!("source {source}"),
+            why: "nothing of it is there".to_owned(),
+        });
+    }
+    for (region, error) in &timeline.failed {
+        report.unread.push(DamageFound {
+            region: region.clone(),
+            object: format!("source {source}"),
+            why: tidemark_storage::chain(error),
+        });
+    }
+    for (name, history) in timeline.histories() {
+        let region = repository
+            .regions
+            .iter()
+            .find(|region| region.name() == name);
+        let Some(region) = region else { continue };
+        let mut check = Check {
+            region,
+            history,
+            report,
+        };
+        let heads = check.heads().await?;
+        if let Some(holder) = holder {
+            let opener = check.opener(repository, holder, tools)?;
+            check.bodies(&opener, heads, tools).await?;
+        }
+    }
+    Ok(())
+}
+
+impl Document for VerifyReport {
+    const SCHEMA: &'static str = "tidemark-restore.verify";
+
+    fn text(&self, out: &mut String) {
+        let regions: Vec<&str> = self.regions.iter().map(RegionName::as_str).collect();
+        let what = if self.quick {
+            "signatures and links"
+        } else {
+            "every byte"
+        };
+        let sources = output::count(self.sources.len(), "source");
+        out.push_str(&format!(
+            "Checked {what} of {sources} in {}\n",
+            regions.join(", ")
+        ));
+        let read = if self.quick {
+            String::new()
+        } else {
+            format!(", {} read", output::bytes(self.bytes))
+        };
+        out.push_str(&format!("  {} objects{read}\n", self.objects));
+        if !self.root_pinned {
+            out.push_str(
+                "  root not pinned: give --identity to prove that this is your repository\n",
+            );
+        }
+        for note in &self.notes {
+            out.push_str(&format!("  note: {note}\n"));
+        }
+        for (title, list) in [
+            ("Damaged", &self.damages),
+            ("Could not be read", &self.unread),
+        ] {
+            if !list.is_empty() {
+                out.push_str(&format!("{title}: {}\n", list.len()));
+            }
+            for one in list {
+                out.push_str(&format!("  {}: {}: {}\n", one.region, one.object, one.why));
+            }
+        }
+        if self.damages.is_empty() && self.unread.is_empty() {
+            out.push_str("  all good\n");
+        }
+    }
+}
