@@ -1,5 +1,7 @@
 //! `run`: the daemon, until SIGTERM or SIGINT; the second one stops it at once.
 
+use std::os::unix::process::CommandExt as _;
+
 use tidemark_host::{
     Exit,
     log::{self, LogSurroundings},
@@ -12,8 +14,33 @@ use crate::{
     cli::{Global, RunArgs},
 };
 
+/// How glibc is to keep memory: one arena, and what is large goes back when it is freed. By itself
+/// it keeps an arena for each thread and holds what a base needed for a second: 137 MB instead of
+/// 47 after the base of a 240 MB database. It reads these only when a process starts.
+const ALLOCATOR: [(&str, &str); 3] = [
+    ("MALLOC_ARENA_MAX", "1"),
+    ("MALLOC_MMAP_THRESHOLD_", "262144"),
+    ("MALLOC_TRIM_THRESHOLD_", "262144"),
+];
+
+/// Starts this program over, in the same process, with the allocator's settings in its environment;
+/// does nothing if they are there, whatever their values.
+fn set_up_allocator() {
+    if ALLOCATOR.iter().all(|(name, _)| std::env::var_os(name).is_some()) {
+        return;
+    }
+    let missing = ALLOCATOR.into_iter().filter(|(name, _)| std::env::var_os(name).is_none());
+    // Not worth failing for: without it the agent only takes more memory.
+    if let Ok(program) = std::env::current_exe() {
+        let mut again = std::process::Command::new(program);
+        let error = again.args(std::env::args_os().skip(1)).envs(missing).exec();
+        tracing::warn!(error = %error, "the allocator keeps its defaults");
+    }
+}
+
 /// Runs the daemon.
 pub(super) fn run(global: &Global, args: &RunArgs) -> Result<Exit, Failure> {
+    set_up_allocator();
     let config = context::config(global)?;
     log::start(&LogSurroundings::of_process(args.log_json), false)
         .map_err(|error| Failure::Usage(error.to_string()))?;
@@ -32,6 +59,13 @@ fn listen(shutdown: Shutdown) -> Result<tokio::task::JoinHandle<()>, Failure> {
     let failed = |source| Failure::Folder { path: "signal handlers".into(), source };
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut hang_up = signal(SignalKind::hangup()).map_err(failed)?;
+    // Unheard, it would end the agent without draining.
+    tokio::spawn(async move {
+        while hang_up.recv().await.is_some() {
+            tracing::warn!("SIGHUP: the config is read at the start; restart the agent to apply a change");
+        }
+    });
     Ok(tokio::spawn(async move {
         for stop in [&shutdown.stop, &shutdown.abort] {
             tokio::select! {
