@@ -8,6 +8,7 @@ pub mod cli;
 pub mod commands;
 pub mod control;
 mod demo;
+pub mod disk;
 mod error;
 pub mod metrics;
 mod metrics_http;

@@ -12,6 +12,8 @@ use tidemark_planner::schedule::Schedule;
 /// How soon after a base was begun a region that lacks one may ask for another: a region that comes
 /// and goes must not make the agent read the database all the time.
 const REPAIR_GAP: SignedDuration = SignedDuration::from_mins(10);
+/// How soon a region may that has no base at all, and so nothing that could be restored.
+const BARE_GAP: SignedDuration = SignedDuration::from_secs(10);
 /// How soon after a base failed the next one is tried.
 pub const BASE_RETRY: Duration = Duration::from_secs(30);
 
@@ -24,6 +26,8 @@ pub struct BaseFacts {
     pub asked: bool,
     /// A region that can be reached lacks a base that ours build on.
     pub region_needs_complete: bool,
+    /// That region has no base at all.
+    pub region_is_bare: bool,
     /// A region that can be reached has a hole in its log, which any base heals.
     pub region_needs_base: bool,
     /// When the last base was begun, finished or not.
@@ -60,7 +64,8 @@ impl BasePlan {
             return BaseDue::Complete;
         }
         let begun = facts.last_begun.map(|begun| begun.min(now));
-        let old_enough = begun.is_none_or(|begun| now.duration_since(begun) >= REPAIR_GAP);
+        let gap = if facts.region_is_bare { BARE_GAP } else { REPAIR_GAP };
+        let old_enough = begun.is_none_or(|begun| now.duration_since(begun) >= gap);
         if facts.region_needs_complete && old_enough {
             return BaseDue::Complete;
         }
@@ -172,6 +177,19 @@ mod tests {
         let facts = BaseFacts { region_needs_complete: true, ..facts() };
         assert_eq!(plan().due(&facts, time("2026-05-01T02:39:00Z")), BaseDue::No);
         assert_eq!(plan().due(&facts, time("2026-05-01T02:41:00Z")), BaseDue::Complete);
+    }
+
+    #[test]
+    fn a_region_without_any_base_waits_seconds_not_minutes() {
+        let facts = BaseFacts { region_needs_complete: true, region_is_bare: true, ..facts() };
+        assert_eq!(plan().due(&facts, time("2026-05-01T02:30:05Z")), BaseDue::No);
+        assert_eq!(plan().due(&facts, time("2026-05-01T02:30:12Z")), BaseDue::Complete);
+    }
+
+    #[test]
+    fn a_hole_in_a_regions_log_is_healed_by_any_base() {
+        let facts = BaseFacts { region_needs_base: true, ..facts() };
+        assert_eq!(plan().due(&facts, time("2026-05-01T02:41:00Z")), BaseDue::Incremental);
     }
 
     #[test]

@@ -196,7 +196,7 @@ impl Greeter {
         Ok(keyring)
     }
 
-    /// Looks at a source in a region before anything is written there under `epoch`, and claims or
+    /// Looks at a source in a region before anything is written there by `own` writer in its epoch, and claims or
     /// fences what an earlier outage left undone.
     ///
     /// # Errors
@@ -205,29 +205,35 @@ impl Greeter {
         &self,
         link: &RegionLink,
         source: &SourceName,
-        epoch: Epoch,
+        own: (WriterId, Epoch),
         link_of: &(dyn Fn(LogSeq) -> Option<Hash> + Sync),
     ) -> Result<(), GreetError> {
         let stores = link.stores().await?;
         let keyring = self.keyring().ok_or(GreetError::NotEnrolled)?;
-        let own = Own { writer: self.writer, epoch, link_of };
+        let (writer, epoch) = own;
+        let own = Own { writer, epoch, link_of };
         match inspect(&*stores.meta, &keyring, source, Some(&own)).await? {
             RegionView::Ours { .. } => Ok(()),
             RegionView::Foreign(foreign) => Err(foreign.error(source).into()),
             RegionView::Free | RegionView::NotJoined { .. } => {
                 let handle = handle(link, &stores, &link.domain)?;
-                join(&handle, epoch, &self.as_writer(source, &keyring)).await?;
+                join(&handle, epoch, &self.as_writer(source, writer, &keyring)).await?;
                 Ok(())
             }
         }
     }
 
-    /// This agent as the ledger's fencing sees it.
+    /// This agent as the ledger's fencing sees it, as the `writer` of a source.
     #[must_use]
-    pub fn as_writer<'a>(&'a self, source: &'a SourceName, keyring: &'a Keyring) -> Writer<'a> {
+    pub fn as_writer<'a>(
+        &'a self,
+        source: &'a SourceName,
+        writer: WriterId,
+        keyring: &'a Keyring,
+    ) -> Writer<'a> {
         Writer {
             source,
-            writer: self.writer,
+            writer,
             host: &self.host,
             key: &self.signer,
             keyring,

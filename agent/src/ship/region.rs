@@ -16,7 +16,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use jiff::Timestamp;
-use tidemark_format::{Epoch, Hash, LogSeq, SourceName};
+use tidemark_format::{Epoch, Hash, LogSeq, SourceName, WriterId};
 use tidemark_host::{Clock, Monotonic, Rng, RngExt as _};
 use tidemark_ledger::{LedgerError, LedgerErrorKind};
 use tidemark_seal::Sealed;
@@ -27,6 +27,7 @@ use super::greet::{GreetError, Greeter};
 use super::lane::{Admission, Content, Lane};
 use super::link::{RegionLink, ShipError, ToCreate};
 use super::queue::{Ends, Queue};
+use crate::disk::Disk;
 use crate::metrics::SharedMetrics;
 use crate::policy::{self, Response};
 use crate::state::{Item, Order, SpoolError};
@@ -45,6 +46,8 @@ pub struct Opening {
     pub source: SourceName,
     /// The writer's term.
     pub epoch: Epoch,
+    /// Who claimed it.
+    pub writer: WriterId,
     /// The region's lane.
     pub lane: Lane,
     /// Where spool and log end.
@@ -130,7 +133,7 @@ struct Shipped {
 }
 
 struct Known {
-    epoch: Epoch,
+    own: (WriterId, Epoch),
     link_of: LinkOf,
     to: UnboundedSender<Report>,
     checked: bool,
@@ -147,6 +150,8 @@ pub struct Tools {
     pub greeter: Arc<Greeter>,
     /// The items to ship.
     pub items: Arc<ItemStore>,
+    /// Where blocking work on files is done.
+    pub disk: Disk,
     /// Where people look.
     pub board: Arc<Board>,
     /// Counters.
@@ -257,7 +262,7 @@ impl Driver {
     }
 
     fn open(&mut self, opening: Opening) {
-        let Opening { source, epoch, mut lane, ends, joined, link_of, to, held } = opening;
+        let Opening { source, epoch, writer, mut lane, ends, joined, link_of, to, held } = opening;
         if let (Some(id), Some(known)) = (self.link.id(), lane.region)
             && id != known
         {
@@ -265,7 +270,7 @@ impl Driver {
             lane = Lane::joining(ends.order, ends.log, lane.newest_base);
         }
         let known = Known {
-            epoch,
+            own: (writer, epoch),
             link_of,
             to,
             checked: joined,
@@ -354,11 +359,11 @@ impl Driver {
         {
             known.checking = true;
             let (link, greeter) = (Arc::clone(&self.link), Arc::clone(&self.tools.greeter));
-            let (source, epoch) = (source.clone(), known.epoch);
+            let (source, own) = (source.clone(), known.own);
             let link_of = Arc::clone(&known.link_of);
             self.work.push(Box::pin(async move {
                 let link_of = move |seq| link_of(seq);
-                let result = greeter.look_at(&link, &source, epoch, &link_of).await;
+                let result = greeter.look_at(&link, &source, own, &link_of).await;
                 Done::LookedAt { source, result }
             }));
         }
@@ -367,9 +372,11 @@ impl Driver {
     fn begin_shipping(&mut self, source: SourceName, order: Order) {
         let Some(lane) = self.queue.lane(&source).cloned() else { return };
         let (link, items) = (Arc::clone(&self.link), Arc::clone(&self.tools.items));
+        let disk = self.tools.disk.clone();
         let clock = Arc::clone(&self.tools.clock);
         self.work.push(Box::pin(async move {
-            let result = ship(&link, &items, &*clock, (&source, order), &lane).await;
+            let from = (&items, &disk);
+            let result = ship(&link, from, &*clock, (&source, order), &lane).await;
             Done::Shipped { source, order, result }
         }));
     }
@@ -586,15 +593,16 @@ impl Known {
 /// Reads an item, and creates it if what it refers to is there.
 async fn ship(
     link: &RegionLink,
-    items: &Arc<ItemStore>,
+    from: (&Arc<ItemStore>, &Disk),
     clock: &dyn Clock,
     which: (&SourceName, Order),
     lane: &Lane,
 ) -> Result<Shipped, ShipError> {
     let (source, order) = which;
+    let (items, disk) = from;
     let item = match items.fresh_item(source, order) {
         Some(item) => item,
-        None => read(items, source, order).await?,
+        None => read(items, disk, source, order).await?,
     };
     let how = lane.admit(&link.name, &item.content);
     let began = clock.monotonic();
@@ -606,11 +614,12 @@ async fn ship(
 
 async fn read(
     items: &Arc<ItemStore>,
+    disk: &Disk,
     source: &SourceName,
     order: Order,
 ) -> Result<Arc<Item>, SpoolError> {
     let (items, name) = (Arc::clone(items), source.clone());
-    let read = tokio::task::spawn_blocking(move || items.item(&name, order)).await;
+    let read = disk.run("read the spool", move || items.item(&name, order)).await;
     read.unwrap_or_else(|error| Err(SpoolError::cancelled(source, error)))
 }
 

@@ -27,6 +27,8 @@ use crate::state::item::BaseRecord;
 use crate::state::source::Generation;
 use crate::status_live::LiveBase;
 
+/// How often a region without any base is looked after.
+const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_secs(2);
 /// The one file of a SQLite source, as bases name it.
 const MAIN_FILE: &str = "main";
 
@@ -105,6 +107,9 @@ impl Driver {
             needs_complete: self.base.needs_complete,
             asked: self.base.asked,
             region_needs_complete: lanes.iter().any(|lane| lane.needs_complete_base()),
+            region_is_bare: lanes.iter().any(|lane| {
+                lane.needs_complete_base() && lane.base.is_none()
+            }),
             region_needs_base: lanes.iter().any(|lane| lane.standing() == Standing::Repairing),
             last_begun: self.base.last_begun.or(self.record.base.map(|base| base.finished_at)),
             generation_opened: self.record.generation.as_ref().map(|open| open.at),
@@ -360,7 +365,8 @@ impl Driver {
         });
         let wanted = facts.needs_complete || facts.asked;
         let again = self.base.retry_at.filter(|_| wanted);
-        let look_again = (wanted || facts.region_needs_base).then(|| now.after(BASE_RETRY));
+        let wait = if facts.region_is_bare { LOOK_AGAIN } else { BASE_RETRY };
+        let look_again = (wanted || facts.region_needs_base).then(|| now.after(wait));
         scheduled.into_iter().chain(again.filter(|at| *at > now)).chain(look_again).min()
     }
 }

@@ -30,6 +30,7 @@ use super::base_turn::BaseTurn;
 use super::requests::{Job, Request};
 use super::slot::{Command, Event, Handle};
 use crate::budget::{Budget, Permit};
+use crate::disk::Disk;
 use crate::metrics::SharedMetrics;
 use crate::points;
 use crate::policy;
@@ -74,6 +75,8 @@ pub struct Shared {
     pub board: Arc<Board>,
     /// Counters.
     pub metrics: SharedMetrics,
+    /// Where blocking work on files is done.
+    pub disk: Disk,
     /// Memory for packs.
     pub pack_budget: Arc<Budget>,
     /// The spool's bounds.
@@ -400,7 +403,7 @@ impl Driver {
             Ok(())
         };
         let items = Arc::clone(&self.shared.items);
-        match tokio::task::spawn_blocking(work).await {
+        match self.blocking("write the record", work).await {
             Ok(Ok(())) => {
                 for order in from..until {
                     items.forget(&self.record.source, order);
@@ -412,7 +415,7 @@ impl Driver {
                 self.dirty = true;
                 self.alert("state.write", &policy::with_causes(&error));
             }
-            Err(error) => tracing::debug!(error = %error, "the runtime stops"),
+            Err(error) => tracing::debug!(error = %error, "the record is not written"),
         }
     }
 

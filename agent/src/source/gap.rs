@@ -19,7 +19,6 @@ use tidemark_host::Monotonic;
 use tidemark_seal::{LogDraft, gap_object};
 
 use super::driver::{Driver, Hold};
-use super::sealing::blocking;
 use super::slot::Command;
 use crate::ship::region::Command as RegionCommand;
 use crate::state::item::ItemHead;
@@ -116,7 +115,7 @@ impl Driver {
         let tried = self.record.lanes.values().map(|lane| lane.cursor.saturating_add(1)).max();
         let from = tried.unwrap_or(0).min(self.record.next_order);
         let spool = std::sync::Arc::clone(&self.parts.spool);
-        let cut = blocking("read the spool", move || find_cut(&spool, from)).await??;
+        let cut = self.blocking("read the spool", move || find_cut(&spool, from)).await??;
         if cut.orders.is_empty() {
             return Ok(());
         }
@@ -137,8 +136,8 @@ impl Driver {
         self.flush().await;
         let (spool, orders) = (std::sync::Arc::clone(&self.parts.spool), cut.orders.clone());
         let engine = self.shared.state.engine(self.name());
-        blocking("drop what was shipped nowhere", move || drop_items(&spool, &orders, &engine))
-            .await??;
+        let work = move || drop_items(&spool, &orders, &engine);
+        self.blocking("drop what was shipped nowhere", work).await??;
         for order in &cut.orders {
             self.shared.items.forget(self.name(), *order);
         }

@@ -7,7 +7,6 @@ use tidemark_format::{Hash, Incarnation, LogSeq};
 use tidemark_host::RngExt as _;
 
 use super::driver::{Driver, Hold};
-use super::sealing::blocking;
 use super::slot::{Command, Records};
 use crate::ship::lane::Content;
 use crate::ship::queue::Ends;
@@ -48,7 +47,7 @@ impl Driver {
         let orders = std::mem::take(&mut self.parts.orders);
         let spool = Arc::clone(&self.parts.spool);
         let from = self.record.log.synced_order;
-        let found = blocking("read the spool", move || unsynced(&spool, &orders, from)).await;
+        let found = self.blocking("read the spool", move || unsynced(&spool, &orders, from)).await;
         if let Ok(found) = found {
             self.unsynced = found.into();
         }
@@ -63,7 +62,7 @@ impl Driver {
             lane.cursor = lane.cursor.max(oldest.unwrap_or(lane.cursor));
             let lane = lane.clone();
             let (spool, cursor) = (Arc::clone(&self.parts.spool), lane.cursor);
-            let waits = blocking("read the spool", move || backlog(&spool, cursor)).await;
+            let waits = self.blocking("read the spool", move || backlog(&spool, cursor)).await;
             let (backlog_bytes, oldest) = waits.unwrap_or_default();
             let ends = Ends {
                 order: self.record.next_order,
@@ -74,6 +73,7 @@ impl Driver {
             let opening = Opening {
                 source: self.record.source.clone(),
                 epoch: self.record.epoch,
+                writer: self.record.writer,
                 link_of: link_of(&self.record, &lane, &self.parts.spool),
                 joined: self.parts.joined.contains(&name),
                 lane,

@@ -156,8 +156,12 @@ impl Driver {
             drop(answer.send(Err(AgentError::Refused(why))));
             return;
         }
-        let stage = if base || self.record.base.is_none() {
+        let stage = if base {
             self.base.asked = true;
+            // One that is under way began before it was asked for.
+            let running = u64::from(self.base.is_running());
+            Stage::Base(self.base.published.saturating_add(1).saturating_add(running))
+        } else if self.record.base.is_none() {
             Stage::Base(self.base.published.saturating_add(1))
         } else {
             Stage::Cut(self.ticket())

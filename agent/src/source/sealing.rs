@@ -13,7 +13,7 @@ use crate::ship::lane::Content;
 use crate::ship::region::Command as RegionCommand;
 use crate::state::source::Restorable;
 use crate::state::{Item, Order};
-use crate::{AgentError, Result, policy};
+use crate::{Result, policy};
 
 /// Room that is asked for beside an object's own bytes: its record and the next point.
 const SPARE_BYTES: u64 = 64 << 10;
@@ -61,10 +61,19 @@ impl Driver {
         self.spool_log(sealed, head, move || record.record.clone()).await
     }
 
+    /// Does blocking work on a thread for it, a few sources at a time.
+    pub(super) async fn blocking<T: Send + 'static>(
+        &self,
+        action: &'static str,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T> {
+        self.shared.disk.run(action, work).await
+    }
+
     /// The session to seal in now.
     pub(super) async fn session(&self) -> Result<Session> {
         let sessions = Arc::clone(&self.shared.sessions);
-        blocking("begin a session", move || sessions.current()).await?
+        self.blocking("begin a session", move || sessions.current()).await?
     }
 
     fn draft(&self, seq: LogSeq, cut: &LogCut, at: jiff::Timestamp) -> LogDraft {
@@ -122,7 +131,8 @@ impl Driver {
         let order = self.record.next_order;
         let spool = Arc::clone(&self.parts.spool);
         let bytes = sealed.bytes.clone();
-        blocking("write the spool", move || spool.append(order, &bytes, &record())).await??;
+        let work = move || spool.append(order, &bytes, &record());
+        self.blocking("write the spool", work).await??;
         let item = Item {
             order,
             key: sealed.key.clone(),
@@ -149,14 +159,4 @@ impl Driver {
 
 fn payload_bytes(cut: &LogCut) -> u64 {
     u64::try_from(cut.payload.len().saturating_add(cut.record.len())).unwrap_or(u64::MAX)
-}
-
-/// Does blocking work on a thread for it.
-pub(super) async fn blocking<T: Send + 'static>(
-    action: &'static str,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| AgentError::Io { action, source: std::io::Error::other(error) })
 }

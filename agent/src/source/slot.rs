@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tidemark_engine::{
-    BaseSlice, BaseStart, Capture, Engine, Error, ErrorKind, LogCut, OpenRequest, Opened, Probe,
+    BaseSlice, BaseStart, Capture, Engine, Error, ErrorKind, LogCut, OpenRequest, Opened, Poll, Probe,
     UnfinishedBase, Verdict, Workspace,
 };
 use tidemark_format::{Incarnation, LogSeq, SourceName};
@@ -350,6 +350,10 @@ impl Slot {
         if let Some(Err(error)) = result {
             self.fail(&error);
         }
+        // Before it is published, a base must still be exact when its last cut is sealed.
+        if let Some(Err(error)) = self.capture.as_mut().map(|capture| capture.base_stands()) {
+            self.send(Event::BaseFailed { message: crate::policy::with_causes(&error) });
+        }
         self.show();
     }
 
@@ -406,16 +410,16 @@ impl Slot {
                 self.pending_since =
                     if poll.pending_bytes == 0 { None } else { poll.oldest_pending.or(Some(at)) };
                 self.cut_now = poll.cut_now;
-                let catching_up = poll.catching_up.is_some();
-                self.report(&poll.alerts, catching_up, at);
+                self.report(&poll, at);
             }
             Err(error) => self.fail(&error),
         }
     }
 
     /// Writes on the board what the last poll found.
-    fn report(&self, alerts: &[tidemark_engine::Alert], catching_up: bool, at: Timestamp) {
+    fn report(&self, poll: &Poll, at: Timestamp) {
         let source = &self.parts.source;
+        let (alerts, catching_up) = (&poll.alerts, poll.catching_up.is_some());
         for alert in alerts {
             self.parts.board.alert(alert.code, source.as_str(), &alert.message, at);
         }
@@ -425,7 +429,7 @@ impl Slot {
         let everything = self.unsealed.is_empty() && self.pending_bytes == 0 && !catching_up;
         self.parts.board.source(source, |live| {
             if everything {
-                live.caught_up_at = live.caught_up_at.max(Some(at));
+                live.caught_up_at = live.caught_up_at.max(poll.complete_until);
             }
             let moves = matches!(live.state, SourceState::Capturing | SourceState::CatchingUp);
             if moves {
@@ -544,6 +548,11 @@ impl Slot {
         let Some(max_bytes) = self.base.slices.pop_front() else { return };
         match capture.base_slice(max_bytes, work) {
             Ok(slice) => self.send(Event::Slice(slice)),
+            // Something was missed meanwhile: this base is given up.
+            Err(error) if error.kind() == ErrorKind::Retry => {
+                self.base = BaseTurn::default();
+                self.send(Event::BaseFailed { message: crate::policy::with_causes(&error) });
+            }
             Err(error) => {
                 self.base.slices.push_front(max_bytes);
                 self.fail(&error);

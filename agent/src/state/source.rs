@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tidemark_format::heads::{BaseHead, BaseRef, EpochEnd, LogHead, PointHead};
 use tidemark_format::{
-    BaseNumber, Epoch, Hash, Incarnation, LogSeq, PointSeq, RegionName, SourceName,
+    BaseNumber, Epoch, Hash, Incarnation, LogSeq, PointSeq, RegionName, SourceName, WriterId,
 };
 use tidemark_host::files::{self, FileError};
 
@@ -135,6 +135,8 @@ pub struct SourceRecord {
     pub source: SourceName,
     /// The writer's term.
     pub epoch: Epoch,
+    /// Who claimed it: the state directory, or the new writer that a take-over made of it.
+    pub writer: WriterId,
     /// For object 0 of every epoch but the first.
     pub follows: Option<EpochEnd>,
     /// The life of the source that is captured.
@@ -162,10 +164,16 @@ pub struct SourceRecord {
 impl SourceRecord {
     /// The record of an epoch that was just claimed.
     #[must_use]
-    pub fn claimed(source: SourceName, epoch: Epoch, follows: Option<EpochEnd>) -> Self {
+    pub fn claimed(
+        source: SourceName,
+        epoch: Epoch,
+        writer: WriterId,
+        follows: Option<EpochEnd>,
+    ) -> Self {
         Self {
             source,
             epoch,
+            writer,
             follows,
             incarnation: None,
             next_order: 0,
@@ -320,7 +328,7 @@ mod tests {
     use super::*;
 
     fn record() -> SourceRecord {
-        SourceRecord::claimed(SourceName::new("app").unwrap(), Epoch(1), None)
+        SourceRecord::claimed(SourceName::new("app").unwrap(), Epoch(1), WriterId([1; 16]), None)
     }
 
     fn at(second: i64) -> Timestamp {

@@ -62,7 +62,7 @@ pub enum SpoolError {
 
 impl SpoolError {
     /// The read was cancelled: the process stops.
-    pub(crate) fn cancelled(source: &SourceName, error: tokio::task::JoinError) -> Self {
+    pub(crate) fn cancelled(source: &SourceName, error: crate::AgentError) -> Self {
         let path = PathBuf::from(source.as_str());
         Self::Io { action: "go on with", path, source: std::io::Error::other(error) }
     }

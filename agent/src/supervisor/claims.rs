@@ -59,7 +59,8 @@ pub(super) fn load(
 
 /// Writes the record of an epoch that was just claimed. Blocks.
 pub(super) fn store_claim(state: &StateDir, source: &SourceName, claimed: &Claimed) -> Result<()> {
-    let record = SourceRecord::claimed(source.clone(), claimed.epoch, claimed.follows.clone());
+    let follows = claimed.follows.clone();
+    let record = SourceRecord::claimed(source.clone(), claimed.epoch, claimed.writer, follows);
     files::create_private_folder(&state.source(source))?;
     files::write_atomic(&state.record(source), &record.to_bytes(), files::PRIVATE)?;
     // What an earlier epoch left is void, and its page map says nothing about this one.
@@ -112,7 +113,7 @@ pub(super) async fn claim(
     let keyring = greeter.keyring().ok_or_else(|| AgentError::NoRegion {
         why: "no region has shown a keyring that names this agent".to_owned(),
     })?;
-    Ok(claim_new(regions, durable_in, &greeter.as_writer(source, &keyring)).await?)
+    Ok(claim_new(regions, durable_in, &greeter.as_writer(source, greeter.writer, &keyring)).await?)
 }
 
 /// Takes sources over from whoever writes them: all of the config, or one. The daemon must not run
@@ -145,7 +146,7 @@ pub async fn take_over(
         let keyring = taking.greeter.keyring().ok_or_else(|| AgentError::NoRegion {
             why: "no region has shown a keyring that names this agent".to_owned(),
         })?;
-        let writer = taking.greeter.as_writer(&source.name, &keyring);
+        let writer = taking.greeter.as_writer(&source.name, taking.greeter.writer, &keyring);
         let claimed = take_over_ledger(&regions, source.settings.durable_in, &writer).await?;
         store_claim(&state, &source.name, &claimed)?;
         taken.push((source.name.clone(), claimed));

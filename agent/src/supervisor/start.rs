@@ -24,6 +24,7 @@ use crate::beats::Beats;
 use crate::bootstrap::Components;
 use crate::budget::Budget;
 use crate::control::{self, Asked};
+use crate::disk::Disk;
 use crate::metrics::{Metrics, SharedMetrics};
 use crate::room::Room;
 use crate::schedule::BasePlan;
@@ -342,6 +343,7 @@ impl Running {
             items,
             board,
             metrics,
+            disk: Disk::default(),
             pack_budget: Budget::new(memory / PACK_SHARE),
             room,
             facts: facts(config, &components.host),
@@ -506,6 +508,7 @@ impl Starting {
         Tools {
             greeter: Arc::clone(&self.greeter),
             items: Arc::clone(&self.shared.items),
+            disk: self.shared.disk.clone(),
             board: Arc::clone(&self.shared.board),
             metrics: Arc::clone(&self.shared.metrics),
             clock: Arc::clone(&self.shared.clock),
@@ -644,11 +647,11 @@ impl Claimer {
         let claimed = claims::claim(&self.greeter, &regions, name, durable_in).await?;
         let joined = claimed.joined.clone();
         let (shared, source) = (Arc::clone(&self.shared), name.clone());
-        let local = tokio::task::spawn_blocking(move || {
+        let work = move || {
             claims::store_claim(&shared.state, &source, &claimed)?;
             claims::load(&shared.state, &source, shared.room.usage())
-        });
-        match local.await.map_err(task_ended)?? {
+        };
+        match self.shared.disk.run("write the claim", work).await?? {
             Some(local) => Ok((local, joined)),
             None => Err(AgentError::Refused("the claim's record is gone".to_owned())),
         }
@@ -667,11 +670,8 @@ pub(super) struct TakingOver {
 }
 
 impl TakingOver {
-    /// Reaches the regions as a new writer.
-    pub(super) async fn begin(config: &AgentConfig, mut components: Components) -> Result<Self> {
-        // Whatever this directory was before, from now on it is another writer.
-        let fresh = tidemark_host::RngExt::id(&*components.rng);
-        components.writer = WriterState { writer: fresh, last_beat: components.writer.last_beat };
+    /// Reaches the regions, without a beat: whoever is to be fenced may be using its numbers.
+    pub(super) async fn begin(config: &AgentConfig, components: Components) -> Result<Self> {
         let prepared = prepare(config, &components)?;
         let mut last = None;
         for link in &prepared.links {
@@ -695,7 +695,7 @@ impl TakingOver {
         })
     }
 
-    /// Writes who this directory is now, with a beat number that nobody used.
+    /// Goes on with a beat number that nobody used.
     pub(super) async fn finish(&mut self) -> Result<()> {
         for link in self.links.iter().filter(|link| link.is_up()) {
             let Some(stores) = link.open_stores() else { continue };

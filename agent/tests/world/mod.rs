@@ -1,5 +1,6 @@
 //! A small world for tests of the whole agent: a repository in memory regions whose faults a test
 //! controls, a live SQLite database, and an agent that runs in this process.
+#![expect(dead_code, reason = "each test binary uses a part of it")]
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -21,6 +22,7 @@ use tidemark_ledger::{Keyring, SourceHistory};
 use tidemark_storage::region::AgentRegion;
 use tidemark_storage::wrap::{FaultControl, Faulty, MetaOnly, Meter};
 use tidemark_storage::{CreateStore, MemoryStore, Place, ReadStore};
+use tidemark_testkit::sqlite::Dice;
 use tokio::task::JoinHandle;
 
 /// Longer than anything that works takes, also on a busy machine.
@@ -93,7 +95,12 @@ impl World {
         let signer =
             bootstrap::create_signing_key(&world.state_dir().join("agent.key"), &rng).unwrap();
         let entries = vec![world.keys.identity.entry(), world.keys.escrow.entry()];
-        let members = vec![member(Role::Agent, signer.public(), "test".to_owned(), now)];
+        let other = world.other_state_dir();
+        std::fs::create_dir_all(&other).unwrap();
+        let second = bootstrap::create_signing_key(&other.join("agent.key"), &rng).unwrap();
+        let members = [signer, second]
+            .map(|key| member(Role::Agent, key.public(), "test".to_owned(), now))
+            .to_vec();
         let keyring =
             first_keyring(&world.keys.root, entries, members, tidemark_host::RngExt::id(&rng), now)
                 .unwrap();
@@ -105,6 +112,11 @@ impl World {
 
     pub(crate) fn state_dir(&self) -> PathBuf {
         self.dir.path().join("state")
+    }
+
+    /// The state directory of another agent, with an enrolled key of its own and nothing else.
+    pub(crate) fn other_state_dir(&self) -> PathBuf {
+        self.dir.path().join("other-state")
     }
 
     pub(crate) fn database(&self, source: &str) -> PathBuf {
@@ -165,7 +177,11 @@ impl World {
         let socket = config.state_dir.join("control.sock");
         let task = {
             let shutdown = shutdown.clone();
-            tokio::spawn(async move { tidemark_agent::run(&config, components, shutdown).await })
+            tokio::spawn(async move {
+                let ended = tidemark_agent::run(&config, components, shutdown).await;
+                println!("the agent ended: {ended:?}");
+                ended
+            })
         };
         Agent { task, shutdown, socket }
     }
@@ -177,7 +193,7 @@ impl World {
 
     /// Makes a database with the sample application's table.
     pub(crate) fn shop(&self, source: &str) -> App {
-        App { shop: Shop::create(&self.database(source)).unwrap(), next: 1 }
+        App { shop: Shop::create(&self.database(source)).unwrap(), dice: Dice::new(1), next: 1 }
     }
 
     /// What a region shows of a source.
@@ -213,6 +229,7 @@ impl World {
 /// A live application.
 pub(crate) struct App {
     shop: Shop,
+    dice: Dice,
     next: i64,
 }
 
@@ -225,7 +242,7 @@ impl App {
                 placed_at: SystemClock.now(),
                 item: format!("item {}", self.next),
             };
-            self.shop.place(&order, &vec![u8::try_from(self.next % 251).unwrap(); bytes]).unwrap();
+            self.shop.place(&order, &self.dice.blob(bytes)).unwrap();
             self.next += 1;
         }
     }

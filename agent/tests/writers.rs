@@ -1,0 +1,132 @@
+//! Two agents on one source, a copied or an old state directory: exactly one goes on, the other ends
+//! with exit code 11, and nothing that was acknowledged is lost.
+
+mod world;
+
+use std::path::{Path, PathBuf};
+
+use tidemark_agent::policy;
+use tidemark_format::SourceName;
+use tidemark_host::Exit;
+use world::{Agent, World, eventually};
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else if entry.file_type().unwrap().is_file() {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+fn copy_state(world: &World, name: &str) -> PathBuf {
+    let to = world.dir.path().join(name);
+    copy(&world.state_dir(), &to);
+    to
+}
+
+async fn ends_fenced(agent: Agent) {
+    let error = agent.ended().await.expect_err("it must not go on");
+    assert_eq!(policy::code(&error).exit, Exit::Fenced, "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_a_running_agents_state_ends_and_the_agent_goes_on() {
+    let world = World::new(&["a", "b"]).await;
+    let mut shop = world.shop("app");
+    shop.work(20, 2000);
+    let agent = world.start();
+    agent.snapshot(None).await;
+    let copied = copy_state(&world, "copy");
+    eventually("the agent beats once more", async || {
+        (world.regions[0].names("meta/beat/").len() > 2).then_some(())
+    })
+    .await;
+    ends_fenced(world.start_on(&copied)).await;
+    shop.work(20, 2000);
+    agent.snapshot(None).await;
+    agent.stop().await.unwrap();
+    for at in 0..2 {
+        world.assert_sound(at, "app").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_on_an_old_copy_of_its_state_does_not_write() {
+    let world = World::new(&["a", "b"]).await;
+    let mut shop = world.shop("app");
+    shop.work(20, 2000);
+    let agent = world.start();
+    agent.snapshot(None).await;
+    agent.stop().await.unwrap();
+    let old = copy_state(&world, "old");
+    let agent = world.start();
+    shop.work(20, 2000);
+    agent.snapshot(None).await;
+    agent.stop().await.unwrap();
+    let before = world.regions[0].store.keys();
+    ends_fenced(world.start_on(&old)).await;
+    assert_eq!(world.regions[0].store.keys(), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_take_over_ends_the_old_agent_and_loses_nothing_acknowledged() {
+    let world = World::new(&["a", "b"]).await;
+    let mut shop = world.shop("app");
+    shop.work(20, 2000);
+    let old = world.start();
+    let acknowledged = old.snapshot(Some("acknowledged")).await.remove(0);
+    let other = world.other_state_dir();
+    let config = world.config_for(&other);
+    let components = world.components_for(&config).unwrap();
+    let taken = tidemark_agent::take_over(&config, components, None).await.unwrap();
+    assert_eq!(taken[0].1.epoch.0, 2);
+    shop.work(20, 2000);
+    ends_fenced(old).await;
+    let new = world.start_on(&other);
+    new.snapshot(None).await;
+    new.stop().await.unwrap();
+    for at in 0..2 {
+        let history = world.assert_sound(at, "app").await;
+        let epochs: Vec<u32> = history.epochs().map(|epoch| epoch.epoch.0).collect();
+        assert_eq!(epochs, [1, 2]);
+        let first = history.epochs().next().unwrap();
+        assert!(first.names.contains_key(&acknowledged.log_seq));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_with_no_region_resumes_its_epoch_and_ships_later() {
+    use tidemark_storage::wrap::{Fault, When};
+    let world = World::new(&["a", "b"]).await;
+    let mut shop = world.shop("app");
+    shop.work(20, 2000);
+    let agent = world.start();
+    agent.snapshot(None).await;
+    agent.kill().await;
+    for region in &world.regions {
+        region.faults.add(None, "", When::Always, Fault::FailBefore);
+    }
+    let agent = world.start();
+    shop.work(20, 2000);
+    let app = SourceName::new("app").unwrap();
+    let before = agent.status().await.sources[&app].log_seq;
+    shop.work(20, 2000);
+    agent.until("the log goes on in the spool", |status| {
+        status.sources.get(&app).is_some_and(|live| live.log_seq > before)
+    })
+    .await;
+    for region in &world.regions {
+        region.faults.clear();
+    }
+    agent.snapshot(None).await;
+    agent.stop().await.unwrap();
+    for at in 0..2 {
+        let history = world.assert_sound(at, "app").await;
+        assert_eq!(history.all_epochs().count(), 1);
+    }
+}
