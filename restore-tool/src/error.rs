@@ -154,6 +154,9 @@ pub enum Error {
     /// A worker pool.
     #[error(transparent)]
     Cpu(#[from] tidemark_host::cpu::CpuError),
+    /// Logging.
+    #[error(transparent)]
+    Log(#[from] tidemark_host::log::LogError),
     /// Stopped by a signal.
     #[error("stopped; run the same command again and it goes on where it was")]
     Interrupted,

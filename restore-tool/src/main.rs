@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use tidemark_host::Exit;
+use tidemark_host::log::{self, LogSurroundings};
 use tidemark_host::output::Console;
 use tidemark_restore_tool::cli::Cli;
 use tidemark_restore_tool::error::Error;
@@ -25,6 +26,7 @@ fn start(cli: Cli) -> Result<Exit, Error> {
         identity: std::env::var_os("TIDEMARK_IDENTITY").map(Into::into),
         credentials: std::env::var_os("CREDENTIALS_DIRECTORY").map(Into::into),
     };
+    log::start(&LogSurroundings::of_process(cli.global.json), true)?;
     let tools = commands::system_tools(cli.global.json)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -22,6 +22,7 @@ pub fn code(error: &Error) -> Code {
         Error::Config(error) => error.code(),
         Error::File(error) if error.is_full() => codes::DISK_FULL,
         Error::File(_) | Error::Io { .. } | Error::Man(_) | Error::Cpu(_) => codes::FAILED,
+        Error::Log(_) => codes::USAGE,
         Error::RegionUrl(_) | Error::NoRegion | Error::TargetText(_) | Error::CodeUnknown(_) => {
             codes::USAGE
         }

@@ -243,7 +243,10 @@ impl SqliteError {
 fn is_full(error: &io::Error) -> bool {
     matches!(
         error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+        io::ErrorKind::StorageFull
+            | io::ErrorKind::QuotaExceeded
+            // A limit on the size of files, as a service manager or ulimit sets it.
+            | io::ErrorKind::FileTooLarge
     )
 }
 

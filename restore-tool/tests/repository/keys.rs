@@ -112,6 +112,30 @@ async fn the_first_enrolment_makes_the_keyring_in_every_region() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn list_names_members_recipients_and_whoever_asks() {
+    let world = World::new(1);
+    let rng = SystemRng::shared();
+    let agent = new_signing_key(rng.as_ref());
+    let request = enrol_request(
+        world.repo(),
+        Role::Agent,
+        "second-host",
+        &agent,
+        rng.id(),
+        world.now(),
+    )
+    .unwrap();
+    let path = world.regions[0].file(request.key.as_str());
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, &request.bytes).unwrap();
+    let list = world.run(&["keys", "list"]).await.json();
+    assert_eq!(list["root_pinned"], true);
+    assert_eq!(list["members"][0]["name"], "db-host");
+    assert_eq!(list["recipients"][1]["name"], "escrow");
+    assert_eq!(list["requests"][0]["name"], "second-host");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_region_that_was_away_gets_the_keyrings_it_missed() {
     let world = World::new(2);
     let escrow = world.keys.escrow.recipient().id().to_string();

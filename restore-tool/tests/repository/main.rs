@@ -5,6 +5,7 @@
 mod damage;
 mod keys;
 mod look;
+mod program;
 mod restore;
 mod resume;
 mod world;
