@@ -51,7 +51,7 @@ impl Beats {
     ///
     /// # Errors
     /// The disk, or a head that is larger than it may be.
-    pub fn next(&mut self) -> Result<Sealed> {
+    pub fn make(&mut self) -> Result<Sealed> {
         let number = self.state.last_beat.saturating_add(1);
         let state = WriterState { last_beat: number, ..self.state.clone() };
         state.store(&self.path)?;
@@ -86,7 +86,7 @@ impl Beats {
                 () = tokio::time::sleep(self.every) => {}
             }
             let made = tokio::task::spawn_blocking(move || {
-                let made = self.next();
+                let made = self.make();
                 (self, made)
             });
             let Ok((beats, made)) = made.await else {
@@ -165,8 +165,8 @@ mod tests {
     fn a_number_is_never_used_again_not_even_after_a_crash() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("writer.json");
-        let first = beats(path.clone()).next().unwrap();
-        let second = beats(path).next().unwrap();
+        let first = beats(path.clone()).make().unwrap();
+        let second = beats(path).make().unwrap();
         assert_eq!(keys::beat_number(&first.key), Some(1));
         assert_eq!(keys::beat_number(&second.key), Some(2));
     }
@@ -183,7 +183,7 @@ mod tests {
             live.caught_up_at = Some(Timestamp::UNIX_EPOCH);
         });
         let said = |beats: &mut Beats| {
-            let sealed = beats.next().unwrap();
+            let sealed = beats.make().unwrap();
             let (_, head) = Envelope::open::<BeatHead>(&sealed.bytes).unwrap();
             head.sources[0].caught_up_at
         };

@@ -109,7 +109,7 @@ pub fn local_components(
     let signer = load_signing_key(&state.agent_key())?;
     let writer = WriterState::load_or_new(&state.writer(), &*rng)?;
     let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    let threads = config.threads.map_or(cores.min(CPU_THREADS_MAX), NonZeroUsize::get);
+    let threads = config.threads.map_or_else(|| cores.min(CPU_THREADS_MAX), NonZeroUsize::get);
     let at_least_one = |threads: usize| NonZeroUsize::new(threads).unwrap_or(NonZeroUsize::MIN);
     Ok(Components {
         clock,

@@ -41,7 +41,7 @@ pub trait OpenRegion: Debug + Send + Sync {
 /// A region that is open already.
 #[async_trait]
 impl OpenRegion for AgentRegion {
-    async fn open(&self) -> tidemark_storage::Result<AgentRegion> {
+    async fn open(&self) -> tidemark_storage::Result<Self> {
         Ok(self.clone())
     }
 }

@@ -24,7 +24,7 @@ use crate::schedule::{BASE_RETRY, BaseDue, BaseFacts};
 use crate::ship::lane::{Content, Standing};
 use crate::ship::link::RegionLink;
 use crate::state::item::BaseRecord;
-use crate::state::source::Generation;
+use crate::state::source::{Generation, Restorable};
 use crate::status_live::LiveBase;
 
 /// How often a region without any base is looked after.
@@ -72,6 +72,8 @@ struct AwaitedEnd {
     to: oneshot::Sender<BaseEnd>,
     image_bytes: u64,
     ticket: u64,
+    /// The end, while the engine is asked whether the base is exact.
+    usable: Option<Restorable>,
 }
 
 impl BaseTurn {
@@ -111,7 +113,10 @@ impl Driver {
                 lane.needs_complete_base() && lane.base.is_none()
             }),
             region_needs_base: lanes.iter().any(|lane| lane.standing() == Standing::Repairing),
-            last_begun: self.base.last_begun.or(self.record.base.map(|base| base.finished_at)),
+            last_begun: self
+                .base
+                .last_begun
+                .or_else(|| self.record.base.map(|base| base.finished_at)),
             generation_opened: self.record.generation.as_ref().map(|open| open.at),
         }
     }
@@ -122,7 +127,7 @@ impl Driver {
     }
 
     /// Begins a base if one is due and can be made.
-    pub(super) async fn begin_base_if_due(&mut self) {
+    pub(super) fn begin_base_if_due(&mut self) {
         self.end_base_if_ready();
         if self.base.is_running() || self.hold != Hold::Open || self.draining {
             return;
@@ -262,7 +267,7 @@ impl Driver {
             Message::PagesRead { end, image_bytes } => {
                 let ticket = self.ticket();
                 if let Some(running) = &mut self.base.running {
-                    running.end = Some(AwaitedEnd { to: end, image_bytes, ticket });
+                    running.end = Some(AwaitedEnd { to: end, image_bytes, ticket, usable: None });
                 }
             }
             Message::Finished { base, packs_in } => self.base_finished(*base, packs_in).await,
@@ -270,23 +275,28 @@ impl Driver {
         }
     }
 
-    /// Tells the base its end, once everything cut up to it is sealed.
+    /// Asks the engine whether the base is exact, once everything cut up to its end is sealed.
     fn end_base_if_ready(&mut self) {
         let Some(running) = &mut self.base.running else { return };
-        let Some(end) = &running.end else { return };
+        let Some(end) = &mut running.end else { return };
         let Some(next_seq) = self.tickets_done.get(&end.ticket) else { return };
         let usable = self.record.log.restorable.filter(|last| last.seq >= running.start);
-        let Some(usable) = usable.filter(|_| self.record.log.next >= *next_seq) else { return };
+        if usable.is_none() || self.record.log.next < *next_seq {
+            return;
+        }
         self.tickets_done.remove(&end.ticket);
-        let Some(AwaitedEnd { to, image_bytes, .. }) = running.end.take() else { return };
-        let finished_at = self.record.log.latest.map_or_else(
-            || self.shared.clock.now(),
-            |latest| latest.max(self.shared.clock.now()),
-        );
+        end.usable = usable;
+        self.parts.slot.tell(Command::ConfirmBase);
+    }
+
+    /// The base is exact: it is told its end.
+    pub(super) fn on_base_confirmed(&mut self) {
+        let ended = self.base.running.as_mut().and_then(|running| running.end.take());
+        let Some(AwaitedEnd { to, image_bytes, usable: Some(usable), .. }) = ended else { return };
         let end = BaseEnd {
             usable_from: usable.seq,
             usable_link: usable.link,
-            finished_at,
+            finished_at: self.record.not_before_the_log(self.shared.clock.now()),
             image_bytes,
             files: vec![FileEntry { path: MAIN_FILE.to_owned(), bytes: image_bytes }],
             facts: Facts::new(),

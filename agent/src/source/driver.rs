@@ -276,9 +276,9 @@ impl Driver {
     async fn advance(&mut self) {
         self.end_pause_that_is_over();
         self.advance_gap().await;
-        self.reopen_if_due().await;
+        self.reopen_if_due();
         self.seal_waiting().await;
-        self.begin_base_if_due().await;
+        self.begin_base_if_due();
         self.seal_point_if_due().await;
         self.advance_jobs().await;
         self.advance_drain();
@@ -318,7 +318,7 @@ impl Driver {
                     needs_complete_base,
                     unfinished_base,
                 };
-                self.on_opened(opened).await;
+                self.on_opened(opened);
             }
             Event::Failed { kind, message } => self.on_failed(kind, &message),
             Event::Cut { seq, cut, at, permit } => {
@@ -329,6 +329,7 @@ impl Driver {
             }
             Event::BaseBegan(start) => self.on_base_began(start).await,
             Event::Slice(slice) => self.base.slice(slice),
+            Event::BaseConfirmed => self.on_base_confirmed(),
             Event::BaseFailed { message } => self.base_failed(&message),
             Event::Synced(seq) => self.on_synced(seq),
             Event::Probed(probe) => self.show(|live| live.database_bytes = Some(probe.bytes)),
@@ -359,14 +360,14 @@ impl Driver {
         }
     }
 
-    pub(super) async fn reopen_if_due(&mut self) {
+    pub(super) fn reopen_if_due(&mut self) {
         if let Hold::Waiting { until, .. } = self.hold
             && self.now() >= until
             && self.waiting.is_empty()
             && self.gap.is_none()
             && !self.draining
         {
-            self.open().await;
+            self.open();
         }
     }
 

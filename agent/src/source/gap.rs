@@ -75,7 +75,7 @@ impl Driver {
     pub(super) async fn advance_gap(&mut self) {
         let Some(gap) = &self.gap else { return };
         if gap.sealed {
-            self.begin_anew_with_a_region().await;
+            self.begin_anew_with_a_region();
             return;
         }
         let all = self.parts.outlets.iter().all(|outlet| gap.frozen.contains(&outlet.link.name));
@@ -91,7 +91,7 @@ impl Driver {
         self.open_lanes().await;
     }
 
-    async fn begin_anew_with_a_region(&mut self) {
+    fn begin_anew_with_a_region(&mut self) {
         let now = self.now();
         let Some(gap) = &mut self.gap else { return };
         if now < gap.look_at {
@@ -101,7 +101,7 @@ impl Driver {
         if self.parts.outlets.iter().any(|outlet| outlet.link.is_up()) {
             self.gap = None;
             self.room_again();
-            self.open().await;
+            self.open();
         }
     }
 

@@ -39,7 +39,7 @@ impl Driver {
             live.base_at = record.base.map(|base| base.finished_at);
         });
         self.show_pause();
-        self.open().await;
+        self.open();
     }
 
     /// Finds the log objects whose records the engine may still need.
@@ -86,7 +86,7 @@ impl Driver {
     }
 
     /// Opens the database, with the records that its page map may lack.
-    pub(super) async fn open(&mut self) {
+    pub(super) fn open(&mut self) {
         self.hold = Hold::Opening;
         let spool = Arc::clone(&self.parts.spool);
         let records: Records = Box::new(self.unsynced.clone().into_iter().map_while(
@@ -104,7 +104,7 @@ impl Driver {
         self.parts.slot.tell(Command::Open { next_seq, records, candidate });
     }
 
-    pub(super) async fn on_opened(&mut self, opened: Opened) {
+    pub(super) fn on_opened(&mut self, opened: Opened) {
         let name = self.name().clone();
         match &opened.verdict {
             Verdict::New => tracing::info!(source = %name, "a new database is captured"),

@@ -72,6 +72,8 @@ pub enum Command {
         /// At most about so many bytes.
         max_bytes: usize,
     },
+    /// The cut that the base is usable from is sealed: is the base exact?
+    ConfirmBase,
     /// The base is published.
     BaseDone,
     /// The base won't be published.
@@ -92,6 +94,7 @@ impl std::fmt::Debug for Command {
             Self::Sealed(_) => "Sealed",
             Self::BeginBase { .. } => "BeginBase",
             Self::Slice { .. } => "Slice",
+            Self::ConfirmBase => "ConfirmBase",
             Self::BaseDone => "BaseDone",
             Self::BaseAbandoned => "BaseAbandoned",
             Self::Hold(_) => "Hold",
@@ -144,6 +147,8 @@ pub enum Event {
     BaseBegan(BaseStart),
     /// The next pages of the base.
     Slice(BaseSlice),
+    /// The base is exact: it may be published.
+    BaseConfirmed,
     /// The base can't go on.
     BaseFailed {
         /// Why.
@@ -291,6 +296,7 @@ impl Slot {
                 self.base.slices.clear();
             }
             Command::Slice { max_bytes } => self.base.slices.push_back(max_bytes),
+            Command::ConfirmBase => self.confirm_base(),
             Command::BaseDone => {
                 let result = self.capture.as_mut().map(|capture| capture.base_done());
                 if let Some(Err(error)) = result {
@@ -349,10 +355,6 @@ impl Slot {
         let result = self.capture.as_mut().map(|capture| capture.sealed(seq));
         if let Some(Err(error)) = result {
             self.fail(&error);
-        }
-        // Before it is published, a base must still be exact when its last cut is sealed.
-        if let Some(Err(error)) = self.capture.as_mut().map(|capture| capture.base_stands()) {
-            self.send(Event::BaseFailed { message: crate::policy::with_causes(&error) });
         }
         self.show();
     }
@@ -541,6 +543,16 @@ impl Slot {
                 self.fail(&error);
             }
         }
+    }
+
+    fn confirm_base(&mut self) {
+        // Without a capture the driver hears of the base's end anyway.
+        let Some(capture) = &mut self.capture else { return };
+        let event = match capture.base_stands() {
+            Ok(()) => Event::BaseConfirmed,
+            Err(error) => Event::BaseFailed { message: crate::policy::with_causes(&error) },
+        };
+        self.send(event);
     }
 
     fn slice(&mut self, work: &mut Workspace) {

@@ -235,8 +235,7 @@ impl SourceRecord {
         self.log.latest = times.into_iter().flatten().max();
         if head.restorable {
             let before = self.log.restorable.map(|last| last.committed);
-            // An object without a commit (it opens a generation) holds all up to its capture.
-            let committed = head.last_commit.unwrap_or(head.captured_at);
+            let committed = complete_until(head);
             let committed = before.map_or(committed, |before| before.max(committed));
             self.log.restorable = Some(Restorable { seq: head.seq, link, committed });
         }
@@ -307,6 +306,14 @@ impl SourceRecord {
     }
 }
 
+/// Up to which instant everything committed is in the log up to this object: as the engine says, or
+/// by its last commit; an object without one (it opens a generation) holds all up to its capture.
+fn complete_until(head: &LogHead) -> Timestamp {
+    let said = head.facts.get(tidemark_engine::COMPLETE_UNTIL).and_then(|fact| fact.as_str());
+    let said = said.and_then(|text| text.parse().ok());
+    said.or(head.last_commit).unwrap_or(head.captured_at)
+}
+
 mod hex_key {
     use serde::{Deserialize, Deserializer, Serializer, de::Error as _};
     use tidemark_format::Hash;
@@ -351,7 +358,7 @@ mod tests {
             transactions: 0,
             first_commit: last_commit,
             last_commit,
-            captured_at: last_commit.unwrap_or(at(5)),
+            captured_at: last_commit.unwrap_or_else(|| at(5)),
             gap: None,
             session: None,
             object: Some(ObjectId([0; 16])),
@@ -390,6 +397,15 @@ mod tests {
         assert_eq!((record.log.next, record.next_order), (LogSeq(2), 2));
         record.log_sealed(&log(2, Some(at(11)), true), Hash::of(b"2"));
         assert_eq!(record.log.restorable.map(|last| last.committed), Some(at(11)));
+    }
+
+    #[test]
+    fn an_engine_that_says_up_to_where_it_is_complete_is_believed() {
+        let mut record = record();
+        let mut head = log(0, Some(at(100)), true);
+        head.facts.insert(tidemark_engine::COMPLETE_UNTIL.to_owned(), at(99).to_string().into());
+        record.log_sealed(&head, Hash::of(b"0"));
+        assert_eq!(record.log.restorable.map(|last| last.committed), Some(at(99)));
     }
 
     #[test]

@@ -311,7 +311,7 @@ impl Running {
     async fn last_beat(&mut self) {
         self.stop_beats.cancel();
         let Some(Ok(mut beats)) = self.beats.join_next().await else { return };
-        let made = tokio::task::spawn_blocking(move || beats.next()).await;
+        let made = tokio::task::spawn_blocking(move || beats.make()).await;
         let Ok(Ok(beat)) = made else { return };
         let sends = self.links.iter().filter(|link| link.is_up()).map(|link| {
             let (link, greeter) = (Arc::clone(link), Arc::clone(&self.greeter));

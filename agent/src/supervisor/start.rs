@@ -289,7 +289,7 @@ impl Running {
         }
         let mut beats = beats(config, &components, &prepared);
         let made = tokio::task::spawn_blocking(move || {
-            let beat = beats.next();
+            let beat = beats.make();
             (beats, beat)
         });
         let (beats, beat) = made.await.map_err(task_ended)?;
