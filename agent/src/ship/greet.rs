@@ -186,6 +186,8 @@ impl Greeter {
                 bring(stores, &copies, &*self.rng).await?;
                 Keyring::load_at_least(read, &self.trust, seen).await?
             }
+            // No root has signed anything here yet, this agent's key included.
+            Err(LedgerError::NoRepository { .. }) if seen == 0 => return Err(GreetError::NotEnrolled),
             loaded => loaded?,
         };
         let copies = copy_keyring(stores).await?;

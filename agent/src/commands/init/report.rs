@@ -103,7 +103,7 @@ impl Document for Initialised {
             let region = self.regions.first().map_or("URL", |region| region.place.as_str());
             steps.push(format!(
                 "on the host that has the root key:  tidemark-restore keys enrol {} --root FILE.root --region {region}\n     \
-                 Until then everything is captured, and nothing is accepted by a restore.",
+                 Until then nothing is protected: the agent looks for its enrolment at every start.",
                 self.agent
             ));
         }
