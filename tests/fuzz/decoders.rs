@@ -154,8 +154,18 @@ fn region_urls_and_configs_survive_hostile_text() {
     attack("config", files("config"), |bytes| {
         let text = String::from_utf8_lossy(bytes);
         drop(black_box(text.parse::<RegionUrl>()));
-        let around = Surroundings { state_directory: None, check_schedule: &|_, _| Ok(()) };
-        drop(black_box(AgentConfig::parse(&text, Path::new("/etc/agent.toml"), &around)));
-        drop(black_box(RestoreConfig::parse(&text, Path::new("/etc/restore.toml"))));
+        let around = Surroundings {
+            state_directory: None,
+            check_schedule: &|_, _| Ok(()),
+        };
+        drop(black_box(AgentConfig::parse(
+            &text,
+            Path::new("/etc/agent.toml"),
+            &around,
+        )));
+        drop(black_box(RestoreConfig::parse(
+            &text,
+            Path::new("/etc/restore.toml"),
+        )));
     });
 }

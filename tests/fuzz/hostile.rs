@@ -38,7 +38,7 @@ pub(crate) struct Spoil {
 impl Spoil {
     fn apply(&self, seeds: &[Vec<u8>]) -> Vec<u8> {
         if let Some(random) = &self.random_instead
-            && self.seed % 4 == 0
+            && self.seed.is_multiple_of(4)
         {
             return random.clone();
         }

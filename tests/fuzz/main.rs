@@ -6,5 +6,10 @@
 //! tried (1 by default; `tests/run` gives 20). The decoders run one after another, because the
 //! memory they take is measured.
 
+#![expect(
+    clippy::print_stdout,
+    reason = "how much was tried is part of the result"
+)]
+
 mod decoders;
 mod hostile;

@@ -41,8 +41,8 @@ mod error;
 mod restore;
 
 pub use capture::{
-    Alert, BaseSlice, BaseStart, COMPLETE_UNTIL, Capture, Engine, LogCut, OpenRequest, Opened, PageRun,
-    Poll, Probe, Progress, UnfinishedBase, Verdict, Workspace,
+    Alert, BaseSlice, BaseStart, COMPLETE_UNTIL, Capture, Engine, LogCut, OpenRequest, Opened,
+    PageRun, Poll, Probe, Progress, UnfinishedBase, Verdict, Workspace,
 };
 pub use error::{Error, ErrorKind};
 pub use restore::{Applied, EndProof, Materialise, ProofResult};
