@@ -1,4 +1,5 @@
 //! The agent as a whole, in this process: a live database, regions in memory, faults on demand.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 
 mod world;
 

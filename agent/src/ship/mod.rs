@@ -11,3 +11,5 @@ pub mod link;
 pub mod queue;
 pub mod quorum;
 pub mod region;
+mod region_messages;
+mod shipping;

@@ -16,106 +16,25 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use jiff::Timestamp;
-use tidemark_format::{Epoch, Hash, LogSeq, SourceName, WriterId};
-use tidemark_host::{Clock, Monotonic, Rng, RngExt as _};
-use tidemark_ledger::{LedgerError, LedgerErrorKind};
+use tidemark_format::{Epoch, SourceName, WriterId};
+use tidemark_host::{Monotonic, RngExt as _};
+use tidemark_ledger::LedgerErrorKind;
 use tidemark_seal::Sealed;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio_util::sync::CancellationToken;
 
-use super::greet::{GreetError, Greeter};
-use super::lane::{Admission, Content, Lane};
-use super::link::{RegionLink, ShipError, ToCreate};
-use super::queue::{Ends, Queue};
-use crate::disk::Disk;
-use crate::metrics::SharedMetrics;
+use super::greet::GreetError;
+use super::lane::{Admission, Lane};
+use super::link::{RegionLink, ShipError};
+use super::queue::Queue;
+pub use super::region_messages::{Command, LinkOf, Opening, Report, Tools};
+use super::shipping::{Shipped, meaning, ship, ship_meaning};
 use crate::policy::{self, Response};
-use crate::state::{Item, Order, SpoolError};
-use crate::status_live::{Board, LiveLane};
-use crate::store::ItemStore;
+use crate::state::Order;
+use crate::status_live::LiveLane;
 
 /// How long a region may be away before people are told: a passing failure is not news.
 const AWAY_ALERT: Duration = Duration::from_secs(60);
-
-/// Finds the link of a log object that this agent sealed.
-pub type LinkOf = Arc<dyn Fn(LogSeq) -> Option<Hash> + Send + Sync>;
-
-/// A source as a region's driver gets to know it.
-pub struct Opening {
-    /// The source.
-    pub source: SourceName,
-    /// The writer's term.
-    pub epoch: Epoch,
-    /// Who claimed it.
-    pub writer: WriterId,
-    /// The region's lane.
-    pub lane: Lane,
-    /// Where spool and log end.
-    pub ends: Ends,
-    /// The region holds this epoch's claim already: it need not be looked at.
-    pub joined: bool,
-    /// Finds the link of an object of ours.
-    pub link_of: LinkOf,
-    /// Where reports go.
-    pub to: UnboundedSender<Report>,
-    /// Nothing is shipped at first.
-    pub held: bool,
-}
-
-impl std::fmt::Debug for Opening {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Opening({}, epoch {})", self.source, self.epoch)
-    }
-}
-
-/// What a region's driver is told.
-#[derive(Debug)]
-pub enum Command {
-    /// A source takes part.
-    Open(Box<Opening>),
-    /// An item was appended to its spool.
-    Appended {
-        /// The source.
-        source: SourceName,
-        /// The object's bytes.
-        bytes: u64,
-        /// What it is.
-        content: Content,
-    },
-    /// Everything of the source that waits is given up here.
-    GiveUp(SourceName),
-    /// Nothing of the source is shipped until told otherwise.
-    Hold(SourceName, bool),
-    /// Nothing of the source is begun any more, until it is opened again; reported once nothing is
-    /// under way.
-    Freeze(SourceName),
-    /// The newest beat.
-    Beat(Sealed),
-}
-
-/// What a region's driver reports about a source.
-#[derive(Debug)]
-pub enum Report {
-    /// The lane moved.
-    Lane {
-        /// The region.
-        region: tidemark_format::RegionName,
-        /// The lane as it is now.
-        lane: Lane,
-    },
-    /// Nothing of the source is under way, and nothing will be begun.
-    Frozen {
-        /// The region.
-        region: tidemark_format::RegionName,
-        /// The lane as it is. The item at its cursor may have been tried.
-        lane: Lane,
-    },
-    /// Another writer has the source.
-    Fenced {
-        /// Whose it is, for people.
-        why: String,
-    },
-}
 
 /// What came of something that was under way.
 enum Done {
@@ -124,12 +43,6 @@ enum Done {
     Probed(tidemark_storage::Result<tidemark_storage::ProbeReport>),
     LookedAt { source: SourceName, result: Result<(), GreetError> },
     Shipped { source: SourceName, order: Order, result: Result<Shipped, ShipError> },
-}
-
-struct Shipped {
-    item: Arc<Item>,
-    how: Admission,
-    took: Duration,
 }
 
 struct Known {
@@ -141,27 +54,6 @@ struct Known {
     held: bool,
     frozen: bool,
     fenced: bool,
-}
-
-/// What a region's driver works with.
-#[derive(Debug, Clone)]
-pub struct Tools {
-    /// Greets.
-    pub greeter: Arc<Greeter>,
-    /// The items to ship.
-    pub items: Arc<ItemStore>,
-    /// Where blocking work on files is done.
-    pub disk: Disk,
-    /// Where people look.
-    pub board: Arc<Board>,
-    /// Counters.
-    pub metrics: SharedMetrics,
-    /// The clocks.
-    pub clock: Arc<dyn Clock>,
-    /// Draws waits.
-    pub rng: Arc<dyn Rng>,
-    /// Raised when a copy of this state directory was met: everything stops.
-    pub cloned: UnboundedSender<String>,
 }
 
 type Work = Pin<Box<dyn Future<Output = Done> + Send>>;
@@ -590,71 +482,9 @@ impl Known {
     }
 }
 
-/// Reads an item, and creates it if what it refers to is there.
-async fn ship(
-    link: &RegionLink,
-    from: (&Arc<ItemStore>, &Disk),
-    clock: &dyn Clock,
-    which: (&SourceName, Order),
-    lane: &Lane,
-) -> Result<Shipped, ShipError> {
-    let (source, order) = which;
-    let (items, disk) = from;
-    let item = match items.fresh_item(source, order) {
-        Some(item) => item,
-        None => read(items, disk, source, order).await?,
-    };
-    let how = lane.admit(&link.name, &item.content);
-    let began = clock.monotonic();
-    if how == Admission::Ship {
-        link.create(&ToCreate::from(&*item)).await?;
-    }
-    Ok(Shipped { item, how, took: clock.monotonic().since(began) })
-}
-
-async fn read(
-    items: &Arc<ItemStore>,
-    disk: &Disk,
-    source: &SourceName,
-    order: Order,
-) -> Result<Arc<Item>, SpoolError> {
-    let (items, name) = (Arc::clone(items), source.clone());
-    let read = disk.run("read the spool", move || items.item(&name, order)).await;
-    read.unwrap_or_else(|error| Err(SpoolError::cancelled(source, error)))
-}
-
 async fn sleep(wait: Option<Duration>) {
     match wait {
         Some(wait) => tokio::time::sleep(wait).await,
         None => std::future::pending().await,
-    }
-}
-
-fn meaning(error: &GreetError) -> policy::Verdict {
-    use tidemark_host::codes;
-    match error {
-        GreetError::Cloned(_) => {
-            policy::Verdict { response: Response::Stop, code: codes::FOREIGN_WRITER }
-        }
-        GreetError::NotEnrolled => {
-            policy::Verdict { response: Response::Alert, code: codes::NOT_ENROLLED }
-        }
-        GreetError::Ledger(error) => ledger_meaning(error),
-        GreetError::Ship(error) => ship_meaning(error),
-    }
-}
-
-fn ledger_meaning(error: &LedgerError) -> policy::Verdict {
-    policy::of_ledger(error)
-}
-
-fn ship_meaning(error: &ShipError) -> policy::Verdict {
-    use tidemark_host::codes;
-    match error {
-        ShipError::Region(error) => policy::of_region(error.kind()),
-        ShipError::Spool(_) => policy::Verdict { response: Response::Alert, code: codes::DAMAGED },
-        ShipError::Foreign { .. } => {
-            policy::Verdict { response: Response::Stop, code: codes::FOREIGN_WRITER }
-        }
     }
 }

@@ -13,7 +13,7 @@ use tidemark_format::heads::{BaseRef, Facts};
 use tidemark_format::{BaseNumber, LogSeq, RegionName};
 use tidemark_host::{Monotonic, RngExt as _};
 use tidemark_seal::{BaseDraft, BaseEnd, BaseTools, FinishedBase};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::driver::{Driver, Hold};
@@ -27,6 +27,8 @@ use crate::state::item::BaseRecord;
 use crate::state::source::{Generation, Restorable};
 use crate::status_live::LiveBase;
 
+/// How often a base that has to wait for its turn or for a region asks again.
+const TURN_WAIT: std::time::Duration = std::time::Duration::from_millis(100);
 /// How often a region without any base is looked after.
 const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_secs(2);
 /// The one file of a SQLite source, as bases name it.
@@ -41,8 +43,8 @@ pub(super) struct BaseTurn {
     pub(super) opens_first: bool,
     /// A person asked for one.
     pub(super) asked: bool,
-    /// The slot was told to begin, with this digest key if a generation opens.
-    beginning: Option<Option<[u8; 32]>>,
+    /// The slot was told to begin.
+    beginning: Option<Beginning>,
     running: Option<Running>,
     last_begun: Option<Timestamp>,
     retry_at: Option<Monotonic>,
@@ -51,7 +53,16 @@ pub(super) struct BaseTurn {
 }
 
 #[derive(Debug)]
+struct Beginning {
+    /// The digest key, if a generation opens.
+    generation: Option<[u8; 32]>,
+    /// The turn, unless all that is to be done now is to open the generation.
+    turn: Option<OwnedSemaphorePermit>,
+}
+
+#[derive(Debug)]
 struct Running {
+    _turn: OwnedSemaphorePermit,
     task: JoinHandle<()>,
     slices: mpsc::UnboundedSender<BaseSlice>,
     messages: mpsc::UnboundedReceiver<Message>,
@@ -146,7 +157,12 @@ impl Driver {
             BaseDue::Complete if self.generation_is_unused() => (None, true),
             BaseDue::Complete => (Some(self.shared.rng.bytes()), true),
         };
-        self.base.beginning = Some(generation);
+        let turn = Arc::clone(&self.shared.base_turns).try_acquire_owned().ok();
+        if turn.is_none() && !self.base.opens_first {
+            self.base.retry_at = Some(now.after(TURN_WAIT));
+            return;
+        }
+        self.base.beginning = Some(Beginning { generation, turn });
         self.parts.slot.tell(Command::BeginBase { generation, complete });
     }
 
@@ -157,12 +173,11 @@ impl Driver {
     }
 
     pub(super) async fn on_base_began(&mut self, start: BaseStart) {
-        let Some(generation) = self.base.beginning.take() else {
+        let Some(Beginning { generation, turn }) = self.base.beginning.take() else {
             self.parts.slot.tell(Command::BaseAbandoned);
             return;
         };
         let now = self.record.not_before_the_log(self.shared.clock.now());
-        self.base.last_begun = Some(now);
         if let Some(digest_key) = generation {
             self.record.generation = Some(Generation {
                 opened: start.start,
@@ -177,13 +192,16 @@ impl Driver {
             self.parts.slot.tell(Command::Hold(false));
         }
         let regions = self.regions_up();
-        if regions.is_empty() {
-            self.base_failed("no region answers");
+        let Some(turn) = turn.filter(|_| !regions.is_empty()) else {
+            // The generation is open and its log goes on; its base comes when it can.
+            self.parts.slot.tell(Command::BaseAbandoned);
+            self.base.retry_at = Some(self.now().after(TURN_WAIT));
             return;
-        }
+        };
+        self.base.last_begun = Some(now);
         match self.base_parts(start, regions, now).await {
             Ok((parts, running)) => {
-                let running = running(tokio::spawn(run(parts)));
+                let running = running(tokio::spawn(run(parts)), turn);
                 self.show(|live| {
                     live.base = Some(LiveBase {
                         complete: running.complete,
@@ -204,7 +222,7 @@ impl Driver {
         start: BaseStart,
         regions: Vec<Arc<RegionLink>>,
         since: Timestamp,
-    ) -> crate::Result<(BaseParts, impl FnOnce(JoinHandle<()>) -> Running + use<>)> {
+    ) -> crate::Result<(BaseParts, impl FnOnce(JoinHandle<()>, OwnedSemaphorePermit) -> Running + use<>)> {
         let session = self.session().await?;
         let (slices, from_slot) = mpsc::unbounded_channel();
         let (to, messages) = mpsc::unbounded_channel();
@@ -224,7 +242,8 @@ impl Driver {
             to,
         };
         let complete = parts.draft.parent.is_none();
-        let running = move |task| Running {
+        let running = move |task, turn| Running {
+            _turn: turn,
             task,
             slices,
             messages,

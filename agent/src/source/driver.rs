@@ -23,6 +23,7 @@ use tidemark_format::heads::Facts;
 use tidemark_format::sign::SigningKey;
 use tidemark_format::{LogSeq, RegionName, RepoId, SourceName};
 use tidemark_host::{Clock, Cpu, Monotonic, Rng};
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender};
 use tokio_util::sync::CancellationToken;
 
@@ -77,6 +78,8 @@ pub struct Shared {
     pub metrics: SharedMetrics,
     /// Where blocking work on files is done.
     pub disk: Disk,
+    /// Turns at making bases: each holds frames and packs in memory.
+    pub base_turns: Arc<Semaphore>,
     /// Memory for packs.
     pub pack_budget: Arc<Budget>,
     /// The spool's bounds.

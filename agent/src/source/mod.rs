@@ -16,3 +16,4 @@ pub mod pool;
 pub mod requests;
 mod sealing;
 pub mod slot;
+mod slot_messages;

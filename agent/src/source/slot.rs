@@ -11,22 +11,19 @@
 //! cut first, then the driver is told and opens it again later. Other sources don't notice.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tidemark_engine::{
-    BaseSlice, BaseStart, Capture, Engine, Error, ErrorKind, LogCut, OpenRequest, Opened, Poll, Probe,
-    UnfinishedBase, Verdict, Workspace,
-};
-use tidemark_format::{Incarnation, LogSeq, SourceName};
-use tidemark_host::{Clock, Monotonic};
-use tokio::sync::mpsc::UnboundedSender;
+use tidemark_engine::{Capture, Error, ErrorKind, LogCut, OpenRequest, Opened, Poll, Workspace};
+use tidemark_format::{Incarnation, LogSeq};
+use tidemark_host::Monotonic;
 
-use super::pool::{SlotId, Turns, Waker};
-use crate::budget::{Budget, Permit};
-use crate::status_live::{Board, SourceState};
+use super::pool::Turns;
+pub use super::slot_messages::{Command, Event, Handle, Parts, Records};
+use super::slot_messages::Inbox;
+use crate::budget::Permit;
+use crate::status_live::SourceState;
 
 /// Cuts that wait to be sealed: one is being sealed while the next is made.
 const UNSEALED_MAX: usize = 2;
@@ -39,172 +36,6 @@ const RETRIES_MAX: u32 = 25;
 /// How soon a cut that found no memory free is tried again.
 const BUDGET_WAIT: Duration = Duration::from_millis(5);
 
-/// What an engine's records are read from when it opens; lazily, one at a time.
-pub type Records = Box<dyn Iterator<Item = (LogSeq, Vec<u8>)> + Send>;
-
-/// What a driver tells its slot.
-pub enum Command {
-    /// Open the source. The next cut is `next_seq`.
-    Open {
-        /// The next cut's sequence.
-        next_seq: LogSeq,
-        /// The sealed records that the page map may not hold yet.
-        records: Records,
-        /// The incarnation if a new one begins.
-        candidate: Incarnation,
-    },
-    /// Cut everything captured so far, up to a restorable end.
-    Cut {
-        /// Comes back in [`Event::CutDone`].
-        ticket: u64,
-    },
-    /// The cut is fsynced in the spool.
-    Sealed(LogSeq),
-    /// Begin a base; in a new generation if a digest key is given.
-    BeginBase {
-        /// The new generation's digest key.
-        generation: Option<[u8; 32]>,
-        /// Whether it holds every page.
-        complete: bool,
-    },
-    /// Read the next pages of the base.
-    Slice {
-        /// At most about so many bytes.
-        max_bytes: usize,
-    },
-    /// The cut that the base is usable from is sealed: is the base exact?
-    ConfirmBase,
-    /// The base is published.
-    BaseDone,
-    /// The base won't be published.
-    BaseAbandoned,
-    /// Cut nothing until told otherwise (the spool is full).
-    Hold(bool),
-    /// Look at the database.
-    Probe,
-    /// Fsync the page map and let go of the database.
-    Close,
-}
-
-impl std::fmt::Debug for Command {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Open { .. } => "Open",
-            Self::Cut { .. } => "Cut",
-            Self::Sealed(_) => "Sealed",
-            Self::BeginBase { .. } => "BeginBase",
-            Self::Slice { .. } => "Slice",
-            Self::ConfirmBase => "ConfirmBase",
-            Self::BaseDone => "BaseDone",
-            Self::BaseAbandoned => "BaseAbandoned",
-            Self::Hold(_) => "Hold",
-            Self::Probe => "Probe",
-            Self::Close => "Close",
-        })
-    }
-}
-
-/// What a slot tells its driver.
-#[derive(Debug)]
-pub enum Event {
-    /// The source is open.
-    Opened {
-        /// The life of the source.
-        incarnation: Incarnation,
-        /// What opening found out.
-        verdict: Verdict,
-        /// No finished complete base in the open generation.
-        needs_complete_base: bool,
-        /// A base that was begun before and not ended.
-        unfinished_base: Option<UnfinishedBase>,
-    },
-    /// The capture ended; it may be opened again.
-    Failed {
-        /// What to do about it.
-        kind: ErrorKind,
-        /// What happened, with its causes.
-        message: String,
-    },
-    /// A cut was made.
-    Cut {
-        /// Its sequence.
-        seq: LogSeq,
-        /// What it holds.
-        cut: LogCut,
-        /// When it was made.
-        at: Timestamp,
-        /// The memory it takes; given back when dropped.
-        permit: Permit,
-    },
-    /// Everything that had been captured when it was asked for is in cuts before `next_seq`.
-    CutDone {
-        /// From [`Command::Cut`].
-        ticket: u64,
-        /// The next cut's sequence.
-        next_seq: LogSeq,
-    },
-    /// The base begins.
-    BaseBegan(BaseStart),
-    /// The next pages of the base.
-    Slice(BaseSlice),
-    /// The base is exact: it may be published.
-    BaseConfirmed,
-    /// The base can't go on.
-    BaseFailed {
-        /// Why.
-        message: String,
-    },
-    /// Records up to here are no longer needed.
-    Synced(LogSeq),
-    /// What is known of the database.
-    Probed(Probe),
-    /// The database is let go of.
-    Closed,
-}
-
-/// The driver's end of a slot.
-#[derive(Clone)]
-pub struct Handle {
-    inbox: Arc<Mutex<VecDeque<Command>>>,
-    waker: Waker,
-    id: SlotId,
-}
-
-impl std::fmt::Debug for Handle {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Handle(slot {})", self.id)
-    }
-}
-
-impl Handle {
-    /// Tells the slot.
-    pub fn tell(&self, command: Command) {
-        self.inbox.lock().unwrap_or_else(PoisonError::into_inner).push_back(command);
-        self.waker.wake(self.id);
-    }
-}
-
-/// What a slot is made of.
-#[derive(Debug)]
-pub struct Parts {
-    /// The source.
-    pub source: SourceName,
-    /// Its engine.
-    pub engine: Arc<dyn Engine>,
-    /// The engine's folder.
-    pub folder: PathBuf,
-    /// How long changes wait at most.
-    pub ship_every: Duration,
-    /// Memory for cuts, shared by all sources.
-    pub budget: Arc<Budget>,
-    /// Where people look.
-    pub board: Arc<Board>,
-    /// The clocks.
-    pub clock: Arc<dyn Clock>,
-    /// Where events go.
-    pub events: UnboundedSender<Event>,
-}
-
 /// A base that waits for its turn or runs.
 #[derive(Debug, Default)]
 struct BaseTurn {
@@ -215,7 +46,7 @@ struct BaseTurn {
 /// A source on the pool.
 pub struct Slot {
     parts: Parts,
-    inbox: Arc<Mutex<VecDeque<Command>>>,
+    inbox: Inbox,
     capture: Option<Box<dyn Capture>>,
     next_seq: LogSeq,
     /// Sequence and first commit of the cuts that wait to be sealed.

@@ -1,26 +1,23 @@
-//! Epochs: resumed from the state directory, claimed for a new source, taken over on request.
+//! Epochs: resumed from the state directory, or claimed for a new source.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use std::ops::Range;
 use tidemark_format::{Key, PutId, RegionId, RegionName, SourceName};
-use tidemark_host::config::AgentConfig;
 use tidemark_host::files;
-use tidemark_ledger::fencing::{Claimed, RegionHandle, claim_new, take_over as take_over_ledger};
+use tidemark_ledger::fencing::{Claimed, RegionHandle, claim_new};
 use tidemark_storage::{
     CreateStore, Created, Error as StorageError, ListPage, ObjectInfo, Op, Place, ReadStore,
     Version,
 };
 
-use crate::bootstrap::Components;
 use crate::ship::greet::{Greeter, handle};
 use crate::ship::link::RegionLink;
 use crate::state::{SourceRecord, Spool, SpoolUsage, StateDir};
-use crate::supervisor::start;
 use crate::{AgentError, Result};
 
 /// A source's own state, replayed.
@@ -114,45 +111,6 @@ pub(super) async fn claim(
         why: "no region has shown a keyring that names this agent".to_owned(),
     })?;
     Ok(claim_new(regions, durable_in, &greeter.as_writer(source, greeter.writer, &keyring)).await?)
-}
-
-/// Takes sources over from whoever writes them: all of the config, or one. The daemon must not run
-/// (the components hold the state directory's lock).
-///
-/// # Errors
-/// Too few regions, another take-over at this moment, an agent that isn't enrolled.
-pub async fn take_over(
-    config: &AgentConfig,
-    components: Components,
-    source: Option<&SourceName>,
-) -> Result<Vec<(SourceName, Claimed)>> {
-    let chosen: Vec<_> = config
-        .sources
-        .iter()
-        .filter(|one| source.is_none_or(|wanted| *wanted == one.name))
-        .collect();
-    if chosen.is_empty() {
-        let known: Vec<&str> = config.sources.iter().map(|one| one.name.as_str()).collect();
-        return Err(AgentError::UnknownSource {
-            name: source.map_or_else(String::new, SourceName::to_string),
-            known: known.join(", "),
-        });
-    }
-    let state = StateDir::new(&config.state_dir);
-    let mut taking = start::TakingOver::begin(config, components).await?;
-    let mut taken = Vec::new();
-    for source in chosen {
-        let regions = handles(&taking.links, &taking.domains);
-        let keyring = taking.greeter.keyring().ok_or_else(|| AgentError::NoRegion {
-            why: "no region has shown a keyring that names this agent".to_owned(),
-        })?;
-        let writer = taking.greeter.as_writer(&source.name, taking.greeter.writer, &keyring);
-        let claimed = take_over_ledger(&regions, source.settings.durable_in, &writer).await?;
-        store_claim(&state, &source.name, &claimed)?;
-        taken.push((source.name.clone(), claimed));
-    }
-    taking.finish().await?;
-    Ok(taken)
 }
 
 /// A region that can't be reached now.

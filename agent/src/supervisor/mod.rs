@@ -12,7 +12,10 @@
 
 mod claims;
 mod keeper;
+mod prepare;
+mod sources;
 mod start;
+mod taking_over;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,8 +34,8 @@ use crate::source::requests::Request as SourceRequest;
 use crate::status_live::LiveStatus;
 use crate::{AgentError, Result, policy, systemd};
 
-pub use claims::take_over;
 use start::Running;
+pub use taking_over::take_over;
 
 /// How long all of stopping may take, drains included; past it what is left stays in the spool.
 const STOP_TIME: Duration = Duration::from_secs(90);
@@ -91,6 +94,10 @@ pub async fn snapshot_once(
     let cloned = matches!(response, Err(AgentError::Cloned));
     let stopped = running.stop(cloned).await;
     match response? {
+        // Why the source has ended says more than that it has.
+        Response::Refused { .. } if matches!(stopped, Err(AgentError::Fenced { .. })) => {
+            stopped.map(|()| Vec::new())
+        }
         Response::Points { points } => stopped.map(|()| points),
         Response::Refused { message, .. } => Err(AgentError::Refused(message)),
         Response::Status(_) | Response::Done { .. } => Ok(Vec::new()),

@@ -1,6 +1,7 @@
 //! A small world for tests of the whole agent: a repository in memory regions whose faults a test
 //! controls, a live SQLite database, and an agent that runs in this process.
 #![expect(dead_code, reason = "each test binary uses a part of it")]
+#![expect(clippy::print_stdout, reason = "shown only when a test fails")]
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

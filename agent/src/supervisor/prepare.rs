@@ -1,0 +1,194 @@
+//! Before anything runs: regions linked and greeted, records read, failure domains told apart.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidemark_format::RegionName;
+use tidemark_format::SourceName;
+use tidemark_format::heads::Facts;
+use tidemark_host::HostFacts;
+use tidemark_host::config::{AgentConfig, Source};
+use tidemark_ledger::Trust;
+use tidemark_seal::Sealed;
+
+use super::claims::{self, Local};
+use crate::beats::Beats;
+use crate::bootstrap::Components;
+use crate::sessions::Sessions;
+use crate::ship::greet::{GreetError, Greeter, Identity};
+use crate::ship::link::RegionLink;
+use crate::state::{SpoolUsage, StateDir};
+use crate::status_live::Board;
+use crate::{AgentError, Result, policy};
+
+/// How long a region may take to be greeted before the start goes on without it.
+const GREET_TIME: Duration = Duration::from_secs(10);
+
+/// What a start has made before anything runs.
+pub(super) struct Prepared {
+    pub(super) greeter: Arc<Greeter>,
+    pub(super) links: Vec<Arc<RegionLink>>,
+    pub(super) sessions: Arc<Sessions>,
+    pub(super) board: Arc<Board>,
+}
+
+pub(super) fn trust(config: &AgentConfig) -> Result<Trust> {
+    let first = config.recipients.first().ok_or(tidemark_seal::Error::NoRecipients)?;
+    Ok(Trust { repo: first.repo, root: config.root })
+}
+
+pub(super) fn prepare(config: &AgentConfig, components: &Components) -> Result<Prepared> {
+    let trust = trust(config)?;
+    let machine = (Arc::clone(&components.clock), Arc::clone(&components.rng));
+    let names: BTreeSet<RegionName> =
+        components.regions.iter().map(|region| region.config.name.clone()).collect();
+    let sessions = Arc::new(Sessions::new(
+        StateDir::new(&config.state_dir),
+        components.signer.clone(),
+        config.recipients.clone(),
+        names,
+        machine.clone(),
+        trust.repo,
+    )?);
+    let identity = Identity {
+        trust,
+        signer: components.signer.clone(),
+        writer: components.writer.writer,
+        host: components.host.hostname.clone(),
+        recipients: config.recipients.clone(),
+    };
+    let greeter = Arc::new(Greeter::new(identity, machine.0, machine.1));
+    let mut links: Vec<Arc<RegionLink>> = components
+        .regions
+        .iter()
+        .map(|region| {
+            Arc::new(RegionLink::new(
+                region.config.name.clone(),
+                region.config.failure_domain.clone(),
+                region.config.country.as_ref().map(ToString::to_string),
+                Arc::clone(&region.opener),
+                Arc::clone(&sessions),
+            ))
+        })
+        .collect();
+    // The same order on every host: two copies of one state directory meet in the same region first.
+    links.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(Prepared { greeter, links, sessions, board: Arc::new(Board::default()) })
+}
+
+/// Greets every region, one after the other. Returns those that answered.
+pub(super) async fn greet_all(prepared: &Prepared, beat: &Sealed) -> Result<BTreeSet<RegionName>> {
+    let mut up = BTreeSet::new();
+    for link in &prepared.links {
+        let greeting = tokio::time::timeout(GREET_TIME, prepared.greeter.greet(link, beat));
+        match greeting.await {
+            Ok(Ok(())) => {
+                link.set_up(true);
+                up.insert(link.name.clone());
+            }
+            Ok(Err(GreetError::Cloned(why))) => {
+                tracing::error!(why, "a copy of this state directory runs elsewhere");
+                return Err(AgentError::Cloned);
+            }
+            Ok(Err(error)) => {
+                let text = policy::with_causes(&error);
+                tracing::warn!(region = %link.name, error = %text, "the region is away at the start; others go on");
+                prepared.board.region(&link.name, |live| live.last_error = Some(text));
+            }
+            Err(_elapsed) => {
+                tracing::warn!(region = %link.name, "the region doesn't answer at the start; others go on");
+                let why = format!("no answer within {} s", GREET_TIME.as_secs());
+                prepared.board.region(&link.name, |live| live.last_error = Some(why));
+            }
+        }
+    }
+    Ok(up)
+}
+
+/// The domain of each region: two places that are one (the same marker, the same device) fail
+/// together, whatever the config says.
+pub(super) fn domains(links: &[Arc<RegionLink>], board: &Board) -> BTreeMap<RegionName, String> {
+    let mut domains: BTreeMap<RegionName, String> = BTreeMap::new();
+    let mut seen: Vec<(&RegionLink, Option<u64>)> = Vec::new();
+    for link in links {
+        let device = link.open_stores().and_then(|stores| stores.device);
+        let twin = seen.iter().find(|(other, on)| {
+            (other.id().is_some() && other.id() == link.id()) || (on.is_some() && *on == device)
+        });
+        let domain = match twin {
+            Some((other, _)) => {
+                tracing::warn!(
+                    region = %link.name,
+                    other = %other.name,
+                    "both regions are on one device: they fail together and count as one failure domain"
+                );
+                domains.get(&other.name).cloned().unwrap_or_else(|| other.domain.clone())
+            }
+            None => link.domain.clone(),
+        };
+        board.region(&link.name, |live| live.domain.clone_from(&domain));
+        domains.insert(link.name.clone(), domain);
+        seen.push((link, device));
+    }
+    domains
+}
+
+pub(super) fn facts(config: &AgentConfig, host: &HostFacts) -> Facts {
+    let mut facts = Facts::new();
+    facts.insert("agent_version".to_owned(), host.version.clone().into());
+    facts.insert("host_id".to_owned(), host.host_id.clone().into());
+    facts.insert("hostname".to_owned(), host.hostname.clone().into());
+    facts.insert("kernel".to_owned(), host.kernel.clone().into());
+    facts.insert("config_hash".to_owned(), config.hash.to_string().into());
+    facts
+}
+
+pub(super) fn beats(config: &AgentConfig, components: &Components, prepared: &Prepared) -> Beats {
+    let state = StateDir::new(&config.state_dir);
+    Beats {
+        repo: prepared.greeter.repo,
+        signer: components.signer.clone(),
+        host: components.host.hostname.clone(),
+        every: config.beat_every(),
+        facts: facts(config, &components.host),
+        path: state.writer(),
+        state: components.writer.clone(),
+        board: Arc::clone(&prepared.board),
+        clock: Arc::clone(&components.clock),
+        rng: Arc::clone(&components.rng),
+    }
+}
+
+/// Loads what the state directory knows of every source. Blocks.
+pub(super) fn load_all(
+    config: &AgentConfig,
+    usage: &SpoolUsage,
+) -> Result<BTreeMap<SourceName, Option<Local>>> {
+    let state = StateDir::new(&config.state_dir);
+    config
+        .sources
+        .iter()
+        .map(|source| Ok((source.name.clone(), claims::load(&state, &source.name, usage)?)))
+        .collect()
+}
+
+pub(super) fn task_ended(error: tokio::task::JoinError) -> AgentError {
+    AgentError::Io { action: "start", source: std::io::Error::other(error) }
+}
+
+pub(super) fn last_errors(board: &Board) -> String {
+    let errors: Vec<String> = board.read(|_, regions, _| {
+        let errors = regions.iter().filter_map(|(name, live)| Some((name, live.last_error.clone()?)));
+        errors.map(|(name, error)| format!("{name}: {error}")).collect()
+    });
+    errors.join("; ")
+}
+
+pub(super) fn with_config(
+    config: &AgentConfig,
+    mut loaded: BTreeMap<SourceName, Option<Local>>,
+) -> Vec<(&Source, Option<Local>)> {
+    let sources = config.sources.iter();
+    sources.map(|source| (source, loaded.remove(&source.name).flatten())).collect()
+}
