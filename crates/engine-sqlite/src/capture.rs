@@ -320,7 +320,7 @@ impl WalCapture {
                 .lost
                 .get_or_insert_with(|| "the WAL was restarted while no mark kept it".to_owned());
         }
-        self.log.hold = Hold::MaybeAtRest;
+        // The hold stays `None` until the mark was moved: there may be frames below it to capture.
         Ok(())
     }
 
@@ -331,6 +331,10 @@ impl WalCapture {
         self.core.complete_until = None;
         self.core.full = false;
         self.log.restart(&mut self.core)?;
+        if self.marks.is_held() {
+            // At rest there is nothing to capture; otherwise frames follow and nothing restarts.
+            self.log.hold = Hold::MaybeAtRest;
+        }
         self.core.begin_diff(true);
         Ok(())
     }

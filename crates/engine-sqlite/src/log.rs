@@ -21,7 +21,8 @@ pub(crate) enum Hold {
     Pinned,
     /// It may stand on READ_LOCK(0): one restart is fine.
     MaybeAtRest,
-    /// None is held: a restart may have lost something.
+    /// None is held, or it was taken before everything up to it was captured: a restart may have
+    /// lost something.
     None,
 }
 

@@ -326,7 +326,7 @@ fn open_wal(mut core: Core, past: Past) -> Result<OpenedCapture, SqliteError> {
         tail,
         cursor: start,
         rewound_from: 0,
-        hold: Hold::MaybeAtRest,
+        hold: Hold::None,
         seen: Seen::default(),
     };
     let index = log.index(&core)?;
@@ -338,6 +338,7 @@ fn open_wal(mut core: Core, past: Past) -> Result<OpenedCapture, SqliteError> {
     let verdict = match (past.verdict, past.gap, saved) {
         (Some(verdict), _, _) => {
             log.cursor = Cursor::at_end(&index);
+            log.hold = Hold::MaybeAtRest;
             core.pages = size_of(&index, &core)?;
             verdict
         }

@@ -87,7 +87,8 @@ impl Core {
         start: LogSeq,
         complete: bool,
     ) -> Result<BaseStart, SqliteError> {
-        self.book()?;
+        // Pieces of a transaction that is still to be captured to its end may have made it larger.
+        let end = self.pages.max(self.book()?.now().pages);
         let parent = self.state.parent.filter(|_| !complete);
         self.state.tag += 1;
         let tag = self.state.tag;
@@ -103,7 +104,7 @@ impl Core {
             tag,
             parent,
             position: 1,
-            end: self.pages,
+            end,
             usable: None,
             exact: false,
         });
@@ -112,7 +113,7 @@ impl Core {
             start,
             complete: parent.is_none(),
             page_size: self.page_size(),
-            pages: u64::from(self.pages),
+            pages: u64::from(end),
         })
     }
 
@@ -247,7 +248,7 @@ impl Core {
 
     /// See [`tidemark_engine::Capture::base_stands`].
     pub(crate) fn check_base_stands(&mut self) -> Result<(), SqliteError> {
-        if std::mem::take(&mut self.base_void) {
+        if self.base_void {
             self.state.base = None;
             return Err(SqliteError::BaseVoid {
                 path: self.file.path().to_path_buf(),
@@ -334,6 +335,8 @@ impl Core {
         self.diff = Some(diff);
         if end == DiffSlice::Done {
             self.diff = None;
+            // Only now is this file the one that the chain continues.
+            self.state.file = self.file.id();
             if diff.found > 0 {
                 let now = self.observed_now();
                 self.pending.observe(now);

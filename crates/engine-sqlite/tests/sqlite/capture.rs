@@ -75,7 +75,7 @@ fn the_wal_stays_small_although_nobody_else_checkpoints() {
         for_ms: Some(3_000),
         auto_checkpoint: Some(0),
         rate: Some(1_000.0),
-        rows: 10,
+        rows: 5,
         ..lab.job(1)
     };
     let mut writer = [lab.start(&job)];

@@ -39,6 +39,39 @@ fn a_restart_goes_on_in_the_same_log() {
 }
 
 #[test]
+fn a_log_that_restarts_right_after_opening_is_noticed() {
+    // GIVEN commits made while the agent was away, all of them in the database file already
+    let lab = Lab::new(&Shape {
+        bytes: 1 << 20,
+        ..Shape::default()
+    });
+    let mut rig = lab.protected();
+    lab.change(1, 10);
+    rig.cut();
+    rig.crash();
+    let idle = Job {
+        for_ms: Some(60_000),
+        rate: Some(0.01),
+        ..lab.job(9)
+    };
+    let mut reader = lab.start(&idle);
+    std::thread::sleep(Duration::from_millis(300));
+    let sql = "UPDATE data SET kind = 'changed' WHERE id % 7 = 0; PRAGMA wal_checkpoint(PASSIVE)";
+    lab.run(&Job {
+        sql: Some(sql.to_owned()),
+        transactions: Some(0),
+        ..lab.job(2)
+    });
+    // WHEN the log goes on, and is restarted before the first poll
+    assert_eq!(rig.open(), Verdict::Continues);
+    lab.change(3, 3);
+    rig.cut();
+    // THEN what was missed is found
+    reader.kill();
+    lab.assert_restores_byte_equal(rig);
+}
+
+#[test]
 fn after_downtime_only_what_changed_is_shipped() {
     let lab = Lab::new(&Shape {
         bytes: 20 << 20,

@@ -95,10 +95,14 @@ fn torture(seed: u64, rounds: u64, journal_mode: &'static str) {
         for_ms: Some(120_000),
         ..lab.job(writer)
     };
-    let writers = [
-        lab.start(&job(1, "TRUNCATE")),
-        lab.start(&job(2, "PASSIVE")),
-    ];
+    // Transactions larger than a cut.
+    let large = Job {
+        rows: 300,
+        row_bytes: 1500,
+        rate: Some(3.0),
+        ..job(3, "PASSIVE")
+    };
+    let writers = [job(1, "TRUNCATE"), job(2, "PASSIVE"), large].map(|job| lab.start(&job));
     for round in 0..rounds {
         live_and_die(&mut rig, &lab, &mut dice);
         if let Some(last) = rig.restorable().last() {
