@@ -89,7 +89,10 @@ pub struct BaseParts {
 pub async fn run(parts: BaseParts) {
     let to = parts.to.clone();
     let message = match Run::new(parts).run().await {
-        Ok((base, packs_in)) => Message::Finished { base: Box::new(base), packs_in },
+        Ok((base, packs_in)) => Message::Finished {
+            base: Box::new(base),
+            packs_in,
+        },
         Err(why) => Message::Failed { why },
     };
     // The driver is gone only when the agent stops.
@@ -126,9 +129,16 @@ impl Run {
     async fn run(mut self) -> Result<(FinishedBase, Vec<RegionName>), String> {
         let image_bytes = self.read_pages().await?;
         let (sender, end) = oneshot::channel();
-        drop(self.to.send(Message::PagesRead { end: sender, image_bytes }));
-        let end = end.await.map_err(|_dropped| "it was abandoned".to_owned())?;
-        let mut finished = self.with_writer(move |writer| (None, writer.finish(end))).await?;
+        drop(self.to.send(Message::PagesRead {
+            end: sender,
+            image_bytes,
+        }));
+        let end = end
+            .await
+            .map_err(|_dropped| "it was abandoned".to_owned())?;
+        let mut finished = self
+            .with_writer(move |writer| (None, writer.finish(end)))
+            .await?;
         for pack in std::mem::take(&mut finished.packs) {
             self.uploads.begin(pack).await?;
         }
@@ -139,13 +149,17 @@ impl Run {
     /// Reads every page. Returns the database's bytes.
     async fn read_pages(&mut self) -> Result<u64, String> {
         for _ in 0..SLICES_AHEAD {
-            self.slot.tell(Command::Slice { max_bytes: SLICE_BYTES });
+            self.slot.tell(Command::Slice {
+                max_bytes: SLICE_BYTES,
+            });
         }
         loop {
             let slice = self.slices.recv().await.ok_or("the capture ended")?;
             let (done, progress) = (slice.done, slice.progress);
             if !done {
-                self.slot.tell(Command::Slice { max_bytes: SLICE_BYTES });
+                self.slot.tell(Command::Slice {
+                    max_bytes: SLICE_BYTES,
+                });
             }
             drop(self.to.send(Message::Progress(progress)));
             if !slice.runs.is_empty() {
@@ -227,15 +241,16 @@ impl Uploads {
         if regions.is_empty() {
             return Err("no region takes its packs".to_owned());
         }
-        let object = ToCreate { session: Some(self.session), ..ToCreate::from(pack) };
-        self.running.spawn(create_everywhere(regions, object, permit));
+        let object = ToCreate {
+            session: Some(self.session),
+            ..ToCreate::from(pack)
+        };
+        self.running
+            .spawn(create_everywhere(regions, object, permit));
         Ok(())
     }
 
-    fn ended(
-        &mut self,
-        done: Result<Outcome, tokio::task::JoinError>,
-    ) -> Result<(), String> {
+    fn ended(&mut self, done: Result<Outcome, tokio::task::JoinError>) -> Result<(), String> {
         for (region, result) in done.map_err(|error| error.to_string())? {
             if let Err(why) = result
                 && self.left_out.insert(region.clone())
@@ -264,9 +279,9 @@ async fn create_everywhere(
     object: ToCreate,
     _permit: Permit,
 ) -> Outcome {
-    let creates = regions.iter().map(|link| async {
-        (link.name.clone(), create(link, &object).await)
-    });
+    let creates = regions
+        .iter()
+        .map(|link| async { (link.name.clone(), create(link, &object).await) });
     join_all(creates).await
 }
 
@@ -283,8 +298,9 @@ async fn create(link: &RegionLink, object: &ToCreate) -> Result<(), String> {
     };
     match tokio::time::timeout(PATIENCE, tries).await {
         Ok(()) => Ok(()),
-        Err(_elapsed) => {
-            Err(last.map_or_else(|| "no answer".to_owned(), |error| policy::with_causes(&error)))
-        }
+        Err(_elapsed) => Err(last.map_or_else(
+            || "no answer".to_owned(),
+            |error| policy::with_causes(&error),
+        )),
     }
 }

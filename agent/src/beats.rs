@@ -53,7 +53,10 @@ impl Beats {
     /// The disk, or a head that is larger than it may be.
     pub fn make(&mut self) -> Result<Sealed> {
         let number = self.state.last_beat.saturating_add(1);
-        let state = WriterState { last_beat: number, ..self.state.clone() };
+        let state = WriterState {
+            last_beat: number,
+            ..self.state.clone()
+        };
         state.store(&self.path)?;
         self.state = state;
         let head = BeatHead {
@@ -65,7 +68,10 @@ impl Beats {
             clock: clock_facts(&*self.clock, &self.board),
             every_ms: u64::try_from(self.every.as_millis()).unwrap_or(u64::MAX),
             sources: self.board.read(|sources, _, _| {
-                sources.iter().filter_map(|(name, live)| source(name, live)).collect()
+                sources
+                    .iter()
+                    .filter_map(|(name, live)| source(name, live))
+                    .collect()
             }),
             facts: self.facts.clone(),
         };
@@ -188,7 +194,9 @@ mod tests {
             head.sources[0].caught_up_at
         };
         assert_eq!(said(&mut beats), Some(Timestamp::UNIX_EPOCH));
-        beats.board.source(&app, |live| live.pending_since = Some(Timestamp::UNIX_EPOCH));
+        beats.board.source(&app, |live| {
+            live.pending_since = Some(Timestamp::UNIX_EPOCH);
+        });
         assert_eq!(said(&mut beats), None);
     }
 }

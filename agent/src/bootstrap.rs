@@ -87,8 +87,11 @@ pub fn components(config: &AgentConfig) -> Result<Components> {
             }),
         })
         .collect();
-    let engines =
-        config.sources.iter().map(|source| (source.name.clone(), engine(source, &clock))).collect();
+    let engines = config
+        .sources
+        .iter()
+        .map(|source| (source.name.clone(), engine(source, &clock)))
+        .collect();
     local_components(config, regions, engines, (clock, rng))
 }
 
@@ -109,7 +112,9 @@ pub fn local_components(
     let signer = load_signing_key(&state.agent_key())?;
     let writer = WriterState::load_or_new(&state.writer(), &*rng)?;
     let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    let threads = config.threads.map_or_else(|| cores.min(CPU_THREADS_MAX), NonZeroUsize::get);
+    let threads = config
+        .threads
+        .map_or_else(|| cores.min(CPU_THREADS_MAX), NonZeroUsize::get);
     let at_least_one = |threads: usize| NonZeroUsize::new(threads).unwrap_or(NonZeroUsize::MIN);
     Ok(Components {
         clock,
@@ -158,7 +163,10 @@ impl OpenRegion for Opener {
 ///
 /// # Errors
 /// The disk, or a key that is there.
-pub fn create_signing_key(path: &Path, rng: &dyn Rng) -> std::result::Result<SigningKey, FileError> {
+pub fn create_signing_key(
+    path: &Path,
+    rng: &dyn Rng,
+) -> std::result::Result<SigningKey, FileError> {
     let secret: [u8; 32] = rng.bytes();
     let text = format!("{}\n", Hash(secret));
     files::write_new(path, text.as_bytes(), files::PRIVATE)?;
@@ -170,7 +178,10 @@ pub fn create_signing_key(path: &Path, rng: &dyn Rng) -> std::result::Result<Sig
 /// # Errors
 /// [`AgentError::SigningKey`] when it is missing, readable by others, or no key.
 pub fn load_signing_key(path: &Path) -> Result<SigningKey> {
-    let refuse = |why: String| AgentError::SigningKey { path: path.to_owned(), why };
+    let refuse = |why: String| AgentError::SigningKey {
+        path: path.to_owned(),
+        why,
+    };
     let bytes = files::read_private(path).map_err(|error| {
         if error.is_not_found() {
             refuse("it is not there".to_owned())
@@ -179,8 +190,10 @@ pub fn load_signing_key(path: &Path) -> Result<SigningKey> {
         }
     })?;
     let text = std::str::from_utf8(&bytes).map_err(|_binary| refuse("it is no text".to_owned()))?;
-    let secret: Hash =
-        text.trim().parse().map_err(|_not_hex| refuse("it is not 64 hex digits".to_owned()))?;
+    let secret: Hash = text
+        .trim()
+        .parse()
+        .map_err(|_not_hex| refuse("it is not 64 hex digits".to_owned()))?;
     Ok(SigningKey::from_secret(&secret.0))
 }
 
@@ -200,6 +213,9 @@ mod tests {
         assert_eq!(load_signing_key(&path).unwrap().public(), key.public());
         assert!(create_signing_key(&path, &TestRng::seeded(2)).is_err());
         std::fs::write(&path, "short").unwrap();
-        assert!(matches!(load_signing_key(&path), Err(AgentError::SigningKey { .. })));
+        assert!(matches!(
+            load_signing_key(&path),
+            Err(AgentError::SigningKey { .. })
+        ));
     }
 }

@@ -24,7 +24,10 @@ impl Budget {
     /// A budget of `bytes_max`.
     #[must_use]
     pub fn new(bytes_max: u64) -> Arc<Self> {
-        Arc::new(Self { bytes_max, taken: AtomicU64::new(0) })
+        Arc::new(Self {
+            bytes_max,
+            taken: AtomicU64::new(0),
+        })
     }
 
     /// Takes `bytes` if they fit, or if nothing is taken.
@@ -35,8 +38,13 @@ impl Budget {
             let sum = taken.saturating_add(bytes);
             (taken == 0 || sum <= self.bytes_max).then_some(sum)
         };
-        self.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits).ok()?;
-        Some(Permit { budget: Arc::clone(self), bytes })
+        self.taken
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, fits)
+            .ok()?;
+        Some(Permit {
+            budget: Arc::clone(self),
+            bytes,
+        })
     }
 
     /// Bytes taken now.

@@ -17,7 +17,9 @@ pub struct Disk {
 
 impl Default for Disk {
     fn default() -> Self {
-        Self { permits: Arc::new(Semaphore::new(AT_ONCE)) }
+        Self {
+            permits: Arc::new(Semaphore::new(AT_ONCE)),
+        }
     }
 }
 
@@ -35,7 +37,10 @@ impl Disk {
         let _permit = self.permits.acquire().await.ok();
         tokio::task::spawn_blocking(work)
             .await
-            .map_err(|error| AgentError::Io { action, source: std::io::Error::other(error) })
+            .map_err(|error| AgentError::Io {
+                action,
+                source: std::io::Error::other(error),
+            })
     }
 }
 

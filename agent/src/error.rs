@@ -32,7 +32,9 @@ pub enum AgentError {
     )]
     Cloned,
     /// No region can be used, and there is nothing that could be done without one.
-    #[error("no region could be reached and no source has an epoch to resume: nothing can be protected yet ({why})")]
+    #[error(
+        "no region could be reached and no source has an epoch to resume: nothing can be protected yet ({why})"
+    )]
     NoRegion {
         /// The last refusal.
         why: String,

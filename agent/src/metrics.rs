@@ -75,7 +75,9 @@ pub struct Metrics {
 }
 
 fn put_histogram() -> Histogram {
-    Histogram::new([0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0])
+    Histogram::new([
+        0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+    ])
 }
 
 impl Default for Metrics {
@@ -116,49 +118,97 @@ impl Metrics {
         let text = "Age of the oldest commit that is not durable in W failure domains";
         r.register_with_unit("exposure", text, seconds(), self.exposure.clone());
         let text = "Age of the oldest commit that is not durable in this region";
-        r.register_with_unit("region_exposure", text, seconds(), self.region_exposure.clone());
+        r.register_with_unit(
+            "region_exposure",
+            text,
+            seconds(),
+            self.region_exposure.clone(),
+        );
         let text = "Spooled bytes that this region still lacks";
         r.register_with_unit("backlog", text, Unit::Bytes, self.backlog.clone());
         let text = "Number of the last recovery point that is durable in this region";
         r.register("recovery_point", text, self.point.clone());
-        r.register("source_state", "1 for the state a source is in", self.state.clone());
+        r.register(
+            "source_state",
+            "1 for the state a source is in",
+            self.state.clone(),
+        );
         r.register("region_up", "Whether the region answers", self.up.clone());
-        r.register_with_unit("spool", "Bytes in the spool", Unit::Bytes, self.spool.clone());
+        r.register_with_unit(
+            "spool",
+            "Bytes in the spool",
+            Unit::Bytes,
+            self.spool.clone(),
+        );
         let text = "Most bytes that the spool may hold";
         r.register_with_unit("spool_limit", text, Unit::Bytes, self.spool_limit.clone());
-        r.register("alerts", "Conditions that a person should know", self.alerts.clone());
-        r.register("shipped_objects", "Objects created in a region", self.objects.clone());
+        r.register(
+            "alerts",
+            "Conditions that a person should know",
+            self.alerts.clone(),
+        );
+        r.register(
+            "shipped_objects",
+            "Objects created in a region",
+            self.objects.clone(),
+        );
         let text = "Bytes of objects created in a region";
         r.register_with_unit("shipped", text, Unit::Bytes, self.bytes.clone());
-        r.register("recovery_points_sealed", "Recovery points sealed", self.points.clone());
+        r.register(
+            "recovery_points_sealed",
+            "Recovery points sealed",
+            self.points.clone(),
+        );
         r.register("bases_sealed", "Bases sealed", self.bases.clone());
-        r.register("region_failures", "Requests that failed, by kind", self.failures.clone());
+        r.register(
+            "region_failures",
+            "Requests that failed, by kind",
+            self.failures.clone(),
+        );
         let text = "Time that creating an object took";
         r.register_with_unit("put", text, seconds(), self.put.clone());
     }
 
     /// An object was created.
     pub fn shipped(&self, source: &SourceName, region: &RegionName, bytes: u64, took: Duration) {
-        let lane = Lane { source: source.to_string(), region: region.to_string() };
+        let lane = Lane {
+            source: source.to_string(),
+            region: region.to_string(),
+        };
         self.objects.get_or_create(&lane).inc();
         self.bytes.get_or_create(&lane).inc_by(bytes);
-        let region = OfRegion { region: region.to_string() };
+        let region = OfRegion {
+            region: region.to_string(),
+        };
         self.put.get_or_create(&region).observe(took.as_secs_f64());
     }
 
     /// A request failed.
     pub fn failed(&self, region: &RegionName, kind: &'static str) {
-        self.failures.get_or_create(&Failure { region: region.to_string(), kind }).inc();
+        self.failures
+            .get_or_create(&Failure {
+                region: region.to_string(),
+                kind,
+            })
+            .inc();
     }
 
     /// A point was sealed.
     pub fn point_sealed(&self, source: &SourceName) {
-        self.points.get_or_create(&OfSource { source: source.to_string() }).inc();
+        self.points
+            .get_or_create(&OfSource {
+                source: source.to_string(),
+            })
+            .inc();
     }
 
     /// A base was sealed.
     pub fn base_sealed(&self, source: &SourceName) {
-        self.bases.get_or_create(&OfSource { source: source.to_string() }).inc();
+        self.bases
+            .get_or_create(&OfSource {
+                source: source.to_string(),
+            })
+            .inc();
     }
 
     /// The text, with the gauges set to how things stand.
@@ -177,26 +227,42 @@ impl Metrics {
         let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         self.state.clear();
         for (name, live) in &status.sources {
-            let source = OfSource { source: name.to_string() };
-            self.exposure.get_or_create(&source).set(status.exposure(name).as_secs_f64());
-            let state = State { source: name.to_string(), state: live.state.name() };
+            let source = OfSource {
+                source: name.to_string(),
+            };
+            self.exposure
+                .get_or_create(&source)
+                .set(status.exposure(name).as_secs_f64());
+            let state = State {
+                source: name.to_string(),
+                state: live.state.name(),
+            };
             self.state.get_or_create(&state).set(1);
             for (region, lane) in &live.lanes {
-                let labels = Lane { source: name.to_string(), region: region.to_string() };
+                let labels = Lane {
+                    source: name.to_string(),
+                    region: region.to_string(),
+                };
                 let exposure = region_exposure(live, lane, status.at).as_secs_f64();
                 self.region_exposure.get_or_create(&labels).set(exposure);
-                self.backlog.get_or_create(&labels).set(whole(lane.backlog_bytes));
+                self.backlog
+                    .get_or_create(&labels)
+                    .set(whole(lane.backlog_bytes));
                 let point = lane.point_through.map_or(-1, |seq| whole(seq.0));
                 self.point.get_or_create(&labels).set(point);
             }
         }
         for (name, live) in &status.regions {
-            let region = OfRegion { region: name.to_string() };
+            let region = OfRegion {
+                region: name.to_string(),
+            };
             self.up.get_or_create(&region).set(i64::from(live.up));
         }
         self.spool.set(whole(status.spool_bytes));
         self.spool_limit.set(whole(status.spool_max));
-        self.alerts.set(whole(u64::try_from(status.alerts.len()).unwrap_or(u64::MAX)));
+        self.alerts.set(whole(
+            u64::try_from(status.alerts.len()).unwrap_or(u64::MAX),
+        ));
     }
 }
 

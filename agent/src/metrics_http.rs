@@ -92,8 +92,15 @@ mod tests {
         let render: Render = Arc::new(|| "tidemark_alerts 0\n# EOF\n".to_owned());
         let server = tokio::spawn(serve(listener, render, stop.clone()));
         let text = get(address, "/metrics").await;
-        assert!(text.starts_with("HTTP/1.1 200") && text.ends_with("# EOF\n"), "{text}");
-        assert!(get(address, "/etc/passwd").await.starts_with("HTTP/1.1 404"));
+        assert!(
+            text.starts_with("HTTP/1.1 200") && text.ends_with("# EOF\n"),
+            "{text}"
+        );
+        assert!(
+            get(address, "/etc/passwd")
+                .await
+                .starts_with("HTTP/1.1 404")
+        );
         stop.cancel();
         server.await.unwrap();
     }

@@ -109,7 +109,10 @@ fn head(
 #[must_use]
 pub fn clock_facts(clock: &dyn Clock, board: &Board) -> ClockFacts {
     let offsets: BTreeMap<RegionId, i64> = board.read(|_, regions, _| {
-        regions.values().filter_map(|live| Some((live.id?, live.clock_offset_ms?))).collect()
+        regions
+            .values()
+            .filter_map(|live| Some((live.id?, live.clock_offset_ms?)))
+            .collect()
     });
     ClockFacts {
         boot_ms: u64::try_from(clock.since_boot().as_millis()).unwrap_or(u64::MAX),
@@ -124,7 +127,10 @@ pub fn clock_facts(clock: &dyn Clock, board: &Board) -> ClockFacts {
 
 fn create_only(board: &Board) -> BTreeMap<RegionId, String> {
     board.read(|_, regions, _| {
-        regions.values().filter_map(|live| Some((live.id?, live.create_only.clone()?))).collect()
+        regions
+            .values()
+            .filter_map(|live| Some((live.id?, live.create_only.clone()?)))
+            .collect()
     })
 }
 
@@ -149,7 +155,10 @@ impl Ends {
     }
 
     /// Some region has the log through `through`: returns the newest end that is durable.
-    pub fn durable_through(&mut self, through: Option<tidemark_format::LogSeq>) -> Option<Restorable> {
+    pub fn durable_through(
+        &mut self,
+        through: Option<tidemark_format::LogSeq>,
+    ) -> Option<Restorable> {
         while let Some(end) = self.waiting.front().copied() {
             if Some(end.seq) > through {
                 break;
@@ -170,7 +179,11 @@ mod tests {
 
     fn end(seq: u64) -> Restorable {
         let committed = Timestamp::from_second(i64::try_from(seq).unwrap()).unwrap();
-        Restorable { seq: LogSeq(seq), link: Hash::of(b""), committed }
+        Restorable {
+            seq: LogSeq(seq),
+            link: Hash::of(b""),
+            committed,
+        }
     }
 
     #[test]

@@ -58,9 +58,7 @@ pub const fn of_engine(kind: EngineKind) -> Verdict {
     match kind {
         EngineKind::Retry => verdict(Response::Retry, codes::SOURCE_UNREADABLE),
         EngineKind::Reopen => verdict(Response::Retry, codes::SOURCE_UNREADABLE),
-        EngineKind::Vanished | EngineKind::Io => {
-            verdict(Response::Alert, codes::SOURCE_UNREADABLE)
-        }
+        EngineKind::Vanished | EngineKind::Io => verdict(Response::Alert, codes::SOURCE_UNREADABLE),
         // A person must act; the agent looks again now and then, so that acting is enough.
         EngineKind::Refused => verdict(Response::Alert, codes::NOT_THE_OWNER),
         EngineKind::Corrupt => verdict(Response::Alert, codes::DAMAGED),
@@ -145,13 +143,19 @@ mod tests {
     #[test]
     fn fenced_and_wrong_config_end_with_codes_that_systemd_does_not_restart() {
         assert_eq!(code(&AgentError::Cloned).exit, Exit::Fenced);
-        let error = AgentError::SigningKey { path: "/x".into(), why: "gone".into() };
+        let error = AgentError::SigningKey {
+            path: "/x".into(),
+            why: "gone".into(),
+        };
         assert_eq!(code(&error).exit, Exit::Config);
     }
 
     #[test]
     fn a_region_that_is_away_is_tried_again_in_silence_and_a_foreign_object_stops() {
-        assert_eq!(of_region(StorageKind::Unreachable).response, Response::Retry);
+        assert_eq!(
+            of_region(StorageKind::Unreachable).response,
+            Response::Retry
+        );
         assert_eq!(of_region(StorageKind::Exists).response, Response::Stop);
         assert_eq!(of_region(StorageKind::Full).response, Response::Alert);
     }

@@ -37,7 +37,14 @@ impl Room {
         clock: Arc<dyn Clock>,
     ) -> Self {
         let bytes_max = bytes_max.get();
-        Self { usage, bytes_max, keep_free, folder, clock, asked: Mutex::default() }
+        Self {
+            usage,
+            bytes_max,
+            keep_free,
+            folder,
+            clock,
+            asked: Mutex::default(),
+        }
     }
 
     /// What all spools hold, as it is counted.
@@ -106,9 +113,10 @@ pub fn give_way(backlogs: &BTreeMap<SourceName, BTreeMap<RegionName, u64>>) -> G
         Some((largest.saturating_sub(second), source, region))
     });
     match freed.max_by_key(|(bytes, _, _)| *bytes) {
-        Some((bytes, source, region)) if bytes > 0 => {
-            GiveWay::Backlog { source: source.clone(), region: region.clone() }
-        }
+        Some((bytes, source, region)) if bytes > 0 => GiveWay::Backlog {
+            source: source.clone(),
+            region: region.clone(),
+        },
         _ => GiveWay::Nothing,
     }
 }
@@ -121,14 +129,21 @@ mod tests {
 
     fn backlogs(of: &[(&str, &[(&str, u64)])]) -> BTreeMap<SourceName, BTreeMap<RegionName, u64>> {
         let regions = |list: &[(&str, u64)]| {
-            list.iter().map(|(name, bytes)| (RegionName::new(*name).unwrap(), *bytes)).collect()
+            list.iter()
+                .map(|(name, bytes)| (RegionName::new(*name).unwrap(), *bytes))
+                .collect()
         };
-        of.iter().map(|(name, list)| (SourceName::new(*name).unwrap(), regions(list))).collect()
+        of.iter()
+            .map(|(name, list)| (SourceName::new(*name).unwrap(), regions(list)))
+            .collect()
     }
 
     #[test]
     fn the_backlog_that_frees_the_most_gives_way() {
-        let all = backlogs(&[("a", &[("x", 10), ("y", 90)]), ("b", &[("x", 500), ("y", 480)])]);
+        let all = backlogs(&[
+            ("a", &[("x", 10), ("y", 90)]),
+            ("b", &[("x", 500), ("y", 480)]),
+        ]);
         let expected = GiveWay::Backlog {
             source: SourceName::new("a").unwrap(),
             region: RegionName::new("y").unwrap(),
@@ -138,8 +153,14 @@ mod tests {
 
     #[test]
     fn what_was_shipped_nowhere_does_not_give_way_silently() {
-        assert_eq!(give_way(&backlogs(&[("a", &[("x", 90), ("y", 90)])])), GiveWay::Nothing);
-        assert_eq!(give_way(&backlogs(&[("a", &[("x", 90)])])), GiveWay::Nothing);
+        assert_eq!(
+            give_way(&backlogs(&[("a", &[("x", 90), ("y", 90)])])),
+            GiveWay::Nothing
+        );
+        assert_eq!(
+            give_way(&backlogs(&[("a", &[("x", 90)])])),
+            GiveWay::Nothing
+        );
         assert_eq!(give_way(&BTreeMap::new()), GiveWay::Nothing);
     }
 
@@ -148,7 +169,13 @@ mod tests {
         let folder = std::env::temp_dir();
         let room = |max, keep| {
             let usage = SpoolUsage::default();
-            Room::new(usage, ByteSize::bytes(max), keep, folder.clone(), SystemClock::shared())
+            Room::new(
+                usage,
+                ByteSize::bytes(max),
+                keep,
+                folder.clone(),
+                SystemClock::shared(),
+            )
         };
         let nothing = KeepFree::Bytes(ByteSize::bytes(0));
         assert!(room(100, nothing).has(100));

@@ -64,7 +64,11 @@ impl BasePlan {
             return BaseDue::Complete;
         }
         let begun = facts.last_begun.map(|begun| begun.min(now));
-        let gap = if facts.region_is_bare { BARE_GAP } else { REPAIR_GAP };
+        let gap = if facts.region_is_bare {
+            BARE_GAP
+        } else {
+            REPAIR_GAP
+        };
         let old_enough = begun.is_none_or(|begun| now.duration_since(begun) >= gap);
         if facts.region_needs_complete && old_enough {
             return BaseDue::Complete;
@@ -91,7 +95,8 @@ impl BasePlan {
     /// When the schedule alone makes the next base due.
     #[must_use]
     pub fn next(&self, facts: &BaseFacts, now: Timestamp) -> Option<Timestamp> {
-        self.schedule.next_after(facts.last_begun.map_or(now, |begun| begun.min(now)))
+        self.schedule
+            .next_after(facts.last_begun.map_or(now, |begun| begun.min(now)))
     }
 }
 
@@ -154,8 +159,14 @@ mod tests {
 
     #[test]
     fn the_first_base_is_due_at_once_and_complete() {
-        let facts = BaseFacts { needs_complete: true, ..BaseFacts::default() };
-        assert_eq!(plan().due(&facts, time("2026-05-01T12:00:00Z")), BaseDue::Complete);
+        let facts = BaseFacts {
+            needs_complete: true,
+            ..BaseFacts::default()
+        };
+        assert_eq!(
+            plan().due(&facts, time("2026-05-01T12:00:00Z")),
+            BaseDue::Complete
+        );
     }
 
     #[test]
@@ -168,39 +179,79 @@ mod tests {
 
     #[test]
     fn a_generation_that_is_over_opens_the_next_at_the_scheduled_base() {
-        assert_eq!(plan().due(&facts(), time("2026-05-08T02:30:00Z")), BaseDue::Incremental);
-        assert_eq!(plan().due(&facts(), time("2026-05-08T02:30:01Z")), BaseDue::Complete);
+        assert_eq!(
+            plan().due(&facts(), time("2026-05-08T02:30:00Z")),
+            BaseDue::Incremental
+        );
+        assert_eq!(
+            plan().due(&facts(), time("2026-05-08T02:30:01Z")),
+            BaseDue::Complete
+        );
     }
 
     #[test]
     fn a_region_that_lacks_a_base_gets_a_complete_one_but_not_all_the_time() {
-        let facts = BaseFacts { region_needs_complete: true, ..facts() };
-        assert_eq!(plan().due(&facts, time("2026-05-01T02:39:00Z")), BaseDue::No);
-        assert_eq!(plan().due(&facts, time("2026-05-01T02:41:00Z")), BaseDue::Complete);
+        let facts = BaseFacts {
+            region_needs_complete: true,
+            ..facts()
+        };
+        assert_eq!(
+            plan().due(&facts, time("2026-05-01T02:39:00Z")),
+            BaseDue::No
+        );
+        assert_eq!(
+            plan().due(&facts, time("2026-05-01T02:41:00Z")),
+            BaseDue::Complete
+        );
     }
 
     #[test]
     fn a_region_without_any_base_waits_seconds_not_minutes() {
-        let facts = BaseFacts { region_needs_complete: true, region_is_bare: true, ..facts() };
-        assert_eq!(plan().due(&facts, time("2026-05-01T02:30:05Z")), BaseDue::No);
-        assert_eq!(plan().due(&facts, time("2026-05-01T02:30:12Z")), BaseDue::Complete);
+        let facts = BaseFacts {
+            region_needs_complete: true,
+            region_is_bare: true,
+            ..facts()
+        };
+        assert_eq!(
+            plan().due(&facts, time("2026-05-01T02:30:05Z")),
+            BaseDue::No
+        );
+        assert_eq!(
+            plan().due(&facts, time("2026-05-01T02:30:12Z")),
+            BaseDue::Complete
+        );
     }
 
     #[test]
     fn a_hole_in_a_regions_log_is_healed_by_any_base() {
-        let facts = BaseFacts { region_needs_base: true, ..facts() };
-        assert_eq!(plan().due(&facts, time("2026-05-01T02:41:00Z")), BaseDue::Incremental);
+        let facts = BaseFacts {
+            region_needs_base: true,
+            ..facts()
+        };
+        assert_eq!(
+            plan().due(&facts, time("2026-05-01T02:41:00Z")),
+            BaseDue::Incremental
+        );
     }
 
     #[test]
     fn a_base_that_was_asked_for_is_due() {
-        let facts = BaseFacts { asked: true, ..facts() };
-        assert_eq!(plan().due(&facts, time("2026-05-01T05:00:00Z")), BaseDue::Incremental);
+        let facts = BaseFacts {
+            asked: true,
+            ..facts()
+        };
+        assert_eq!(
+            plan().due(&facts, time("2026-05-01T05:00:00Z")),
+            BaseDue::Incremental
+        );
     }
 
     #[test]
     fn a_clock_that_stepped_back_makes_no_base_due() {
-        assert_eq!(plan().due(&facts(), time("2026-04-30T12:00:00Z")), BaseDue::No);
+        assert_eq!(
+            plan().due(&facts(), time("2026-04-30T12:00:00Z")),
+            BaseDue::No
+        );
     }
 
     #[test]
@@ -214,11 +265,31 @@ mod tests {
             new_base: false,
         };
         assert!(point_due(&facts));
-        assert!(!point_due(&PointFacts { since_last: Some(Duration::from_secs(299)), ..facts }));
-        assert!(!point_due(&PointFacts { covered: Some(LogSeq(5)), ..facts }));
-        assert!(!point_due(&PointFacts { usable_from: None, ..facts }));
-        assert!(!point_due(&PointFacts { usable_from: Some(LogSeq(6)), ..facts }));
-        assert!(point_due(&PointFacts { covered: None, since_last: None, ..facts }));
-        assert!(point_due(&PointFacts { covered: Some(LogSeq(5)), new_base: true, ..facts }));
+        assert!(!point_due(&PointFacts {
+            since_last: Some(Duration::from_secs(299)),
+            ..facts
+        }));
+        assert!(!point_due(&PointFacts {
+            covered: Some(LogSeq(5)),
+            ..facts
+        }));
+        assert!(!point_due(&PointFacts {
+            usable_from: None,
+            ..facts
+        }));
+        assert!(!point_due(&PointFacts {
+            usable_from: Some(LogSeq(6)),
+            ..facts
+        }));
+        assert!(point_due(&PointFacts {
+            covered: None,
+            since_last: None,
+            ..facts
+        }));
+        assert!(point_due(&PointFacts {
+            covered: Some(LogSeq(5)),
+            new_base: true,
+            ..facts
+        }));
     }
 }

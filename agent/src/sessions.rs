@@ -55,9 +55,20 @@ impl Sessions {
         repo: RepoId,
     ) -> std::result::Result<Self, FileError> {
         files::create_private_folder(&state.sessions())?;
-        let held = Held { recipients, ..Held::default() };
+        let held = Held {
+            recipients,
+            ..Held::default()
+        };
         let (clock, rng) = clocks;
-        Ok(Self { state, repo, signer, clock, rng, regions, held: Mutex::new(held) })
+        Ok(Self {
+            state,
+            repo,
+            signer,
+            clock,
+            rng,
+            regions,
+            held: Mutex::new(held),
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Held> {
@@ -80,12 +91,20 @@ impl Sessions {
     pub fn current(&self) -> Result<Session> {
         let now = self.clock.now();
         let mut held = self.lock();
-        if let Some(session) = held.current.as_ref().filter(|session| !session.is_over(now)) {
+        if let Some(session) = held
+            .current
+            .as_ref()
+            .filter(|session| !session.is_over(now))
+        {
             return Ok(session.clone());
         }
         let (session, sealed) =
             Session::begin(self.repo, &held.recipients, &self.signer, &*self.rng, now)?;
-        files::write_atomic(&self.state.session(session.id()), &sealed.bytes, files::PRIVATE)?;
+        files::write_atomic(
+            &self.state.session(session.id()),
+            &sealed.bytes,
+            files::PRIVATE,
+        )?;
         held.current = Some(session.clone());
         tracing::info!(session = %session.id(), "a session begins");
         Ok(session)
@@ -101,7 +120,11 @@ impl Sessions {
         session: SessionId,
         region: &RegionName,
     ) -> std::result::Result<Option<Sealed>, SpoolError> {
-        let durable = self.lock().durable.get(&session).is_some_and(|held| held.contains(region));
+        let durable = self
+            .lock()
+            .durable
+            .get(&session)
+            .is_some_and(|held| held.contains(region));
         if durable {
             return Ok(None);
         }
@@ -109,7 +132,11 @@ impl Sessions {
         match std::fs::read(&path) {
             Ok(bytes) => sealed(session, bytes, &path).map(Some),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(SpoolError::Io { action: "read", path, source }),
+            Err(source) => Err(SpoolError::Io {
+                action: "read",
+                path,
+                source,
+            }),
         }
     }
 
@@ -119,7 +146,10 @@ impl Sessions {
         let regions = held.durable.entry(session).or_default();
         regions.insert(region.clone());
         let everywhere = self.regions.is_subset(regions);
-        let current = held.current.as_ref().is_some_and(|current| current.id() == session);
+        let current = held
+            .current
+            .as_ref()
+            .is_some_and(|current| current.id() == session);
         drop(held);
         if everywhere && !current {
             // Best effort: a file that stays is sent again after a restart, which changes nothing.
@@ -130,9 +160,13 @@ impl Sessions {
     /// Every session whose file is still there.
     #[must_use]
     pub fn kept(&self) -> Vec<SessionId> {
-        let Ok(entries) = std::fs::read_dir(self.state.sessions()) else { return Vec::new() };
+        let Ok(entries) = std::fs::read_dir(self.state.sessions()) else {
+            return Vec::new();
+        };
         let names = entries.flatten().map(|entry| entry.file_name());
-        names.filter_map(|name| name.to_str().and_then(|name| name.parse().ok())).collect()
+        names
+            .filter_map(|name| name.to_str().and_then(|name| name.parse().ok()))
+            .collect()
     }
 }
 
@@ -141,6 +175,8 @@ fn sealed(
     bytes: Vec<u8>,
     path: &Path,
 ) -> std::result::Result<Sealed, SpoolError> {
-    let damaged = || SpoolError::Damaged { path: PathBuf::from(path) };
+    let damaged = || SpoolError::Damaged {
+        path: PathBuf::from(path),
+    };
     Sealed::from_spool(keys::session(session), Bytes::from(bytes)).map_err(|_cut| damaged())
 }

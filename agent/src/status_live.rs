@@ -214,7 +214,12 @@ fn exposure(
     now: Timestamp,
 ) -> Duration {
     let lanes = live.lanes.iter().map(|(name, lane)| {
-        (regions.get(name).map_or("", |region| region.domain.as_str()), lane.lacking_since)
+        (
+            regions
+                .get(name)
+                .map_or("", |region| region.domain.as_str()),
+            lane.lacking_since,
+        )
     });
     let sealed = if live.lanes.is_empty() {
         None
@@ -226,13 +231,20 @@ fn exposure(
 
 fn age(since: Option<Timestamp>, now: Timestamp) -> Duration {
     let age = since.map(|since| now.duration_since(since));
-    age.and_then(|age| Duration::try_from(age).ok()).unwrap_or(Duration::ZERO)
+    age.and_then(|age| Duration::try_from(age).ok())
+        .unwrap_or(Duration::ZERO)
 }
 
 /// Exposure of one source in one region: what that region alone lacks.
 #[must_use]
 pub fn region_exposure(live: &LiveSource, lane: &LiveLane, now: Timestamp) -> Duration {
-    age(lane.lacking_since.into_iter().chain(live.pending_since).min(), now)
+    age(
+        lane.lacking_since
+            .into_iter()
+            .chain(live.pending_since)
+            .min(),
+        now,
+    )
 }
 
 #[derive(Debug, Default)]
@@ -285,7 +297,10 @@ impl Board {
 
     /// Takes an alert back, if it stands.
     pub fn clear(&self, code: &str, about: &str) {
-        let gone = self.lock().alerts.remove(&(code.to_owned(), about.to_owned()));
+        let gone = self
+            .lock()
+            .alerts
+            .remove(&(code.to_owned(), about.to_owned()));
         if gone.is_some() {
             tracing::info!(code, about, "the condition is over");
         }
@@ -330,7 +345,10 @@ impl Board {
     #[must_use]
     pub fn worst_exposure(&self, now: Timestamp) -> Option<(SourceName, Duration)> {
         let written = self.lock();
-        let all = written.sources.iter().filter(|(_, live)| live.state != SourceState::Retired);
+        let all = written
+            .sources
+            .iter()
+            .filter(|(_, live)| live.state != SourceState::Retired);
         all.map(|(name, live)| (name.clone(), exposure(live, &written.regions, now)))
             .max_by_key(|(_, exposure)| *exposure)
     }
@@ -372,11 +390,20 @@ mod tests {
     #[test]
     fn exposure_is_the_age_of_what_the_quorum_lacks() {
         let (board, app) = board(&[("a", None), ("b", Some(40))], 2);
-        assert_eq!(board.worst_exposure(at(100)), Some((app.clone(), Duration::from_secs(60))));
+        assert_eq!(
+            board.worst_exposure(at(100)),
+            Some((app.clone(), Duration::from_secs(60)))
+        );
         board.source(&app, |live| live.durable_in = 1);
-        assert_eq!(board.worst_exposure(at(100)), Some((app.clone(), Duration::ZERO)));
+        assert_eq!(
+            board.worst_exposure(at(100)),
+            Some((app.clone(), Duration::ZERO))
+        );
         board.source(&app, |live| live.pending_since = Some(at(90)));
-        assert_eq!(board.worst_exposure(at(100)), Some((app, Duration::from_secs(10))));
+        assert_eq!(
+            board.worst_exposure(at(100)),
+            Some((app, Duration::from_secs(10)))
+        );
     }
 
     #[test]

@@ -20,7 +20,11 @@ struct Fresh {
 
 impl Fresh {
     fn take(&mut self, source: &SourceName, order: Order) {
-        if let Some(item) = self.items.get_mut(source).and_then(|items| items.remove(&order)) {
+        if let Some(item) = self
+            .items
+            .get_mut(source)
+            .and_then(|items| items.remove(&order))
+        {
             self.bytes = self.bytes.saturating_sub(size(&item));
         }
     }
@@ -42,7 +46,11 @@ impl ItemStore {
     /// A store that keeps at most `fresh_bytes_max` in memory.
     #[must_use]
     pub fn new(fresh_bytes_max: u64) -> Self {
-        Self { spools: Mutex::default(), fresh: Mutex::default(), fresh_bytes_max }
+        Self {
+            spools: Mutex::default(),
+            fresh: Mutex::default(),
+            fresh_bytes_max,
+        }
     }
 
     fn fresh(&self) -> MutexGuard<'_, Fresh> {
@@ -60,9 +68,15 @@ impl ItemStore {
         let mut fresh = self.fresh();
         fresh.bytes = fresh.bytes.saturating_add(size(&item));
         fresh.queue.push_back((source.clone(), item.order));
-        fresh.items.entry(source.clone()).or_default().insert(item.order, item);
+        fresh
+            .items
+            .entry(source.clone())
+            .or_default()
+            .insert(item.order, item);
         while fresh.bytes > self.fresh_bytes_max {
-            let Some((source, order)) = fresh.queue.pop_front() else { break };
+            let Some((source, order)) = fresh.queue.pop_front() else {
+                break;
+            };
             fresh.take(&source, order);
         }
     }
@@ -73,7 +87,11 @@ impl ItemStore {
         fresh.take(source, order);
         // Keep the queue as short as what it speaks of.
         while let Some((source, order)) = fresh.queue.front().cloned() {
-            if fresh.items.get(&source).is_some_and(|items| items.contains_key(&order)) {
+            if fresh
+                .items
+                .get(&source)
+                .is_some_and(|items| items.contains_key(&order))
+            {
                 break;
             }
             fresh.queue.pop_front();
@@ -92,7 +110,9 @@ impl ItemStore {
             let spools = self.spools.lock().unwrap_or_else(PoisonError::into_inner);
             spools.get(source).cloned()
         };
-        let spool = spool.ok_or_else(|| SpoolError::Damaged { path: source.as_str().into() })?;
+        let spool = spool.ok_or_else(|| SpoolError::Damaged {
+            path: source.as_str().into(),
+        })?;
         let (item, _head) = spool.item(order)?;
         Ok(Arc::new(item))
     }
@@ -100,7 +120,11 @@ impl ItemStore {
     /// An item, if it is in memory.
     #[must_use]
     pub fn fresh_item(&self, source: &SourceName, order: Order) -> Option<Arc<Item>> {
-        self.fresh().items.get(source).and_then(|items| items.get(&order)).cloned()
+        self.fresh()
+            .items
+            .get(source)
+            .and_then(|items| items.get(&order))
+            .cloned()
     }
 
     /// Bytes in memory.
@@ -125,7 +149,11 @@ mod tests {
             put: PutId([0; 16]),
             link: Hash::of(b""),
             session: None,
-            content: Content::Log { seq: LogSeq(order), link: Hash::of(b""), first_commit: None },
+            content: Content::Log {
+                seq: LogSeq(order),
+                link: Hash::of(b""),
+                first_commit: None,
+            },
             bytes: Bytes::from_static(&[0; 100]),
         })
     }

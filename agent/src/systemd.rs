@@ -75,9 +75,14 @@ pub fn status_line(board: &Board, now: Timestamp) -> String {
     let tail = board.read(|sources, regions, alerts| {
         let mut line = String::new();
         for (name, region) in regions {
-            line.push_str(&format!(" · {name} {}", if region.up { "ok" } else { "AWAY" }));
+            line.push_str(&format!(
+                " · {name} {}",
+                if region.up { "ok" } else { "AWAY" }
+            ));
         }
-        let odd = sources.iter().filter(|(_, live)| live.state != SourceState::Capturing);
+        let odd = sources
+            .iter()
+            .filter(|(_, live)| live.state != SourceState::Capturing);
         for (name, live) in odd.take(3) {
             line.push_str(&format!(" · {name} {}", live.state.name()));
         }

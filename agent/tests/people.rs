@@ -1,5 +1,8 @@
 //! What people do to a running agent: snapshots, pauses, retirement; and databases that vanish.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, its helpers too"
+)]
 
 mod world;
 
@@ -20,19 +23,28 @@ async fn a_pause_ships_nothing_and_captures_on_and_resume_catches_up() {
     shop.work(20, 2000);
     let agent = world.start();
     agent.snapshot(None).await;
-    let pause = Request::Pause { source: None, for_ms: 3_600_000, reason: "tape move".to_owned() };
+    let pause = Request::Pause {
+        source: None,
+        for_ms: 3_600_000,
+        reason: "tape move".to_owned(),
+    };
     assert!(matches!(agent.ask(&pause).await, Response::Done { .. }));
     let before = world.regions[0].names("meta/log/");
     shop.work(20, 2000);
     let status = agent
         .until("the pause's work is in the spool", |status| {
-            status.sources[&source("app")].lanes.values().all(|lane| lane.behind > 0)
+            status.sources[&source("app")]
+                .lanes
+                .values()
+                .all(|lane| lane.behind > 0)
         })
         .await;
     assert_eq!(status.sources[&source("app")].state, SourceState::Paused);
     assert!(status.alerts.iter().any(|alert| alert.code == "paused"));
     assert_eq!(world.regions[0].names("meta/log/"), before);
-    let refused = agent.ask(&Request::snapshot(None, false, None, DEADLINE)).await;
+    let refused = agent
+        .ask(&Request::snapshot(None, false, None, DEADLINE))
+        .await;
     assert!(matches!(refused, Response::Refused { .. }), "{refused:?}");
     agent.ask(&Request::Resume { source: None }).await;
     agent.snapshot(None).await;
@@ -47,18 +59,24 @@ async fn a_pause_ends_by_itself_and_survives_a_restart() {
     shop.work(5, 100);
     let agent = world.start();
     agent.snapshot(None).await;
-    let pause = Request::Pause { source: None, for_ms: 4_000, reason: "short".to_owned() };
+    let pause = Request::Pause {
+        source: None,
+        for_ms: 4_000,
+        reason: "short".to_owned(),
+    };
     agent.ask(&pause).await;
     agent.stop().await.unwrap();
     let agent = world.start();
-    agent.until("it is still paused", |status| {
-        status.sources[&source("app")].state == SourceState::Paused
-    })
-    .await;
-    agent.until("it goes on by itself", |status| {
-        status.sources[&source("app")].state == SourceState::Capturing
-    })
-    .await;
+    agent
+        .until("it is still paused", |status| {
+            status.sources[&source("app")].state == SourceState::Paused
+        })
+        .await;
+    agent
+        .until("it goes on by itself", |status| {
+            status.sources[&source("app")].state == SourceState::Capturing
+        })
+        .await;
     agent.stop().await.unwrap();
 }
 
@@ -71,7 +89,11 @@ async fn a_retired_source_ends_with_a_last_point_and_is_not_captured_again() {
     shop.work(20, 2000);
     let agent = world.start();
     agent.snapshot(None).await;
-    let retired = agent.ask(&Request::Retire { source: source("app") }).await;
+    let retired = agent
+        .ask(&Request::Retire {
+            source: source("app"),
+        })
+        .await;
     assert!(matches!(retired, Response::Points { .. }), "{retired:?}");
     agent.stop().await.unwrap();
     let history = world.assert_sound(0, "app").await;
@@ -114,19 +136,27 @@ async fn a_database_that_is_not_there_is_told_and_the_others_go_on() {
     shop.work(20, 2000);
     let agent = world.start();
     let only_app = Request::snapshot(Some(source("app")), false, None, DEADLINE);
-    assert!(matches!(agent.ask(&only_app).await, Response::Points { .. }));
+    assert!(matches!(
+        agent.ask(&only_app).await,
+        Response::Points { .. }
+    ));
     let status = agent
         .until("the missing one waits", |status| {
             status.sources[&source("late")].state == SourceState::WaitingForDatabase
         })
         .await;
-    assert!(status.alerts.iter().any(|alert| alert.about == "late"), "{:?}", status.alerts);
+    assert!(
+        status.alerts.iter().any(|alert| alert.about == "late"),
+        "{:?}",
+        status.alerts
+    );
     let mut late = world.shop("late");
     late.work(5, 100);
-    agent.until("it is captured once it is there", |status| {
-        status.sources[&source("late")].point.is_some()
-    })
-    .await;
+    agent
+        .until("it is captured once it is there", |status| {
+            status.sources[&source("late")].point.is_some()
+        })
+        .await;
     agent.stop().await.unwrap();
     world.assert_sound(0, "late").await;
 }

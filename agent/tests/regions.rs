@@ -1,6 +1,9 @@
 //! Regions that fail, come back, lose answers and fill the spool: the others go on, nothing is lost
 //! in silence.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, its helpers too"
+)]
 
 mod world;
 
@@ -20,7 +23,14 @@ fn region(name: &str) -> RegionName {
 }
 
 fn standing(status: &LiveStatus, name: &str) -> Option<Standing> {
-    Some(status.sources.get(&app())?.lanes.get(&region(name))?.standing)
+    Some(
+        status
+            .sources
+            .get(&app())?
+            .lanes
+            .get(&region(name))?
+            .standing,
+    )
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -31,18 +41,27 @@ async fn a_region_that_was_away_catches_up_and_never_held_up_the_other() {
     shop.work(20, 2000);
     let agent = world.start();
     agent.snapshot(None).await;
-    world.regions[1].faults.add(None, "", When::Always, Fault::FailBefore);
+    world.regions[1]
+        .faults
+        .add(None, "", When::Always, Fault::FailBefore);
     shop.work(20, 2000);
     let away = agent.snapshot(Some("while-b-is-away")).await.remove(0);
     assert_eq!(away.durable_in, [region("a")]);
-    let status = agent.until("b is away", |status| !status.regions[&region("b")].up).await;
-    assert!(status.sources[&app()].lanes[&region("b")].lacking_since.is_some());
+    let status = agent
+        .until("b is away", |status| !status.regions[&region("b")].up)
+        .await;
+    assert!(
+        status.sources[&app()].lanes[&region("b")]
+            .lacking_since
+            .is_some()
+    );
     world.regions[1].faults.clear();
-    agent.until("b has caught up", |status| {
-        let lane = &status.sources[&app()].lanes[&region("b")];
-        status.regions[&region("b")].up && lane.lacking_since.is_none() && lane.behind == 0
-    })
-    .await;
+    agent
+        .until("b has caught up", |status| {
+            let lane = &status.sources[&app()].lanes[&region("b")];
+            status.regions[&region("b")].up && lane.lacking_since.is_none() && lane.behind == 0
+        })
+        .await;
     agent.stop().await.unwrap();
     for at in 0..2 {
         world.assert_sound(at, "app").await;
@@ -55,22 +74,34 @@ async fn a_region_that_was_away_catches_up_and_never_held_up_the_other() {
 async fn a_region_that_was_away_at_the_first_base_gets_one_of_its_own_when_it_comes() {
     let mut world = World::new(&["a", "b"]).await;
     world.settings.push_str("durable_in = 2\n");
-    world.regions[1].faults.add(None, "", When::Always, Fault::FailBefore);
+    world.regions[1]
+        .faults
+        .add(None, "", When::Always, Fault::FailBefore);
     let mut shop = world.shop("app");
     shop.work(20, 2000);
     let agent = world.start();
-    agent.until("the first base is there", |status| {
-        status.sources.get(&app()).is_some_and(|live| live.point.is_some())
-    })
-    .await;
-    assert!(world.regions[1].store.keys().len() <= 1, "only the keyring that the test put there");
+    agent
+        .until("the first base is there", |status| {
+            status
+                .sources
+                .get(&app())
+                .is_some_and(|live| live.point.is_some())
+        })
+        .await;
+    assert!(
+        world.regions[1].store.keys().len() <= 1,
+        "only the keyring that the test put there"
+    );
     world.regions[1].faults.clear();
-    agent.until("b is whole", |status| {
-        status.regions[&region("b")].up
-            && standing(status, "b") == Some(Standing::Whole)
-            && status.sources[&app()].lanes[&region("b")].point_through.is_some()
-    })
-    .await;
+    agent
+        .until("b is whole", |status| {
+            status.regions[&region("b")].up
+                && standing(status, "b") == Some(Standing::Whole)
+                && status.sources[&app()].lanes[&region("b")]
+                    .point_through
+                    .is_some()
+        })
+        .await;
     agent.stop().await.unwrap();
     world.assert_sound(0, "app").await;
     let history = world.assert_sound(1, "app").await;
@@ -83,8 +114,12 @@ async fn answers_that_are_lost_make_no_second_object() {
     let mut shop = world.shop("app");
     shop.work(20, 2000);
     for region in &world.regions {
-        region.faults.add(Op::Create, "", When::Probability(0.3), Fault::DoThenFail);
-        region.faults.add(Op::Create, "", When::Probability(0.2), Fault::FailBefore);
+        region
+            .faults
+            .add(Op::Create, "", When::Probability(0.3), Fault::DoThenFail);
+        region
+            .faults
+            .add(Op::Create, "", When::Probability(0.2), Fault::FailBefore);
     }
     let agent = world.start();
     for _ in 0..5 {
@@ -103,39 +138,56 @@ async fn answers_that_are_lost_make_no_second_object() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_spool_gives_up_what_the_away_region_lacks_and_a_base_repairs_it() {
     let mut world = World::new(&["a", "b"]).await;
-    world.settings.push_str("durable_in = 1\nspool_max = \"16MiB\"\n");
+    world
+        .settings
+        .push_str("durable_in = 1\nspool_max = \"16MiB\"\n");
     let mut shop = world.shop("app");
     shop.work(20, 2000);
     let agent = world.start();
-    agent.until("both have the base", |status| {
-        standing(status, "b") == Some(Standing::Whole)
-            && status.sources[&app()].lanes[&region("b")].point_through.is_some()
-    })
-    .await;
-    world.regions[1].faults.add(Op::Create, "meta/log", When::Always, Fault::FailBefore);
+    agent
+        .until("both have the base", |status| {
+            standing(status, "b") == Some(Standing::Whole)
+                && status.sources[&app()].lanes[&region("b")]
+                    .point_through
+                    .is_some()
+        })
+        .await;
+    world.regions[1]
+        .faults
+        .add(Op::Create, "meta/log", When::Always, Fault::FailBefore);
     for _ in 0..30 {
         shop.work(50, 20_000);
         agent.snapshot(None).await;
     }
-    let status = agent.until("b is repairing", |status| {
-        standing(status, "b") == Some(Standing::Repairing)
-    })
-    .await;
+    let status = agent
+        .until("b is repairing", |status| {
+            standing(status, "b") == Some(Standing::Repairing)
+        })
+        .await;
     assert!(status.spool_bytes <= 16 << 20, "{}", status.spool_bytes);
     world.regions[1].faults.clear();
-    agent.until("b takes the log again", |status| {
-        status.regions[&region("b")].up && status.sources[&app()].lanes[&region("b")].behind == 0
-    })
-    .await;
+    agent
+        .until("b takes the log again", |status| {
+            status.regions[&region("b")].up
+                && status.sources[&app()].lanes[&region("b")].behind == 0
+        })
+        .await;
     let request = tidemark_agent::control::Request::snapshot(None, true, None, DEADLINE);
     agent.ask(&request).await;
-    agent.until("b is whole again", |status| standing(status, "b") == Some(Standing::Whole)).await;
+    agent
+        .until("b is whole again", |status| {
+            standing(status, "b") == Some(Standing::Whole)
+        })
+        .await;
     shop.work(5, 100);
     agent.snapshot(None).await;
     agent.stop().await.unwrap();
     world.assert_sound(0, "app").await;
     let history = world.history(1, "app").await;
-    assert!(!history.missing().is_empty(), "what was given up is a reported gap");
+    assert!(
+        !history.missing().is_empty(),
+        "what was given up is a reported gap"
+    );
     assert!(history.newest_point().is_some());
 }
 
@@ -165,20 +217,27 @@ async fn what_was_shipped_nowhere_becomes_a_signed_gap_and_a_new_base() {
     for region in &world.regions {
         region.faults.clear();
     }
-    agent.until("both are whole again", |status| {
-        let whole = |name| {
-            standing(status, name) == Some(Standing::Whole)
-                && status.sources[&app()].lanes[&region(name)].behind == 0
-        };
-        whole("a") && whole("b")
-    })
-    .await;
+    agent
+        .until("both are whole again", |status| {
+            let whole = |name| {
+                standing(status, name) == Some(Standing::Whole)
+                    && status.sources[&app()].lanes[&region(name)].behind == 0
+            };
+            whole("a") && whole("b")
+        })
+        .await;
     shop.work(5, 100);
     agent.snapshot(Some("after")).await;
     agent.stop().await.unwrap();
     for at in 0..2 {
         let history = world.assert_sound(at, "app").await;
         let bases = &history.newest().unwrap().bases;
-        assert_eq!(bases.iter().filter(|base| base.head.parent.is_none()).count(), 2);
+        assert_eq!(
+            bases
+                .iter()
+                .filter(|base| base.head.parent.is_none())
+                .count(),
+            2
+        );
     }
 }

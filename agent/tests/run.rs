@@ -1,5 +1,8 @@
 //! The agent as a whole, in this process: a live database, regions in memory, faults on demand.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, its helpers too"
+)]
 
 mod world;
 
@@ -26,8 +29,13 @@ async fn a_live_database_is_protected_into_two_regions() {
         let history = world.assert_sound(region, "app").await;
         let newest = history.newest_point().unwrap();
         assert!(newest.head.log_seq >= points[0].log_seq);
-        let names: Vec<_> =
-            history.newest().unwrap().points.iter().filter_map(|p| p.head.name.clone()).collect();
+        let names: Vec<_> = history
+            .newest()
+            .unwrap()
+            .points
+            .iter()
+            .filter_map(|p| p.head.name.clone())
+            .collect();
         assert_eq!(names, ["before"]);
     }
     let keys = |region: usize| world.regions[region].names("meta/point/");
@@ -48,7 +56,13 @@ async fn a_restart_goes_on_with_the_same_epoch_and_without_a_new_base() {
     agent.stop().await.unwrap();
     let history = world.assert_sound(0, "app").await;
     assert_eq!(history.all_epochs().count(), 1);
-    let bases: Vec<_> = history.newest().unwrap().bases.iter().map(|base| &base.head).collect();
+    let bases: Vec<_> = history
+        .newest()
+        .unwrap()
+        .bases
+        .iter()
+        .map(|base| &base.head)
+        .collect();
     assert_eq!(bases.len(), 1, "{bases:#?}");
     assert!(history.newest_point().unwrap().head.log_seq >= points[0].log_seq);
 }
@@ -62,10 +76,11 @@ async fn a_killed_agent_ships_what_it_had_sealed_and_goes_on() {
         let agent = world.start();
         let point = agent.snapshot(None).await.remove(0);
         shop.work(20, 2000);
-        agent.until("something new is sealed", |status| {
-            status.sources[&app()].log_seq > Some(point.log_seq)
-        })
-        .await;
+        agent
+            .until("something new is sealed", |status| {
+                status.sources[&app()].log_seq > Some(point.log_seq)
+            })
+            .await;
         agent.kill().await;
     }
     let agent = world.start();
@@ -92,7 +107,10 @@ async fn a_second_agent_without_the_state_is_fenced() {
     let ended = world.start_on(&other).ended().await;
     match ended {
         Err(error @ (AgentError::Fenced { .. } | AgentError::Cloned)) => {
-            assert_eq!(tidemark_agent::policy::code(&error).exit, tidemark_host::Exit::Fenced);
+            assert_eq!(
+                tidemark_agent::policy::code(&error).exit,
+                tidemark_host::Exit::Fenced
+            );
         }
         other => panic!("{other:?}"),
     }
@@ -111,12 +129,18 @@ async fn an_idle_source_costs_nothing_but_beats() {
     eventually("the log is at rest", async || {
         let before = others();
         let beat = beats();
-        eventually("two more beats", async || (beats() >= beat + 2).then_some(())).await;
+        eventually("two more beats", async || {
+            (beats() >= beat + 2).then_some(())
+        })
+        .await;
         (others() == before).then_some(())
     })
     .await;
     let (beat, before) = (beats(), others());
-    eventually("three more beats", async || (beats() >= beat + 3).then_some(())).await;
+    eventually("three more beats", async || {
+        (beats() >= beat + 3).then_some(())
+    })
+    .await;
     assert_eq!(others(), before);
     agent.stop().await.unwrap();
 }

@@ -1,6 +1,9 @@
 //! Two agents on one source, a copied or an old state directory: exactly one goes on, the other ends
 //! with exit code 11, and nothing that was acknowledged is lost.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, its helpers too"
+)]
 
 mod world;
 
@@ -84,7 +87,9 @@ async fn a_take_over_ends_the_old_agent_and_loses_nothing_acknowledged() {
     let other = world.other_state_dir();
     let config = world.config_for(&other);
     let components = world.components_for(&config).unwrap();
-    let taken = tidemark_agent::take_over(&config, components, None).await.unwrap();
+    let taken = tidemark_agent::take_over(&config, components, None)
+        .await
+        .unwrap();
     assert_eq!(taken[0].1.epoch.0, 2);
     shop.work(20, 2000);
     ends_fenced(old).await;
@@ -117,10 +122,14 @@ async fn a_restart_with_no_region_resumes_its_epoch_and_ships_later() {
     let app = SourceName::new("app").unwrap();
     let before = agent.status().await.sources[&app].log_seq;
     shop.work(20, 2000);
-    agent.until("the log goes on in the spool", |status| {
-        status.sources.get(&app).is_some_and(|live| live.log_seq > before)
-    })
-    .await;
+    agent
+        .until("the log goes on in the spool", |status| {
+            status
+                .sources
+                .get(&app)
+                .is_some_and(|live| live.log_seq > before)
+        })
+        .await;
     for region in &world.regions {
         region.faults.clear();
     }

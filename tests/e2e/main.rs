@@ -1,1 +1,26 @@
-//! e2e: filled as its subjects arrive.
+//! The two shipped programs, as a user runs them.
+
+#![expect(clippy::unwrap_used, reason = "a test that can't go on says where")]
+
+mod commands;
+mod custody;
+mod damage;
+mod demo;
+mod fencing;
+mod instants;
+mod kill;
+mod lost_host;
+mod machine;
+mod manual;
+mod objects;
+mod process;
+mod refusals;
+mod s3;
+mod scale;
+mod site;
+mod space;
+mod status;
+mod systemd;
+mod torture;
+mod trouble;
+mod writer;

@@ -67,7 +67,8 @@ fn every_command_in_the_documents_is_understood() {
             .expect("the program runs");
         assert!(
             output.status.success(),
-            "{call:?}: {}",
+            "{}: {call:?}: {}",
+            call.document,
             String::from_utf8_lossy(&output.stderr)
         );
         let help = String::from_utf8_lossy(&output.stdout);

@@ -68,6 +68,9 @@ impl Document for Shown {
 /// Shows the config as it holds.
 pub(super) fn show(global: &Global, console: &Console) -> Result<Exit, Failure> {
     let config = context::config(global)?;
-    console.show(&Shown { file: config.file.clone(), toml: write::effective(&config) });
+    console.show(&Shown {
+        file: config.file.clone(),
+        toml: write::effective(&config),
+    });
     Ok(Exit::Ok)
 }

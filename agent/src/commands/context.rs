@@ -30,8 +30,10 @@ fn with_surroundings(
     read: impl FnOnce(&Surroundings<'_>) -> Result<AgentConfig, ConfigError>,
 ) -> Result<AgentConfig, Failure> {
     let state = state_directory();
-    let surroundings =
-        Surroundings { state_directory: state.as_deref(), check_schedule: &Schedule::check };
+    let surroundings = Surroundings {
+        state_directory: state.as_deref(),
+        check_schedule: &Schedule::check,
+    };
     Ok(read(&surroundings)?)
 }
 
@@ -48,13 +50,17 @@ pub(super) struct Machine {
 
 impl Machine {
     pub(super) fn new() -> Self {
-        Self { clock: SystemClock::shared(), rng: SystemRng::shared() }
+        Self {
+            clock: SystemClock::shared(),
+            rng: SystemRng::shared(),
+        }
     }
 
     /// How commands open regions.
     pub(super) fn open_options(&self) -> OpenOptions {
         let mut options = OpenOptions::new(Arc::clone(&self.clock), Arc::clone(&self.rng));
-        options.credentials_directory = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+        options.credentials_directory =
+            std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
         options
     }
 }
@@ -64,7 +70,10 @@ pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|source| Failure::Folder { path: PathBuf::from("the async runtime"), source })
+        .map_err(|source| Failure::Folder {
+            path: PathBuf::from("the async runtime"),
+            source,
+        })
 }
 
 /// A runtime for the daemon's own work. It waits for the network and the disk; what costs time on a
@@ -74,7 +83,10 @@ pub(super) fn service_runtime() -> Result<tokio::runtime::Runtime, Failure> {
         .worker_threads(2)
         .enable_all()
         .build()
-        .map_err(|source| Failure::Folder { path: PathBuf::from("the async runtime"), source })
+        .map_err(|source| Failure::Folder {
+            path: PathBuf::from("the async runtime"),
+            source,
+        })
 }
 
 /// Opens regions for the agent's use; each on its own, so that one that is away is only that.

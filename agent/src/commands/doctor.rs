@@ -21,12 +21,7 @@ use super::{
     Failure,
     context::{self, Machine, open_regions},
 };
-use crate::{
-    cli::Global,
-    policy,
-    bootstrap,
-    state::StateDir,
-};
+use crate::{bootstrap, cli::Global, policy, state::StateDir};
 
 /// What a check found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -52,7 +47,12 @@ struct Findings {
 
 impl Findings {
     fn ok(&mut self, what: impl Into<String>, found: impl Into<String>) {
-        self.checks.push(Check { what: what.into(), grade: Grade::Ok, found: found.into(), remedy: None });
+        self.checks.push(Check {
+            what: what.into(),
+            grade: Grade::Ok,
+            found: found.into(),
+            remedy: None,
+        });
     }
 
     fn bad(
@@ -63,11 +63,20 @@ impl Findings {
         remedy: impl Into<String>,
     ) {
         let remedy = Some(remedy.into());
-        self.checks.push(Check { what: what.into(), grade, found: found.into(), remedy });
+        self.checks.push(Check {
+            what: what.into(),
+            grade,
+            found: found.into(),
+            remedy,
+        });
     }
 
     fn worst(&self) -> Grade {
-        self.checks.iter().map(|check| check.grade).max().unwrap_or(Grade::Ok)
+        self.checks
+            .iter()
+            .map(|check| check.grade)
+            .max()
+            .unwrap_or(Grade::Ok)
     }
 }
 
@@ -139,7 +148,10 @@ fn local(config: &AgentConfig, machine: &Machine, findings: &mut Findings) {
             "add the escrow's word (tmr1…) to recipients",
         );
     } else {
-        findings.ok("recipients", format!("{} recovery identities", config.recipients.len()));
+        findings.ok(
+            "recipients",
+            format!("{} recovery identities", config.recipients.len()),
+        );
     }
     let domains = failure_domains(&config.regions);
     if domains < 2 {
@@ -168,8 +180,10 @@ fn database(source: &Source, config: &AgentConfig, machine: &Machine, findings: 
     let Engine::Sqlite { path } = &source.engine;
     let what = format!("database {}", source.name);
     // A folder of its own: the daemon's must not be touched.
-    let scratch = std::env::temp_dir()
-        .join(format!("tidemark-doctor-{}", machine.rng.id::<tidemark_format::PutId>().short()));
+    let scratch = std::env::temp_dir().join(format!(
+        "tidemark-doctor-{}",
+        machine.rng.id::<tidemark_format::PutId>().short()
+    ));
     let found = look_at(source, &scratch, machine);
     drop(std::fs::remove_dir_all(&scratch));
     match found {
@@ -178,7 +192,10 @@ fn database(source: &Source, config: &AgentConfig, machine: &Machine, findings: 
             Grade::Broken,
             what,
             policy::with_causes(&error),
-            format!("tidemark-agent explain {}", policy::of_engine(error.kind()).code),
+            format!(
+                "tidemark-agent explain {}",
+                policy::of_engine(error.kind()).code
+            ),
         ),
     }
     let same = config.sources.iter().filter(|other| {
@@ -221,7 +238,9 @@ fn look_at(
 
 async fn regions(config: &AgentConfig, machine: &Machine, findings: &mut Findings) {
     let signer = bootstrap::load_signing_key(&StateDir::new(&config.state_dir).agent_key()).ok();
-    let agent = signer.as_ref().map(tidemark_format::sign::SigningKey::public);
+    let agent = signer
+        .as_ref()
+        .map(tidemark_format::sign::SigningKey::public);
     for (region, opened) in open_regions(&config.regions, &machine.open_options()).await {
         let what = format!("region {}", region.name);
         let checked = match opened {
@@ -232,7 +251,12 @@ async fn regions(config: &AgentConfig, machine: &Machine, findings: &mut Finding
             Err(error) => Err(policy::with_causes(&error)),
         };
         if let Err(why) = checked {
-            findings.bad(Grade::Broken, what, why, "check the URL, the credential and the network");
+            findings.bad(
+                Grade::Broken,
+                what,
+                why,
+                "check the URL, the credential and the network",
+            );
         }
     }
 }
@@ -246,7 +270,10 @@ async fn one_region(
     findings: &mut Findings,
 ) -> tidemark_ledger::Result<()> {
     match read_marker(store.meta.as_ref()).await? {
-        Some(marker) => findings.ok(what, format!("{} answers; its id is {}", store.place, marker.region)),
+        Some(marker) => findings.ok(
+            what,
+            format!("{} answers; its id is {}", store.place, marker.region),
+        ),
         None => findings.bad(
             Grade::Broken,
             what,
@@ -254,17 +281,28 @@ async fn one_region(
             "tidemark-agent init, or check the URL's prefix",
         ),
     }
-    let Some(first) = config.recipients.first() else { return Ok(()) };
-    let trust = Trust { root: config.root, ..Trust::of(first) };
+    let Some(first) = config.recipients.first() else {
+        return Ok(());
+    };
+    let trust = Trust {
+        root: config.root,
+        ..Trust::of(first)
+    };
     let keyring = Keyring::load(store.meta.as_ref(), &trust).await?;
     let enrolled = agent.map(|key| custody::is_enrolled(&keyring, &key));
     match enrolled {
-        Some(Ok(true)) => findings.ok(what, format!("keyring {} knows this agent", keyring.version())),
+        Some(Ok(true)) => findings.ok(
+            what,
+            format!("keyring {} knows this agent", keyring.version()),
+        ),
         Some(Ok(false)) => findings.bad(
             Grade::Broken,
             what,
             "this agent is not enrolled: a restore will not accept what it writes",
-            format!("on the host with the root key: tidemark-restore keys enrol {}", key_word(agent)),
+            format!(
+                "on the host with the root key: tidemark-restore keys enrol {}",
+                key_word(agent)
+            ),
         ),
         Some(Err(error)) => findings.bad(
             Grade::Broken,
@@ -289,5 +327,8 @@ async fn one_region(
 }
 
 fn key_word(agent: Option<tidemark_format::sign::PublicKey>) -> String {
-    agent.map(|key| key.id()).map(|id: KeyId| id.to_string()).unwrap_or_default()
+    agent
+        .map(|key| key.id())
+        .map(|id: KeyId| id.to_string())
+        .unwrap_or_default()
 }

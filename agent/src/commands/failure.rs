@@ -5,10 +5,7 @@ use std::path::PathBuf;
 
 use tidemark_format::recipient::KeyTextError;
 use tidemark_host::{
-    Code, Exit, RegionUrlError, codes,
-    config::ConfigError,
-    files::FileError,
-    lock::LockError,
+    Code, Exit, RegionUrlError, codes, config::ConfigError, files::FileError, lock::LockError,
     output::Console,
 };
 use tidemark_ledger::LedgerError;
@@ -70,7 +67,9 @@ pub enum Failure {
     #[error("{0}")]
     Usage(String),
     /// The command asks and nobody can answer.
-    #[error("{0} asks before it acts, and there is no terminal to ask on: pass --yes if you mean it")]
+    #[error(
+        "{0} asks before it acts, and there is no terminal to ask on: pass --yes if you mean it"
+    )]
     NotConfirmed(&'static str),
     /// The person said no.
     #[error("nothing was changed")]
@@ -108,9 +107,11 @@ impl Failure {
             Self::Engine(error) => policy::of_engine(error.kind()).code,
             Self::Agent(error) => policy::code(error),
             Self::Control(_) => codes::FAILED,
-            Self::Refused { code, .. } => {
-                codes::ALL.iter().copied().find(|known| known.id == code).unwrap_or(codes::FAILED)
-            }
+            Self::Refused { code, .. } => codes::ALL
+                .iter()
+                .copied()
+                .find(|known| known.id == code)
+                .unwrap_or(codes::FAILED),
             Self::NotConfirmed(_) | Self::Declined => codes::NOT_CONFIRMED,
         }
     }
@@ -135,7 +136,10 @@ pub(super) fn report(failure: &Failure, console: &Console) -> Exit {
     for cause in causes(failure) {
         text.push_str(&format!("  because: {cause}\n"));
     }
-    text.push_str(&format!("  {}: tidemark-agent explain {}", code.title, code.id));
+    text.push_str(&format!(
+        "  {}: tidemark-agent explain {}",
+        code.title, code.id
+    ));
     console.complain(&text);
     code.exit
 }

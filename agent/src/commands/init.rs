@@ -4,7 +4,6 @@
 //! again on the same config adds a source.
 
 mod keys;
-mod ownership;
 mod regions;
 mod report;
 
@@ -28,11 +27,12 @@ use self::{keys::Keys, report::Initialised};
 use super::{
     Failure,
     context::{self, Machine},
+    ownership,
     systemd_files::DropIn,
 };
 use crate::{
-    cli::{Global, InitArgs},
     bootstrap,
+    cli::{Global, InitArgs},
     state::StateDir,
 };
 
@@ -55,8 +55,18 @@ pub(super) fn init(global: &Global, args: &InitArgs, console: &Console) -> Resul
     let made = create(&config, &keys, &machine)?;
     ownership::hand_over(&config, owner.ids)?;
     files::write_new(&path, draft.render().as_bytes(), files::PUBLIC)?;
-    let drop_in = if args.systemd { Some(write_drop_in(&config, &owner)?) } else { None };
-    console.show(&Initialised::new(&config, &keys, &made, drop_in, args.systemd));
+    let drop_in = if args.systemd {
+        Some(write_drop_in(&config, &owner)?)
+    } else {
+        None
+    };
+    console.show(&Initialised::new(
+        &config,
+        &keys,
+        &made,
+        drop_in,
+        args.systemd,
+    ));
     Ok(Exit::Ok)
 }
 
@@ -86,7 +96,11 @@ fn create(config: &AgentConfig, keys: &Keys, machine: &Machine) -> Result<Made, 
     let runtime = context::runtime()?;
     let prepared = runtime.block_on(regions::prepare(config, keys, &signer, &host, machine))?;
     let enrolled = prepared.iter().all(|region| region.enrolled);
-    Ok(Made { agent: signer.public().id(), enrolled, regions: prepared })
+    Ok(Made {
+        agent: signer.public().id(),
+        enrolled,
+        regions: prepared,
+    })
 }
 
 fn config_path(global: &Global) -> PathBuf {
@@ -94,14 +108,20 @@ fn config_path(global: &Global) -> PathBuf {
         return path.clone();
     }
     let system = Path::new(SYSTEM_FOLDER);
-    let writable = system.is_dir()
-        && rustix::fs::access(system, rustix::fs::Access::WRITE_OK).is_ok();
-    if writable { system.join("agent.toml") } else { PathBuf::from("agent.toml") }
+    let writable =
+        system.is_dir() && rustix::fs::access(system, rustix::fs::Access::WRITE_OK).is_ok();
+    if writable {
+        system.join("agent.toml")
+    } else {
+        PathBuf::from("agent.toml")
+    }
 }
 
 fn new_source(args: &InitArgs) -> Result<NewSource, Failure> {
-    let sqlite = std::fs::canonicalize(&args.sqlite)
-        .map_err(|source| Failure::Folder { path: args.sqlite.clone(), source })?;
+    let sqlite = std::fs::canonicalize(&args.sqlite).map_err(|source| Failure::Folder {
+        path: args.sqlite.clone(),
+        source,
+    })?;
     let named = args.name.clone().or_else(|| name_from_path(&sqlite));
     let name: SourceName = named.ok_or_else(|| {
         Failure::Usage(format!(
@@ -109,7 +129,10 @@ fn new_source(args: &InitArgs) -> Result<NewSource, Failure> {
             sqlite.display()
         ))
     })?;
-    Ok(NewSource { name: name.to_string(), sqlite })
+    Ok(NewSource {
+        name: name.to_string(),
+        sqlite,
+    })
 }
 
 fn region_list(global: &Global) -> Result<Vec<Region>, Failure> {
@@ -126,7 +149,10 @@ fn region_list(global: &Global) -> Result<Vec<Region>, Failure> {
                 .to_owned(),
         ));
     }
-    let urls = words.iter().map(|word| word.parse::<RegionUrl>()).collect::<Result<Vec<_>, _>>()?;
+    let urls = words
+        .iter()
+        .map(|word| word.parse::<RegionUrl>())
+        .collect::<Result<Vec<_>, _>>()?;
     Ok(Region::from_urls(&urls))
 }
 
@@ -141,7 +167,10 @@ fn draft(
         PathBuf::from(SYSTEM_STATE)
     } else {
         let absolute = std::path::absolute(path).unwrap_or_else(|_no_directory| path.to_owned());
-        absolute.parent().unwrap_or_else(|| Path::new("/")).join(".tidemark")
+        absolute
+            .parent()
+            .unwrap_or_else(|| Path::new("/"))
+            .join(".tidemark")
     };
     NewAgent {
         state_dir,
@@ -178,7 +207,11 @@ fn add_source(
     let owner = owner_of(&source.sqlite)?;
     let mode = std::fs::metadata(path).map_or(files::PUBLIC, |meta| meta.mode() & 0o777);
     files::write_atomic(path, text.as_bytes(), mode)?;
-    let drop_in = if args.systemd { Some(write_drop_in(&config, &owner)?) } else { None };
+    let drop_in = if args.systemd {
+        Some(write_drop_in(&config, &owner)?)
+    } else {
+        None
+    };
     console.show(&report::Added::new(&config, &source.name, drop_in));
     Ok(Exit::Ok)
 }
@@ -191,8 +224,10 @@ struct Owner {
 }
 
 fn owner_of(database: &Path) -> Result<Owner, Failure> {
-    let meta = std::fs::metadata(database)
-        .map_err(|source| Failure::Folder { path: database.to_owned(), source })?;
+    let meta = std::fs::metadata(database).map_err(|source| Failure::Folder {
+        path: database.to_owned(),
+        source,
+    })?;
     Ok(Owner {
         user: name_in("/etc/passwd", meta.uid()),
         group: name_in("/etc/group", meta.gid()),
@@ -214,10 +249,13 @@ fn name_in(table: &str, id: u32) -> String {
 
 fn write_drop_in(config: &AgentConfig, owner: &Owner) -> Result<PathBuf, Failure> {
     let text = DropIn::of(config, &owner.user, &owner.group).render();
-    let path = std::env::var_os("TIDEMARK_DROP_IN").map_or_else(|| PathBuf::from(DROP_IN), PathBuf::from);
+    let path =
+        std::env::var_os("TIDEMARK_DROP_IN").map_or_else(|| PathBuf::from(DROP_IN), PathBuf::from);
     if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)
-            .map_err(|source| Failure::Folder { path: folder.to_owned(), source })?;
+        std::fs::create_dir_all(folder).map_err(|source| Failure::Folder {
+            path: folder.to_owned(),
+            source,
+        })?;
     }
     files::write_atomic(&path, text.as_bytes(), files::PUBLIC)?;
     Ok(path)

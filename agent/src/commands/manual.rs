@@ -20,7 +20,10 @@ pub(super) fn completions(shell: Shell) -> String {
 pub(super) fn man(dir: &Path) -> Result<Exit, Failure> {
     std::fs::create_dir_all(dir)
         .and_then(|()| clap_mangen::generate_to(Cli::command(), dir))
-        .map_err(|source| Failure::Folder { path: dir.to_owned(), source })?;
+        .map_err(|source| Failure::Folder {
+            path: dir.to_owned(),
+            source,
+        })?;
     Ok(Exit::Ok)
 }
 
@@ -33,9 +36,19 @@ mod tests {
         let bash = completions(Shell::Bash);
         let folder = tempfile::tempdir().unwrap();
         man(&folder.path().join("man1")).unwrap();
-        for command in ["init", "run", "snapshot", "status", "doctor", "take-over", "demo"] {
+        for command in [
+            "init",
+            "run",
+            "snapshot",
+            "status",
+            "doctor",
+            "take-over",
+            "demo",
+        ] {
             assert!(bash.contains(command));
-            let page = folder.path().join(format!("man1/tidemark-agent-{command}.1"));
+            let page = folder
+                .path()
+                .join(format!("man1/tidemark-agent-{command}.1"));
             assert!(page.exists(), "{}", page.display());
         }
     }

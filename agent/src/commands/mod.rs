@@ -8,6 +8,7 @@ mod failure;
 mod init;
 mod manual;
 mod operate;
+mod ownership;
 mod run;
 mod status;
 mod systemd_files;
@@ -67,7 +68,9 @@ fn explain(code: Option<&str>, console: &Console) -> Result<Exit, Failure> {
             Ok(Exit::Ok)
         }
         None => {
-            console.complain(&format!("there is no code {asked}; these are all there are:"));
+            console.complain(&format!(
+                "there is no code {asked}; these are all there are:"
+            ));
             console.raw(&codes::overview());
             Ok(Exit::Usage)
         }

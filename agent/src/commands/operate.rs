@@ -4,15 +4,16 @@ use std::{io::Write as _, time::Duration};
 
 use serde::Serialize;
 use tidemark_format::SourceName;
-use tidemark_ledger::fencing::Claimed;
 use tidemark_host::{
     Exit,
     config::AgentConfig,
     duration,
+    lock::LockError,
     output::{Console, Document, instant},
 };
+use tidemark_ledger::fencing::Claimed;
 
-use super::{Failure, context};
+use super::{Failure, context, ownership};
 use crate::{
     AgentError, Shutdown, bootstrap,
     cli::{Global, SnapshotArgs},
@@ -20,6 +21,9 @@ use crate::{
     state::StateDir,
 };
 
+/// How long a daemon may hold the state directory without listening yet.
+const LISTENS_WITHIN: Duration = Duration::from_secs(30);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long `snapshot` and `retire` wait for the regions.
 const DURABLE_WITHIN: Duration = Duration::from_secs(600);
 
@@ -33,8 +37,16 @@ impl Document for Sealed {
 
     fn text(&self, out: &mut String) {
         for point in &self.points {
-            let name = point.name.as_ref().map(|name| format!(" {name:?}")).unwrap_or_default();
-            let regions: Vec<&str> = point.durable_in.iter().map(|region| region.as_str()).collect();
+            let name = point
+                .name
+                .as_ref()
+                .map(|name| format!(" {name:?}"))
+                .unwrap_or_default();
+            let regions: Vec<&str> = point
+                .durable_in
+                .iter()
+                .map(|region| region.as_str())
+                .collect();
             out.push_str(&format!(
                 "{}: recovery point {}{name} is durable in {}: everything committed up to {}\n",
                 point.source,
@@ -71,11 +83,38 @@ async fn ask(config: &AgentConfig, request: &Request) -> Result<Option<Response>
     Ok(Some(client.ask(request).await.map_err(Failure::Control)?))
 }
 
+/// Who answers: the daemon, or this process, which holds the state directory now.
+enum Reached {
+    Daemon(Response),
+    Lock(Box<bootstrap::Components>),
+}
+
+/// Asks the daemon, or takes the lock where none runs. One that is starting or stopping holds the lock
+/// and doesn't listen: it is waited for.
+async fn ask_or_lock(config: &AgentConfig, request: &Request) -> Result<Reached, Failure> {
+    let mut waited = Duration::ZERO;
+    loop {
+        if let Some(response) = ask(config, request).await? {
+            return Ok(Reached::Daemon(response));
+        }
+        match bootstrap::components(config) {
+            Ok(components) => return Ok(Reached::Lock(Box::new(components))),
+            Err(AgentError::Lock(LockError::Held { .. })) if waited < LISTENS_WITHIN => {
+                tokio::time::sleep(LOOK_EVERY).await;
+                waited += LOOK_EVERY;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
 fn show(response: Response, console: &Console) -> Result<Exit, Failure> {
     match response {
         Response::Points { points } => console.show(&Sealed { points }),
         Response::Done { message } => console.show(&Done { message }),
-        Response::Status(live) => console.show(&Done { message: format!("process {}", live.pid) }),
+        Response::Status(live) => console.show(&Done {
+            message: format!("process {}", live.pid),
+        }),
         Response::Refused { code, message } => return Err(Failure::Refused { code, message }),
     }
     Ok(Exit::Ok)
@@ -89,16 +128,26 @@ pub(super) fn snapshot(
 ) -> Result<Exit, Failure> {
     let config = context::config(global)?;
     known(&config, global.source.as_ref())?;
-    let request = Request::snapshot(global.source.clone(), args.base, args.name.clone(), DURABLE_WITHIN);
-    let asked = context::runtime()?.block_on(ask(&config, &request))?;
-    if let Some(response) = asked {
-        return show(response, console);
-    }
+    let request = Request::snapshot(
+        global.source.clone(),
+        args.base,
+        args.name.clone(),
+        DURABLE_WITHIN,
+    );
+    let components = match context::runtime()?.block_on(ask_or_lock(&config, &request))? {
+        Reached::Daemon(response) => return show(response, console),
+        Reached::Lock(components) => components,
+    };
     console.note("No agent runs on this state directory: capturing once, now.");
-    let components = bootstrap::components(&config)?;
     let runtime = context::service_runtime()?;
-    let points =
-        runtime.block_on(crate::snapshot_once(&config, components, request, Shutdown::default()))?;
+    let points = runtime.block_on(crate::snapshot_once(
+        &config,
+        *components,
+        request,
+        Shutdown::default(),
+    ));
+    ownership::hand_back(&config)?;
+    let points = points?;
     console.show(&Sealed { points });
     Ok(Exit::Ok)
 }
@@ -125,7 +174,13 @@ pub(super) fn pause(
 pub(super) fn resume(global: &Global, console: &Console) -> Result<Exit, Failure> {
     let config = context::config(global)?;
     known(&config, global.source.as_ref())?;
-    through_daemon(&config, &Request::Resume { source: global.source.clone() }, console)
+    through_daemon(
+        &config,
+        &Request::Resume {
+            source: global.source.clone(),
+        },
+        console,
+    )
 }
 
 /// `retire`.
@@ -156,9 +211,16 @@ pub(super) fn take_over(global: &Global, yes: bool, console: &Console) -> Result
     )?;
     let components = bootstrap::components(&config)?;
     let runtime = context::service_runtime()?;
-    let taken = runtime.block_on(crate::take_over(&config, components, Some(&source)))?;
-    let lines: Vec<String> = taken.iter().map(|(source, claimed)| taken_words(source, claimed)).collect();
-    console.show(&Done { message: lines.join("\n") });
+    let taken = runtime.block_on(crate::take_over(&config, components, Some(&source)));
+    ownership::hand_back(&config)?;
+    let taken = taken?;
+    let lines: Vec<String> = taken
+        .iter()
+        .map(|(source, claimed)| taken_words(source, claimed))
+        .collect();
+    console.show(&Done {
+        message: lines.join("\n"),
+    });
     Ok(Exit::Ok)
 }
 
@@ -166,11 +228,16 @@ fn taken_words(source: &SourceName, claimed: &Claimed) -> String {
     let from = claimed.follows.as_ref().map_or_else(
         || "nothing had been written before".to_owned(),
         |end| {
-            let last = end.seq.map_or_else(|| "no object".to_owned(), |seq| format!("object {seq}"));
+            let last = end
+                .seq
+                .map_or_else(|| "no object".to_owned(), |seq| format!("object {seq}"));
             format!("epoch {} ended with {last}", end.epoch)
         },
     );
-    format!("{source} is yours from epoch {} on; {from}. Start the agent: systemctl start tidemark-agent", claimed.epoch)
+    format!(
+        "{source} is yours from epoch {} on; {from}. Start the agent: systemctl start tidemark-agent",
+        claimed.epoch
+    )
 }
 
 fn through_daemon(
@@ -196,8 +263,16 @@ fn known(config: &AgentConfig, source: Option<&SourceName>) -> Result<(), Failur
 }
 
 fn unknown(config: &AgentConfig, name: &SourceName) -> Failure {
-    let known: Vec<&str> = config.sources.iter().map(|source| source.name.as_str()).collect();
-    AgentError::UnknownSource { name: name.to_string(), known: known.join(", ") }.into()
+    let known: Vec<&str> = config
+        .sources
+        .iter()
+        .map(|source| source.name.as_str())
+        .collect();
+    AgentError::UnknownSource {
+        name: name.to_string(),
+        known: known.join(", "),
+    }
+    .into()
 }
 
 fn one_source(config: &AgentConfig, named: Option<&SourceName>) -> Result<SourceName, Failure> {
@@ -205,12 +280,19 @@ fn one_source(config: &AgentConfig, named: Option<&SourceName>) -> Result<Source
     match (named, config.sources.as_slice()) {
         (Some(name), _) => Ok(name.clone()),
         (None, [only]) => Ok(only.name.clone()),
-        (None, _) => Err(Failure::Usage("several sources: say which with --source NAME".to_owned())),
+        (None, _) => Err(Failure::Usage(
+            "several sources: say which with --source NAME".to_owned(),
+        )),
     }
 }
 
 /// Asks on the terminal, unless `--yes` was given.
-fn confirm(command: &'static str, yes: bool, question: &str, console: &Console) -> Result<(), Failure> {
+fn confirm(
+    command: &'static str,
+    yes: bool,
+    question: &str,
+    console: &Console,
+) -> Result<(), Failure> {
     if yes {
         return Ok(());
     }

@@ -26,10 +26,15 @@ const ALLOCATOR: [(&str, &str); 3] = [
 /// Starts this program over, in the same process, with the allocator's settings in its environment;
 /// does nothing if they are there, whatever their values.
 fn set_up_allocator() {
-    if ALLOCATOR.iter().all(|(name, _)| std::env::var_os(name).is_some()) {
+    if ALLOCATOR
+        .iter()
+        .all(|(name, _)| std::env::var_os(name).is_some())
+    {
         return;
     }
-    let missing = ALLOCATOR.into_iter().filter(|(name, _)| std::env::var_os(name).is_none());
+    let missing = ALLOCATOR
+        .into_iter()
+        .filter(|(name, _)| std::env::var_os(name).is_none());
     // Not worth failing for: without it the agent only takes more memory.
     if let Ok(program) = std::env::current_exe() {
         let mut again = std::process::Command::new(program);
@@ -56,14 +61,19 @@ pub(super) fn run(global: &Global, args: &RunArgs) -> Result<Exit, Failure> {
 }
 
 fn listen(shutdown: Shutdown) -> Result<tokio::task::JoinHandle<()>, Failure> {
-    let failed = |source| Failure::Folder { path: "signal handlers".into(), source };
+    let failed = |source| Failure::Folder {
+        path: "signal handlers".into(),
+        source,
+    };
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     let mut hang_up = signal(SignalKind::hangup()).map_err(failed)?;
     // Unheard, it would end the agent without draining.
     tokio::spawn(async move {
         while hang_up.recv().await.is_some() {
-            tracing::warn!("SIGHUP: the config is read at the start; restart the agent to apply a change");
+            tracing::warn!(
+                "SIGHUP: the config is read at the start; restart the agent to apply a change"
+            );
         }
     });
     Ok(tokio::spawn(async move {

@@ -23,14 +23,23 @@ pub(super) struct DropIn {
 impl DropIn {
     /// The drop-in for a config whose databases belong to `user` and `group`.
     pub(super) fn of(config: &AgentConfig, user: &str, group: &str) -> Self {
-        let databases = config.sources.iter().filter_map(|source| match &source.engine {
-            Engine::Sqlite { path } => path.parent().map(Path::to_owned),
-        });
-        let regions = config.regions.iter().filter_map(|region| match &region.url {
-            RegionUrl::Dir(path) => Some(path.clone()),
-            RegionUrl::S3(_) => None,
-        });
-        let s3 = config.regions.iter().filter(|region| matches!(region.url, RegionUrl::S3(_)));
+        let databases = config
+            .sources
+            .iter()
+            .filter_map(|source| match &source.engine {
+                Engine::Sqlite { path } => path.parent().map(Path::to_owned),
+            });
+        let regions = config
+            .regions
+            .iter()
+            .filter_map(|region| match &region.url {
+                RegionUrl::Dir(path) => Some(path.clone()),
+                RegionUrl::S3(_) => None,
+            });
+        let s3 = config
+            .regions
+            .iter()
+            .filter(|region| matches!(region.url, RegionUrl::S3(_)));
         Self {
             user: user.to_owned(),
             group: group.to_owned(),
@@ -49,10 +58,16 @@ impl DropIn {
         );
         let hidden = |folder: &Path| HIDDEN.iter().any(|top| folder.starts_with(top));
         if self.folders.iter().any(|folder| hidden(folder)) {
-            text.push_str("# Home folders stay hidden but for those named here.\nProtectHome=tmpfs\n");
+            text.push_str(
+                "# Home folders stay hidden but for those named here.\nProtectHome=tmpfs\n",
+            );
         }
         for folder in &self.folders {
-            let key = if hidden(folder) { "BindPaths" } else { "ReadWritePaths" };
+            let key = if hidden(folder) {
+                "BindPaths"
+            } else {
+                "ReadWritePaths"
+            };
             let path = folder.to_string_lossy().replace('%', "%%");
             let line = if path.contains(' ') {
                 format!("{key}=\"-{path}\"")
@@ -81,7 +96,13 @@ mod tests {
 
     fn drop_in(folders: &[&str]) -> String {
         let folders = folders.iter().map(PathBuf::from).collect();
-        DropIn { user: "app".into(), group: "app".into(), folders, credentials: vec!["paris".into()] }.render()
+        DropIn {
+            user: "app".into(),
+            group: "app".into(),
+            folders,
+            credentials: vec!["paris".into()],
+        }
+        .render()
     }
 
     #[test]
@@ -98,6 +119,9 @@ mod tests {
     fn a_database_in_a_home_folder_is_bound_into_an_empty_home() {
         let text = drop_in(&["/home/app/my data"]);
         assert!(text.contains("ProtectHome=tmpfs\n"));
-        assert!(text.contains("BindPaths=\"-/home/app/my data\"\n"), "{text}");
+        assert!(
+            text.contains("BindPaths=\"-/home/app/my data\"\n"),
+            "{text}"
+        );
     }
 }

@@ -48,8 +48,14 @@ impl Client {
     /// [`ClientError::NotRunning`].
     pub async fn connect(path: &Path) -> Result<Self, ClientError> {
         match UnixStream::connect(path).await {
-            Ok(stream) => Ok(Self { path: path.to_owned(), stream: BufReader::new(stream) }),
-            Err(source) => Err(ClientError::NotRunning { path: path.to_owned(), source }),
+            Ok(stream) => Ok(Self {
+                path: path.to_owned(),
+                stream: BufReader::new(stream),
+            }),
+            Err(source) => Err(ClientError::NotRunning {
+                path: path.to_owned(),
+                source,
+            }),
         }
     }
 
@@ -63,10 +69,20 @@ impl Client {
         let mut answer = Vec::new();
         let exchange = async {
             self.stream.get_mut().write_all(&line).await?;
-            (&mut self.stream).take(LINE_BYTES_MAX).read_until(b'\n', &mut answer).await?;
-            if answer.is_empty() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
+            (&mut self.stream)
+                .take(LINE_BYTES_MAX)
+                .read_until(b'\n', &mut answer)
+                .await?;
+            if answer.is_empty() {
+                Err(io::ErrorKind::UnexpectedEof.into())
+            } else {
+                Ok(())
+            }
         };
-        let broken = |source| ClientError::Broken { path: self.path.clone(), source };
+        let broken = |source| ClientError::Broken {
+            path: self.path.clone(),
+            source,
+        };
         exchange.await.map_err(broken)?;
         serde_json::from_slice(&answer).map_err(ClientError::Answer)
     }

@@ -69,7 +69,12 @@ impl Request {
         wait: Duration,
     ) -> Self {
         let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-        Self::Snapshot { source, base, name, wait_ms }
+        Self::Snapshot {
+            source,
+            base,
+            name,
+            wait_ms,
+        }
     }
 }
 

@@ -66,7 +66,10 @@ async fn converse(stream: UnixStream, asked: &mpsc::Sender<Asked>) -> io::Result
     let mut stream = BufReader::new(stream);
     loop {
         let mut line = Vec::new();
-        (&mut stream).take(LINE_BYTES_MAX).read_until(b'\n', &mut line).await?;
+        (&mut stream)
+            .take(LINE_BYTES_MAX)
+            .read_until(b'\n', &mut line)
+            .await?;
         if line.is_empty() {
             return Ok(());
         }
@@ -85,7 +88,12 @@ async fn converse(stream: UnixStream, asked: &mpsc::Sender<Asked>) -> io::Result
 
 async fn answer(request: Request, asked: &mpsc::Sender<Asked>) -> Response {
     let (sender, receiver) = oneshot::channel();
-    let sent = asked.send(Asked { request, answer: sender }).await;
+    let sent = asked
+        .send(Asked {
+            request,
+            answer: sender,
+        })
+        .await;
     let stopping = || Response::Refused {
         code: tidemark_host::codes::INTERRUPTED.id.to_owned(),
         message: "the agent is stopping".to_owned(),
@@ -125,7 +133,12 @@ mod tests {
         };
         for _ in 0..2 {
             let response = client.ask(&Request::Status).await.unwrap();
-            assert_eq!(response, Response::Done { message: "Status".to_owned() });
+            assert_eq!(
+                response,
+                Response::Done {
+                    message: "Status".to_owned()
+                }
+            );
         }
         stop.cancel();
         server.await.unwrap().unwrap();

@@ -70,7 +70,10 @@ impl Document for Proved {
             duration(Duration::from_secs(self.seconds)),
         ));
         if self.kept {
-            out.push_str(&format!("Everything is left in {} to look at.\n", self.folder.display()));
+            out.push_str(&format!(
+                "Everything is left in {} to look at.\n",
+                self.folder.display()
+            ));
         }
     }
 }
@@ -85,15 +88,27 @@ impl Folder {
     fn make(wanted: Option<&Path>, rng: &dyn Rng) -> Result<Self, Failure> {
         let path = match wanted {
             Some(path) => path.to_owned(),
-            None => std::env::temp_dir()
-                .join(format!("tidemark-demo-{}", rng.id::<tidemark_format::PutId>().short())),
+            None => std::env::temp_dir().join(format!(
+                "tidemark-demo-{}",
+                rng.id::<tidemark_format::PutId>().short()
+            )),
         };
-        let failed = |source| Failure::Folder { path: path.clone(), source };
+        let failed = |source| Failure::Folder {
+            path: path.clone(),
+            source,
+        };
         std::fs::create_dir_all(&path).map_err(failed)?;
         let path = path.canonicalize().map_err(failed)?;
-        let folder = Self { path, kept: wanted.is_some() };
+        let folder = Self {
+            path,
+            kept: wanted.is_some(),
+        };
         let empty = std::fs::read_dir(&folder.path).is_ok_and(|mut all| all.next().is_none());
-        if empty { Ok(folder) } else { Err(Failure::NotEmpty(folder.path.clone())) }
+        if empty {
+            Ok(folder)
+        } else {
+            Err(Failure::NotEmpty(folder.path.clone()))
+        }
     }
 }
 
@@ -126,8 +141,10 @@ fn perform(
 ) -> Result<Proved, Failure> {
     let place = Places::below(&folder.path);
     console.note("1. A shop opens: a live SQLite database, an order every 20 ms.");
-    std::fs::create_dir_all(&place.app)
-        .map_err(|source| Failure::Folder { path: place.app.clone(), source })?;
+    std::fs::create_dir_all(&place.app).map_err(|source| Failure::Folder {
+        path: place.app.clone(),
+        source,
+    })?;
     let shop = LiveShop::open(&place.database)?;
 
     console.note("2. tidemark-agent init: keys, a config, two directory regions.");
@@ -138,12 +155,25 @@ fn perform(
     let log = folder.path.join("agent.log");
     let mut daemon = programs.start(&["run", "--config", &text(&place.config)], &log)?;
     daemon.wait_until_it_answers(&StateDir::new(&place.state).control_socket())?;
-    programs.agent(&["snapshot", "--config", &text(&place.config), "--name", "opening"])?;
+    programs.agent(&[
+        "snapshot",
+        "--config",
+        &text(&place.config),
+        "--name",
+        "opening",
+    ])?;
     std::thread::sleep(LIVE_AFTER);
     let wanted = clock.now();
-    console.note(&format!("   Remember this instant: {}. The shop goes on.", instant(wanted)));
+    console.note(&format!(
+        "   Remember this instant: {}. The shop goes on.",
+        instant(wanted)
+    ));
     std::thread::sleep(LIVE_AFTER);
-    console.note(programs.agent(&["status", "--config", &text(&place.config)])?.trim_end());
+    console.note(
+        programs
+            .agent(&["status", "--config", &text(&place.config)])?
+            .trim_end(),
+    );
 
     console.note("4. Disaster: agent killed, database and agent state gone, first region gone.");
     daemon.kill()?;
@@ -154,7 +184,9 @@ fn perform(
     let restored = programs.run(Program::Restore, &place.restore(wanted))?;
     console.note(restored.trim_end());
     if !restored.contains("equal to the source") {
-        return Err(wrong("the restore did not prove that the bytes are the source's"));
+        return Err(wrong(
+            "the restore did not prove that the bytes are the source's",
+        ));
     }
     compare(&place, &orders, wanted, folder)
 }
@@ -166,10 +198,17 @@ fn compare(
     folder: &Folder,
 ) -> Result<Proved, Failure> {
     let (integrity_check, restored) = shop::read(&place.restored)?;
-    let by_then = orders.iter().filter(|order| order.placed_at <= wanted).count();
-    let newest = restored.last().ok_or_else(|| wrong("the restored database is empty"))?;
+    let by_then = orders
+        .iter()
+        .filter(|order| order.placed_at <= wanted)
+        .count();
+    let newest = restored
+        .last()
+        .ok_or_else(|| wrong("the restored database is empty"))?;
     if orders.get(..restored.len()) != Some(restored.as_slice()) {
-        return Err(wrong("the restored orders are not the first ones that were committed"));
+        return Err(wrong(
+            "the restored orders are not the first ones that were committed",
+        ));
     }
     if integrity_check != "ok" {
         return Err(wrong(&format!("integrity_check: {integrity_check}")));
@@ -179,7 +218,9 @@ fn compare(
     }
     let precision = wanted.duration_since(newest.placed_at);
     if precision > PRECISION_MAX {
-        return Err(wrong(&format!("the newest order is {precision:#} older than what was asked for")));
+        return Err(wrong(&format!(
+            "the newest order is {precision:#} older than what was asked for"
+        )));
     }
     Ok(Proved {
         folder: folder.path.clone(),
@@ -196,7 +237,9 @@ fn compare(
 }
 
 fn wrong(what: &str) -> Failure {
-    Failure::Demo { what: what.to_owned() }
+    Failure::Demo {
+        what: what.to_owned(),
+    }
 }
 
 fn text(path: &Path) -> String {
@@ -243,7 +286,10 @@ impl Places {
 
     /// The config as `init` writes it, with intervals that fit a minute.
     fn shorten_intervals(&self) -> Result<(), Failure> {
-        let failed = |source| Failure::Folder { path: self.config.clone(), source };
+        let failed = |source| Failure::Folder {
+            path: self.config.clone(),
+            source,
+        };
         let config = std::fs::read_to_string(&self.config).map_err(failed)?;
         let mut seen = 0;
         let lines: Vec<String> = config
@@ -263,7 +309,9 @@ impl Places {
             })
             .collect();
         if seen < 2 {
-            return Err(wrong("the config that init wrote has no ship_every or snapshot_every line"));
+            return Err(wrong(
+                "the config that init wrote has no ship_every or snapshot_every line",
+            ));
         }
         std::fs::write(&self.config, lines.join("\n") + "\n").map_err(failed)
     }
@@ -271,8 +319,10 @@ impl Places {
     fn lose_host(&self) -> Result<(), Failure> {
         for gone in [&self.state, &self.app, &self.regions[0]] {
             if gone.exists() {
-                std::fs::remove_dir_all(gone)
-                    .map_err(|source| Failure::Folder { path: gone.clone(), source })?;
+                std::fs::remove_dir_all(gone).map_err(|source| Failure::Folder {
+                    path: gone.clone(),
+                    source,
+                })?;
             }
         }
         Ok(())

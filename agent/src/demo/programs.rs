@@ -32,8 +32,10 @@ pub(super) struct Programs {
 impl Programs {
     /// Finds them.
     pub(super) fn find() -> Result<Self, Failure> {
-        let agent = std::env::current_exe()
-            .map_err(|source| Failure::Folder { path: PathBuf::from("/proc/self/exe"), source })?;
+        let agent = std::env::current_exe().map_err(|source| Failure::Folder {
+            path: PathBuf::from("/proc/self/exe"),
+            source,
+        })?;
         let restore = agent.with_file_name("tidemark-restore");
         if restore.is_file() {
             Ok(Self { agent, restore })
@@ -59,7 +61,10 @@ impl Programs {
         let output = quiet(path, words)
             .stdin(Stdio::null())
             .output()
-            .map_err(|source| Failure::Folder { path: path.to_owned(), source })?;
+            .map_err(|source| Failure::Folder {
+                path: path.to_owned(),
+                source,
+            })?;
         let printed = String::from_utf8_lossy(&output.stdout).into_owned();
         if output.status.success() {
             return Ok(printed);
@@ -82,7 +87,10 @@ impl Programs {
 
     /// Starts the agent's daemon.
     pub(super) fn start<S: AsRef<str>>(&self, words: &[S], log: &Path) -> Result<Daemon, Failure> {
-        let failed = |source| Failure::Folder { path: self.agent.clone(), source };
+        let failed = |source| Failure::Folder {
+            path: self.agent.clone(),
+            source,
+        };
         let output = File::create(log).map_err(failed)?;
         let child = quiet(&self.agent, words)
             .stdin(Stdio::null())
@@ -90,7 +98,10 @@ impl Programs {
             .stderr(output)
             .spawn()
             .map_err(failed)?;
-        Ok(Daemon { child, log: log.to_owned() })
+        Ok(Daemon {
+            child,
+            log: log.to_owned(),
+        })
     }
 }
 
@@ -98,9 +109,13 @@ impl Programs {
 fn quiet<S: AsRef<str>>(path: &Path, words: &[S]) -> Command {
     let mut command = Command::new(path);
     command.args(words.iter().map(AsRef::as_ref));
-    for name in
-        ["TIDEMARK_REGION", "TIDEMARK_IDENTITY", "STATE_DIRECTORY", "NOTIFY_SOCKET", "WATCHDOG_USEC"]
-    {
+    for name in [
+        "TIDEMARK_REGION",
+        "TIDEMARK_IDENTITY",
+        "STATE_DIRECTORY",
+        "NOTIFY_SOCKET",
+        "WATCHDOG_USEC",
+    ] {
         command.env_remove(name);
     }
     command
@@ -130,20 +145,31 @@ impl Daemon {
         match self.child.try_wait() {
             Ok(None) => Ok(()),
             Ok(Some(status)) => Err(self.failed(&format!("the agent ended by itself: {status}"))),
-            Err(source) => Err(Failure::Folder { path: path(), source }),
+            Err(source) => Err(Failure::Folder {
+                path: path(),
+                source,
+            }),
         }
     }
 
     fn failed(&self, what: &str) -> Failure {
         let log = std::fs::read_to_string(&self.log).unwrap_or_default();
-        Failure::Demo { what: format!("{what}; its log:\n{log}") }
+        Failure::Demo {
+            what: format!("{what}; its log:\n{log}"),
+        }
     }
 
     /// SIGKILL: no goodbye, as in a disaster.
     pub(super) fn kill(&mut self) -> Result<(), Failure> {
-        let failed = |source| Failure::Folder { path: PathBuf::from("tidemark-agent run"), source };
+        let failed = |source| Failure::Folder {
+            path: PathBuf::from("tidemark-agent run"),
+            source,
+        };
         self.still_runs()?;
-        self.child.kill().and_then(|()| self.child.wait().map(drop)).map_err(failed)
+        self.child
+            .kill()
+            .and_then(|()| self.child.wait().map(drop))
+            .map_err(failed)
     }
 }
 

@@ -10,14 +10,21 @@ use std::{
     time::Duration,
 };
 
-use tidemark_engine_sqlite::sample::{SampleError, Shop, read_orders};
 pub(super) use tidemark_engine_sqlite::sample::Order;
+use tidemark_engine_sqlite::sample::{SampleError, Shop, read_orders};
 use tidemark_host::{Clock as _, Rng as _, SystemClock, SystemRng};
 
 use crate::commands::Failure;
 
 const EVERY: Duration = Duration::from_millis(20);
-const ITEMS: [&str; 6] = ["tide table", "sextant", "anchor", "barometer", "rope, 30 m", "lantern"];
+const ITEMS: [&str; 6] = [
+    "tide table",
+    "sextant",
+    "anchor",
+    "barometer",
+    "rope, 30 m",
+    "lantern",
+];
 
 /// An open shop.
 pub(super) struct LiveShop {
@@ -40,7 +47,11 @@ impl LiveShop {
                 let order = Order {
                     id: i64::try_from(number).unwrap_or(i64::MAX).saturating_add(1),
                     placed_at: SystemClock.now(),
-                    item: ITEMS.get(number % ITEMS.len()).copied().unwrap_or_default().to_owned(),
+                    item: ITEMS
+                        .get(number % ITEMS.len())
+                        .copied()
+                        .unwrap_or_default()
+                        .to_owned(),
                 };
                 // Microseconds are what the database keeps.
                 let order = Order {
@@ -61,7 +72,9 @@ impl LiveShop {
     pub(super) fn close(self) -> Result<Vec<Order>, Failure> {
         self.closing.store(true, Ordering::Relaxed);
         let ended = self.clerk.join();
-        let ended = ended.map_err(|_panic| Failure::Demo { what: "the shop panicked".to_owned() });
+        let ended = ended.map_err(|_panic| Failure::Demo {
+            what: "the shop panicked".to_owned(),
+        });
         ended?.map_err(sample)
     }
 }
@@ -72,5 +85,7 @@ pub(super) fn read(path: &Path) -> Result<(String, Vec<Order>), Failure> {
 }
 
 fn sample(error: SampleError) -> Failure {
-    Failure::Demo { what: error.to_string() }
+    Failure::Demo {
+        what: error.to_string(),
+    }
 }

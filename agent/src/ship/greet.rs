@@ -13,7 +13,9 @@ use tidemark_format::sign::SigningKey;
 use tidemark_format::{Epoch, Hash, Key, LogSeq, PutId, RepoId, SourceName, WriterId, keys};
 use tidemark_host::{Clock, Rng, RngExt as _};
 use tidemark_ledger::fencing::{Own, RegionHandle, RegionView, Writer, inspect, join};
-use tidemark_ledger::{Keyring, LedgerError, Trust, custody, ensure_marker, ensure_readme, list_all};
+use tidemark_ledger::{
+    Keyring, LedgerError, Trust, custody, ensure_marker, ensure_readme, list_all,
+};
 use tidemark_seal::Sealed;
 use tidemark_storage::region::AgentRegion;
 use tidemark_storage::{Error as StorageError, ErrorKind};
@@ -142,15 +144,15 @@ impl Greeter {
         let stores = link.stores().await?;
         let (read, create) = (&*stores.meta, &*stores.urgent);
         let now = self.clock.now();
-        let marker =
-            ensure_marker(read, create, self.repo, &self.signer, &*self.rng, now).await?;
+        let marker = ensure_marker(read, create, self.repo, &self.signer, &*self.rng, now).await?;
         link.set_id(marker.region);
         ensure_readme(create, self.repo, &*self.rng).await?;
         let keyring = self.load_keyring(&stores).await?;
         if !custody::is_enrolled(&keyring, &self.signer.public())? {
             return Err(GreetError::NotEnrolled);
         }
-        link.sessions().adopt(recipients(&keyring, &self.recipients));
+        link.sessions()
+            .adopt(recipients(&keyring, &self.recipients));
         Ok(())
     }
 
@@ -176,7 +178,13 @@ impl Greeter {
         let read = &*stores.meta;
         let (seen, copies) = {
             let known = self.known();
-            (known.keyring.as_ref().map_or(0, |keyring| keyring.version()), known.copies.clone())
+            (
+                known
+                    .keyring
+                    .as_ref()
+                    .map_or(0, |keyring| keyring.version()),
+                known.copies.clone(),
+            )
         };
         let loaded = match Keyring::load_at_least(read, &self.trust, seen).await {
             Err(LedgerError::NoRepository { .. } | LedgerError::KeyringOlder { .. })
@@ -187,7 +195,9 @@ impl Greeter {
                 Keyring::load_at_least(read, &self.trust, seen).await?
             }
             // No root has signed anything here yet, this agent's key included.
-            Err(LedgerError::NoRepository { .. }) if seen == 0 => return Err(GreetError::NotEnrolled),
+            Err(LedgerError::NoRepository { .. }) if seen == 0 => {
+                return Err(GreetError::NotEnrolled);
+            }
             loaded => loaded?,
         };
         let copies = copy_keyring(stores).await?;
@@ -213,7 +223,11 @@ impl Greeter {
         let stores = link.stores().await?;
         let keyring = self.keyring().ok_or(GreetError::NotEnrolled)?;
         let (writer, epoch) = own;
-        let own = Own { writer, epoch, link_of };
+        let own = Own {
+            writer,
+            epoch,
+            link_of,
+        };
         match inspect(&*stores.meta, &keyring, source, Some(&own)).await? {
             RegionView::Ours { .. } => Ok(()),
             RegionView::Foreign(foreign) => Err(foreign.error(source).into()),
@@ -255,7 +269,9 @@ pub fn handle(
     domain: &str,
 ) -> Result<RegionHandle, LedgerError> {
     let id = link.id();
-    let id = id.ok_or_else(|| LedgerError::NoRepository { missing: keys::region().to_string() })?;
+    let id = id.ok_or_else(|| LedgerError::NoRepository {
+        missing: keys::region().to_string(),
+    })?;
     Ok(RegionHandle {
         name: link.name.clone(),
         id,
@@ -269,7 +285,11 @@ pub fn handle(
 fn recipients(keyring: &Keyring, configured: &[RecipientKey]) -> Vec<RecipientKey> {
     let mut all: Vec<RecipientKey> = keyring.recipients().map(|entry| entry.key).collect();
     let named = |key: &RecipientKey| {
-        keyring.head().recipients.iter().any(|entry| entry.key.public == key.public)
+        keyring
+            .head()
+            .recipients
+            .iter()
+            .any(|entry| entry.key.public == key.public)
     };
     all.extend(configured.iter().filter(|key| !named(key)));
     all
@@ -279,7 +299,10 @@ async fn copy_keyring(stores: &AgentRegion) -> Result<Vec<Copied>, GreetError> {
     let mut copies = Vec::new();
     for entry in list_all(&*stores.meta, keys::KEYRINGS).await? {
         let bytes = stores.meta.get(&entry.key).await?;
-        copies.push(Copied { key: entry.key, bytes });
+        copies.push(Copied {
+            key: entry.key,
+            bytes,
+        });
     }
     Ok(copies)
 }
@@ -287,7 +310,11 @@ async fn copy_keyring(stores: &AgentRegion) -> Result<Vec<Copied>, GreetError> {
 async fn bring(stores: &AgentRegion, copies: &[Copied], rng: &dyn Rng) -> Result<(), GreetError> {
     for copy in copies {
         let put: PutId = rng.id();
-        match stores.urgent.create(&copy.key, copy.bytes.clone(), &put).await {
+        match stores
+            .urgent
+            .create(&copy.key, copy.bytes.clone(), &put)
+            .await
+        {
             Ok(_created) => {}
             Err(error) if error.kind() == ErrorKind::Exists => {}
             Err(error) => return Err(error.into()),

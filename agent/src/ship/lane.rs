@@ -139,19 +139,24 @@ impl Lane {
     pub fn admit(&self, region: &RegionName, content: &Content) -> Admission {
         let whole = match content {
             Content::Log { .. } => true,
-            Content::Base { parent, packs_in, .. } => {
+            Content::Base {
+                parent, packs_in, ..
+            } => {
                 packs_in.contains(region)
-                    && parent.is_none_or(|parent| {
-                        self.base.is_some_and(|held| held.reference == parent)
-                    })
+                    && parent
+                        .is_none_or(|parent| self.base.is_some_and(|held| held.reference == parent))
             }
             Content::Point { log_seq, base, .. } => {
-                self.base.is_some_and(|held| {
-                    held.reference == *base && self.unbroken_from <= held.start
-                }) && self.log_through >= Some(*log_seq)
+                self.base
+                    .is_some_and(|held| held.reference == *base && self.unbroken_from <= held.start)
+                    && self.log_through >= Some(*log_seq)
             }
         };
-        if whole { Admission::Ship } else { Admission::Skip }
+        if whole {
+            Admission::Ship
+        } else {
+            Admission::Skip
+        }
     }
 
     /// The item at the cursor is durable here.
@@ -162,8 +167,13 @@ impl Lane {
                 self.log_through = Some(*seq);
                 self.log_link = Some(*link);
             }
-            Content::Base { reference, start, .. } => {
-                self.base = Some(HeldBase { reference: *reference, start: *start });
+            Content::Base {
+                reference, start, ..
+            } => {
+                self.base = Some(HeldBase {
+                    reference: *reference,
+                    start: *start,
+                });
                 self.newest_base = Some(*reference);
                 self.hole_since = self.hole_since.filter(|_| self.unbroken_from > *start);
             }
@@ -197,7 +207,11 @@ impl Lane {
             }
             (Some(_), None) => false,
         };
-        if whole { Standing::Whole } else { Standing::Repairing }
+        if whole {
+            Standing::Whole
+        } else {
+            Standing::Repairing
+        }
     }
 
     /// Whether only a new complete base can make this region whole: one that builds on what is
@@ -240,7 +254,11 @@ mod tests {
     }
 
     fn log(seq: u64) -> Content {
-        Content::Log { seq: LogSeq(seq), link: Hash::of(b""), first_commit: None }
+        Content::Log {
+            seq: LogSeq(seq),
+            link: Hash::of(b""),
+            first_commit: None,
+        }
     }
 
     fn point(log_seq: u64, number: u32) -> Content {
@@ -301,7 +319,10 @@ mod tests {
         pass(&mut lane, &log(0));
         pass(&mut lane, &base(0, 0, &[here()]));
         lane.give_up(10, LogSeq(8), None);
-        assert_eq!((lane.standing(), lane.needs_complete_base()), (Standing::Repairing, false));
+        assert_eq!(
+            (lane.standing(), lane.needs_complete_base()),
+            (Standing::Repairing, false)
+        );
         pass(&mut lane, &log(8));
         assert_eq!(pass(&mut lane, &point(8, 0)), Admission::Skip);
         assert_eq!(pass(&mut lane, &base(1, 8, &[here()])), Admission::Ship);

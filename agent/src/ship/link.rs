@@ -96,8 +96,19 @@ impl From<&Item> for ToCreate {
 
 impl From<Sealed> for ToCreate {
     fn from(sealed: Sealed) -> Self {
-        let Sealed { key, bytes, put, link } = sealed;
-        Self { key, bytes, put, link, session: None }
+        let Sealed {
+            key,
+            bytes,
+            put,
+            link,
+        } = sealed;
+        Self {
+            key,
+            bytes,
+            put,
+            link,
+            session: None,
+        }
     }
 }
 
@@ -132,7 +143,14 @@ impl RegionLink {
         opener: Arc<dyn OpenRegion>,
         sessions: Arc<Sessions>,
     ) -> Self {
-        Self { name, domain, country, opener, sessions, state: Mutex::default() }
+        Self {
+            name,
+            domain,
+            country,
+            opener,
+            sessions,
+            state: Mutex::default(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -242,8 +260,12 @@ impl RegionLink {
         stores: &AgentRegion,
         session: SessionId,
     ) -> Result<(), ShipError> {
-        let Some(sealed) = self.sessions.lacking(session, &self.name)? else { return Ok(()) };
-        let create = stores.create.create(&sealed.key, sealed.bytes.clone(), &sealed.put);
+        let Some(sealed) = self.sessions.lacking(session, &self.name)? else {
+            return Ok(());
+        };
+        let create = stores
+            .create
+            .create(&sealed.key, sealed.bytes.clone(), &sealed.put);
         match bounded(&stores.place, &sealed.key, sealed.bytes.len(), create).await {
             Ok(_created) => {}
             // Its name is random: it is there because we put it there.
@@ -266,7 +288,9 @@ impl RegionLink {
             return Ok(());
         }
         let start = stores.meta.get_range(&object.key, 0..HEAD_BYTES).await?;
-        let Ok(found) = Envelope::parse(&start) else { return Err(taken.into()) };
+        let Ok(found) = Envelope::parse(&start) else {
+            return Err(taken.into());
+        };
         if found.link() == object.link {
             return Ok(());
         }

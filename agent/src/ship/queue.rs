@@ -105,7 +105,10 @@ impl Queue {
     /// An item was appended to the source's spool.
     pub fn appended(&mut self, source: &SourceName, bytes: u64, content: &Content) {
         if let Some(track) = self.tracks.get_mut(source) {
-            if let Content::Log { seq, first_commit, .. } = content {
+            if let Content::Log {
+                seq, first_commit, ..
+            } = content
+            {
                 if !track.lacks_log() {
                     track.oldest = *first_commit;
                 }
@@ -251,7 +254,9 @@ impl Queue {
     #[must_use]
     pub fn wake_at(&self) -> Option<Monotonic> {
         let waiting = !self.ready.is_empty();
-        self.outage.filter(|_| waiting).map(|outage| outage.retry_at)
+        self.outage
+            .filter(|_| waiting)
+            .map(|outage| outage.retry_at)
     }
 
     /// The outage, if there is one.
@@ -276,7 +281,10 @@ impl Queue {
     #[must_use]
     pub fn view(&self, source: &SourceName) -> Option<TrackView> {
         let track = self.tracks.get(source)?;
-        let hole = track.lane.hole_since.filter(|_| track.lane.standing() == Standing::Repairing);
+        let hole = track
+            .lane
+            .hole_since
+            .filter(|_| track.lane.standing() == Standing::Repairing);
         let lacking = track.oldest.filter(|_| track.lacks_log());
         Some(TrackView {
             lane: track.lane.clone(),
@@ -332,7 +340,11 @@ mod tests {
     fn log(seq: u64) -> Content {
         let first_commit = i64::try_from(seq).unwrap();
         let first_commit = Some(Timestamp::from_second(first_commit).unwrap());
-        Content::Log { seq: LogSeq(seq), link: Hash::of(b""), first_commit }
+        Content::Log {
+            seq: LogSeq(seq),
+            link: Hash::of(b""),
+            first_commit,
+        }
     }
 
     fn at(seconds: u64) -> (Timestamp, Monotonic) {
@@ -421,7 +433,9 @@ mod tests {
         let lane = queue.give_up(&name("a")).unwrap();
         assert_eq!((lane.cursor, lane.unbroken_from), (3, LogSeq(3)));
         let content = log(0);
-        let lane = queue.settled(&name("a"), 0, Admission::Ship, &content, 10).unwrap();
+        let lane = queue
+            .settled(&name("a"), 0, Admission::Ship, &content, 10)
+            .unwrap();
         assert_eq!(lane.cursor, 3);
         assert!(queue.is_drained());
     }

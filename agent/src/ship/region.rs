@@ -39,10 +39,20 @@ const AWAY_ALERT: Duration = Duration::from_secs(60);
 /// What came of something that was under way.
 enum Done {
     Greeted(Result<(), GreetError>),
-    Beaten { number: u64, result: Result<(), GreetError> },
+    Beaten {
+        number: u64,
+        result: Result<(), GreetError>,
+    },
     Probed(tidemark_storage::Result<tidemark_storage::ProbeReport>),
-    LookedAt { source: SourceName, result: Result<(), GreetError> },
-    Shipped { source: SourceName, order: Order, result: Result<Shipped, ShipError> },
+    LookedAt {
+        source: SourceName,
+        result: Result<(), GreetError>,
+    },
+    Shipped {
+        source: SourceName,
+        order: Order,
+        result: Result<Shipped, ShipError>,
+    },
 }
 
 struct Known {
@@ -124,7 +134,11 @@ impl Driver {
     fn obey(&mut self, command: Command) {
         match command {
             Command::Open(opening) => self.open(*opening),
-            Command::Appended { source, bytes, content } => {
+            Command::Appended {
+                source,
+                bytes,
+                content,
+            } => {
                 self.queue.appended(&source, bytes, &content);
                 self.show(&source);
             }
@@ -154,7 +168,17 @@ impl Driver {
     }
 
     fn open(&mut self, opening: Opening) {
-        let Opening { source, epoch, writer, mut lane, ends, joined, link_of, to, held } = opening;
+        let Opening {
+            source,
+            epoch,
+            writer,
+            mut lane,
+            ends,
+            joined,
+            link_of,
+            to,
+            held,
+        } = opening;
         if let (Some(id), Some(known)) = (self.link.id(), lane.region)
             && id != known
         {
@@ -189,13 +213,23 @@ impl Driver {
     fn wake(&self) -> Option<Duration> {
         let now = self.tools.clock.monotonic();
         let waiting = !self.greeted || self.sources.values().any(Known::must_be_checked);
-        let outage = self.queue.outage().filter(|_| waiting).map(|outage| outage.retry_at);
-        outage.into_iter().chain(self.queue.wake_at()).min().map(|due| due.since(now))
+        let outage = self
+            .queue
+            .outage()
+            .filter(|_| waiting)
+            .map(|outage| outage.retry_at);
+        outage
+            .into_iter()
+            .chain(self.queue.wake_at())
+            .min()
+            .map(|due| due.since(now))
     }
 
     fn may_try(&self) -> bool {
         let now = self.tools.clock.monotonic();
-        self.queue.outage().is_none_or(|outage| now >= outage.retry_at)
+        self.queue
+            .outage()
+            .is_none_or(|outage| now >= outage.retry_at)
     }
 
     /// Begins everything that may be begun now.
@@ -214,32 +248,48 @@ impl Driver {
     }
 
     fn begin_greeting(&mut self) {
-        let Some((_, beat)) = self.beat.clone() else { return };
+        let Some((_, beat)) = self.beat.clone() else {
+            return;
+        };
         if self.greeting || !self.may_try() {
             return;
         }
         self.greeting = true;
         let (link, greeter) = (Arc::clone(&self.link), Arc::clone(&self.tools.greeter));
-        self.work.push(Box::pin(async move { Done::Greeted(greeter.greet(&link, &beat).await) }));
+        self.work.push(Box::pin(async move {
+            Done::Greeted(greeter.greet(&link, &beat).await)
+        }));
     }
 
     /// Finds out once per process what the region enforces: points say so.
     fn begin_probe(&mut self) {
-        let Some(stores) = self.link.open_stores().filter(|_| !self.probed) else { return };
+        let Some(stores) = self.link.open_stores().filter(|_| !self.probed) else {
+            return;
+        };
         self.probed = true;
         let put = self.tools.rng.id();
-        self.work.push(Box::pin(async move { Done::Probed(stores.probe.probe(&put).await) }));
+        self.work.push(Box::pin(async move {
+            Done::Probed(stores.probe.probe(&put).await)
+        }));
     }
 
     fn begin_beat(&mut self) {
-        let newer = self.beat.as_ref().filter(|(number, _)| *number > self.beaten);
-        let Some((number, beat)) = newer.cloned().filter(|_| !self.beating) else { return };
+        let newer = self
+            .beat
+            .as_ref()
+            .filter(|(number, _)| *number > self.beaten);
+        let Some((number, beat)) = newer.cloned().filter(|_| !self.beating) else {
+            return;
+        };
         self.beating = true;
         // One try for each beat, also while the region is away: it may be what finds it back.
         self.beaten = number;
         let (link, greeter) = (Arc::clone(&self.link), Arc::clone(&self.tools.greeter));
         self.work.push(Box::pin(async move {
-            Done::Beaten { number, result: greeter.beat(&link, &beat).await }
+            Done::Beaten {
+                number,
+                result: greeter.beat(&link, &beat).await,
+            }
         }));
     }
 
@@ -247,7 +297,10 @@ impl Driver {
         if !self.may_try() {
             return;
         }
-        for (source, known) in self.sources.iter_mut().filter(|(_, known)| known.must_be_checked())
+        for (source, known) in self
+            .sources
+            .iter_mut()
+            .filter(|(_, known)| known.must_be_checked())
         {
             known.checking = true;
             let (link, greeter) = (Arc::clone(&self.link), Arc::clone(&self.tools.greeter));
@@ -262,14 +315,20 @@ impl Driver {
     }
 
     fn begin_shipping(&mut self, source: SourceName, order: Order) {
-        let Some(lane) = self.queue.lane(&source).cloned() else { return };
+        let Some(lane) = self.queue.lane(&source).cloned() else {
+            return;
+        };
         let (link, items) = (Arc::clone(&self.link), Arc::clone(&self.tools.items));
         let disk = self.tools.disk.clone();
         let clock = Arc::clone(&self.tools.clock);
         self.work.push(Box::pin(async move {
             let from = (&items, &disk);
             let result = ship(&link, from, &*clock, (&source, order), &lane).await;
-            Done::Shipped { source, order, result }
+            Done::Shipped {
+                source,
+                order,
+                result,
+            }
         }));
     }
 
@@ -286,7 +345,9 @@ impl Driver {
                 self.beating = false;
                 match result {
                     Ok(()) => {
-                        self.tools.board.region(&self.link.name, |live| live.beat = Some(number));
+                        self.tools
+                            .board
+                            .region(&self.link.name, |live| live.beat = Some(number));
                         self.answered();
                     }
                     Err(error) => self.greeting_failed(&error),
@@ -294,7 +355,11 @@ impl Driver {
             }
             Done::Probed(result) => self.found_out(result),
             Done::LookedAt { source, result } => self.looked_at(&source, result),
-            Done::Shipped { source, order, result } => self.shipped(&source, order, result),
+            Done::Shipped {
+                source,
+                order,
+                result,
+            } => self.shipped(&source, order, result),
         }
     }
 
@@ -318,12 +383,16 @@ impl Driver {
         match result {
             Ok(report) => {
                 let level = report.create_only.name().to_owned();
-                self.tools.board.region(&self.link.name, |live| live.create_only = Some(level));
+                self.tools
+                    .board
+                    .region(&self.link.name, |live| live.create_only = Some(level));
                 if !report.conditional_create {
                     let text = "this store ignores If-None-Match: two writers could replace each other's objects \
                                 there; use another store, or a bucket policy that requires the header";
                     let now = self.tools.clock.now();
-                    self.tools.board.alert("store.create-only", self.link.name.as_str(), text, now);
+                    self.tools
+                        .board
+                        .alert("store.create-only", self.link.name.as_str(), text, now);
                 }
             }
             // Points then don't say; `doctor` probes with words.
@@ -332,7 +401,9 @@ impl Driver {
     }
 
     fn looked_at(&mut self, source: &SourceName, result: Result<(), GreetError>) {
-        let Some(known) = self.sources.get_mut(source) else { return };
+        let Some(known) = self.sources.get_mut(source) else {
+            return;
+        };
         known.checking = false;
         match result {
             Ok(()) => {
@@ -361,7 +432,9 @@ impl Driver {
             Ok(Shipped { item, how, took }) => {
                 let bytes = u64::try_from(item.bytes.len()).unwrap_or(u64::MAX);
                 if how == Admission::Ship {
-                    self.tools.metrics.shipped(source, &self.link.name, bytes, took);
+                    self.tools
+                        .metrics
+                        .shipped(source, &self.link.name, bytes, took);
                     self.answered();
                 }
                 let lane = self.queue.settled(source, order, how, &item.content, bytes);
@@ -379,8 +452,14 @@ impl Driver {
     }
 
     fn report_frozen(&self, source: &SourceName) {
-        let Some(known) = self.sources.get(source).filter(|known| known.frozen) else { return };
-        let Some(lane) = self.queue.lane(source).filter(|_| !self.queue.is_busy(source)) else {
+        let Some(known) = self.sources.get(source).filter(|known| known.frozen) else {
+            return;
+        };
+        let Some(lane) = self
+            .queue
+            .lane(source)
+            .filter(|_| !self.queue.is_busy(source))
+        else {
             return;
         };
         let (region, lane) = (self.link.name.clone(), lane.clone());
@@ -407,9 +486,10 @@ impl Driver {
         if before.is_some() {
             tracing::info!(region = name, "the region answers again");
         }
-        let up = self.tools.board.read(|_, regions, _| {
-            regions.get(&self.link.name).is_some_and(|live| live.up)
-        });
+        let up = self
+            .tools
+            .board
+            .read(|_, regions, _| regions.get(&self.link.name).is_some_and(|live| live.up));
         if !up || before.is_some() {
             self.show_region(None);
         }
@@ -426,9 +506,10 @@ impl Driver {
         if first {
             tracing::warn!(region = %name, error = %text, "the region is away; others go on");
         }
-        let long = self.queue.outage().is_some_and(|outage| {
-            now.0.duration_since(outage.since).unsigned_abs() >= AWAY_ALERT
-        });
+        let long = self
+            .queue
+            .outage()
+            .is_some_and(|outage| now.0.duration_since(outage.since).unsigned_abs() >= AWAY_ALERT);
         if long || verdict.response == Response::Alert {
             let code = format!("region.{}", verdict.code.id);
             self.tools.board.alert(&code, name.as_str(), &text, now.0);
@@ -454,14 +535,19 @@ impl Driver {
             }
             if let Some(stores) = stores {
                 live.place = stores.place.to_string();
-                let offset = stores.witness.date_offset().map(|offset| offset.as_millis());
+                let offset = stores
+                    .witness
+                    .date_offset()
+                    .map(|offset| offset.as_millis());
                 live.clock_offset_ms = offset.and_then(|offset| i64::try_from(offset).ok());
             }
         });
     }
 
     fn show(&self, source: &SourceName) {
-        let Some(view) = self.queue.view(source) else { return };
+        let Some(view) = self.queue.view(source) else {
+            return;
+        };
         let lane = LiveLane {
             standing: view.standing,
             lacking_since: view.lacking_since,

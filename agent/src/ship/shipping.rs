@@ -40,7 +40,11 @@ pub(super) async fn ship(
     if how == Admission::Ship {
         link.create(&ToCreate::from(&*item)).await?;
     }
-    Ok(Shipped { item, how, took: clock.monotonic().since(began) })
+    Ok(Shipped {
+        item,
+        how,
+        took: clock.monotonic().since(began),
+    })
 }
 
 async fn read(
@@ -50,15 +54,23 @@ async fn read(
     order: Order,
 ) -> Result<Arc<Item>, SpoolError> {
     let (items, name) = (Arc::clone(items), source.clone());
-    let read = disk.run("read the spool", move || items.item(&name, order)).await;
+    let read = disk
+        .run("read the spool", move || items.item(&name, order))
+        .await;
     read.unwrap_or_else(|error| Err(SpoolError::cancelled(source, error)))
 }
 
 /// What it means that a region or a source in it can't be used.
 pub(super) fn meaning(error: &GreetError) -> Verdict {
     match error {
-        GreetError::Cloned(_) => Verdict { response: Response::Stop, code: codes::FOREIGN_WRITER },
-        GreetError::NotEnrolled => Verdict { response: Response::Alert, code: codes::NOT_ENROLLED },
+        GreetError::Cloned(_) => Verdict {
+            response: Response::Stop,
+            code: codes::FOREIGN_WRITER,
+        },
+        GreetError::NotEnrolled => Verdict {
+            response: Response::Alert,
+            code: codes::NOT_ENROLLED,
+        },
         GreetError::Ledger(error) => policy::of_ledger(error),
         GreetError::Ship(error) => ship_meaning(error),
     }
@@ -68,9 +80,13 @@ pub(super) fn meaning(error: &GreetError) -> Verdict {
 pub(super) const fn ship_meaning(error: &ShipError) -> Verdict {
     match error {
         ShipError::Region(error) => policy::of_region(error.kind()),
-        ShipError::Spool(_) => Verdict { response: Response::Alert, code: codes::DAMAGED },
-        ShipError::Foreign { .. } => {
-            Verdict { response: Response::Stop, code: codes::FOREIGN_WRITER }
-        }
+        ShipError::Spool(_) => Verdict {
+            response: Response::Alert,
+            code: codes::DAMAGED,
+        },
+        ShipError::Foreign { .. } => Verdict {
+            response: Response::Stop,
+            code: codes::FOREIGN_WRITER,
+        },
     }
 }

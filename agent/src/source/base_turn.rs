@@ -93,7 +93,9 @@ impl BaseTurn {
         match &mut self.running {
             Some(running) => match running.messages.recv().await {
                 Some(message) => message,
-                None => Message::Failed { why: "its task ended".to_owned() },
+                None => Message::Failed {
+                    why: "its task ended".to_owned(),
+                },
             },
             None => std::future::pending().await,
         }
@@ -113,17 +115,24 @@ impl BaseTurn {
 
 impl Driver {
     fn base_facts(&self) -> BaseFacts {
-        let lanes = self.parts.outlets.iter().filter(|outlet| outlet.link.is_up());
-        let lanes: Vec<_> =
-            lanes.filter_map(|outlet| self.record.lanes.get(&outlet.link.name)).collect();
+        let lanes = self
+            .parts
+            .outlets
+            .iter()
+            .filter(|outlet| outlet.link.is_up());
+        let lanes: Vec<_> = lanes
+            .filter_map(|outlet| self.record.lanes.get(&outlet.link.name))
+            .collect();
         BaseFacts {
             needs_complete: self.base.needs_complete,
             asked: self.base.asked,
             region_needs_complete: lanes.iter().any(|lane| lane.needs_complete_base()),
-            region_is_bare: lanes.iter().any(|lane| {
-                lane.needs_complete_base() && lane.base.is_none()
-            }),
-            region_needs_base: lanes.iter().any(|lane| lane.standing() == Standing::Repairing),
+            region_is_bare: lanes
+                .iter()
+                .any(|lane| lane.needs_complete_base() && lane.base.is_none()),
+            region_needs_base: lanes
+                .iter()
+                .any(|lane| lane.standing() == Standing::Repairing),
             last_begun: self
                 .base
                 .last_begun
@@ -150,7 +159,10 @@ impl Driver {
         if !may && !self.base.opens_first {
             return;
         }
-        let due = self.parts.plan.due(&self.base_facts(), self.shared.clock.now());
+        let due = self
+            .parts
+            .plan
+            .due(&self.base_facts(), self.shared.clock.now());
         let (generation, complete) = match due {
             BaseDue::No => return,
             BaseDue::Incremental => (None, false),
@@ -163,7 +175,10 @@ impl Driver {
             return;
         }
         self.base.beginning = Some(Beginning { generation, turn });
-        self.parts.slot.tell(Command::BeginBase { generation, complete });
+        self.parts.slot.tell(Command::BeginBase {
+            generation,
+            complete,
+        });
     }
 
     /// Whether a generation is open that no base was published in.
@@ -222,7 +237,10 @@ impl Driver {
         start: BaseStart,
         regions: Vec<Arc<RegionLink>>,
         since: Timestamp,
-    ) -> crate::Result<(BaseParts, impl FnOnce(JoinHandle<()>, OwnedSemaphorePermit) -> Running + use<>)> {
+    ) -> crate::Result<(
+        BaseParts,
+        impl FnOnce(JoinHandle<()>, OwnedSemaphorePermit) -> Running + use<>,
+    )> {
         let session = self.session().await?;
         let (slices, from_slot) = mpsc::unbounded_channel();
         let (to, messages) = mpsc::unbounded_channel();
@@ -286,7 +304,12 @@ impl Driver {
             Message::PagesRead { end, image_bytes } => {
                 let ticket = self.ticket();
                 if let Some(running) = &mut self.base.running {
-                    running.end = Some(AwaitedEnd { to: end, image_bytes, ticket, usable: None });
+                    running.end = Some(AwaitedEnd {
+                        to: end,
+                        image_bytes,
+                        ticket,
+                        usable: None,
+                    });
                 }
             }
             Message::Finished { base, packs_in } => self.base_finished(*base, packs_in).await,
@@ -296,10 +319,18 @@ impl Driver {
 
     /// Asks the engine whether the base is exact, once everything cut up to its end is sealed.
     fn end_base_if_ready(&mut self) {
-        let Some(running) = &mut self.base.running else { return };
+        let Some(running) = &mut self.base.running else {
+            return;
+        };
         let Some(end) = &mut running.end else { return };
-        let Some(next_seq) = self.tickets_done.get(&end.ticket) else { return };
-        let usable = self.record.log.restorable.filter(|last| last.seq >= running.start);
+        let Some(next_seq) = self.tickets_done.get(&end.ticket) else {
+            return;
+        };
+        let usable = self
+            .record
+            .log
+            .restorable
+            .filter(|last| last.seq >= running.start);
         if usable.is_none() || self.record.log.next < *next_seq {
             return;
         }
@@ -310,14 +341,29 @@ impl Driver {
 
     /// The base is exact: it is told its end.
     pub(super) fn on_base_confirmed(&mut self) {
-        let ended = self.base.running.as_mut().and_then(|running| running.end.take());
-        let Some(AwaitedEnd { to, image_bytes, usable: Some(usable), .. }) = ended else { return };
+        let ended = self
+            .base
+            .running
+            .as_mut()
+            .and_then(|running| running.end.take());
+        let Some(AwaitedEnd {
+            to,
+            image_bytes,
+            usable: Some(usable),
+            ..
+        }) = ended
+        else {
+            return;
+        };
         let end = BaseEnd {
             usable_from: usable.seq,
             usable_link: usable.link,
             finished_at: self.record.not_before_the_log(self.shared.clock.now()),
             image_bytes,
-            files: vec![FileEntry { path: MAIN_FILE.to_owned(), bytes: image_bytes }],
+            files: vec![FileEntry {
+                path: MAIN_FILE.to_owned(),
+                bytes: image_bytes,
+            }],
             facts: Facts::new(),
         };
         // A task that ended meanwhile says so itself.
@@ -325,7 +371,9 @@ impl Driver {
     }
 
     async fn base_finished(&mut self, base: FinishedBase, packs_in: Vec<RegionName>) {
-        let Some(running) = self.base.running.take() else { return };
+        let Some(running) = self.base.running.take() else {
+            return;
+        };
         let link = base.base.link;
         let reference = base.head.reference(link);
         let content = Content::Base {
@@ -378,7 +426,10 @@ impl Driver {
         self.parts.slot.tell(Command::BaseAbandoned);
         self.base.retry_at = Some(self.now().after(BASE_RETRY));
         self.show(|live| live.base = None);
-        self.alert("base.failed", &format!("the base was abandoned and is tried again: {why}"));
+        self.alert(
+            "base.failed",
+            &format!("the base was abandoned and is tried again: {why}"),
+        );
     }
 
     /// When a base is due that no input will bring.
@@ -394,8 +445,16 @@ impl Driver {
         });
         let wanted = facts.needs_complete || facts.asked;
         let again = self.base.retry_at.filter(|_| wanted);
-        let wait = if facts.region_is_bare { LOOK_AGAIN } else { BASE_RETRY };
+        let wait = if facts.region_is_bare {
+            LOOK_AGAIN
+        } else {
+            BASE_RETRY
+        };
         let look_again = (wanted || facts.region_needs_base).then(|| now.after(wait));
-        scheduled.into_iter().chain(again.filter(|at| *at > now)).chain(look_again).min()
+        scheduled
+            .into_iter()
+            .chain(again.filter(|at| *at > now))
+            .chain(look_again)
+            .min()
     }
 }

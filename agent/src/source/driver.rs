@@ -268,7 +268,9 @@ impl Driver {
 
     pub(super) fn alert(&self, code: &str, message: &str) {
         let now = self.shared.clock.now();
-        self.shared.board.alert(code, self.record.source.as_str(), message, now);
+        self.shared
+            .board
+            .alert(code, self.record.source.as_str(), message, now);
     }
 
     pub(super) fn clear(&self, code: &str) {
@@ -314,7 +316,12 @@ impl Driver {
 
     async fn on_event(&mut self, event: Event) {
         match event {
-            Event::Opened { incarnation, verdict, needs_complete_base, unfinished_base } => {
+            Event::Opened {
+                incarnation,
+                verdict,
+                needs_complete_base,
+                unfinished_base,
+            } => {
                 let opened = super::opening::Opened {
                     incarnation,
                     verdict,
@@ -324,8 +331,18 @@ impl Driver {
                 self.on_opened(opened);
             }
             Event::Failed { kind, message } => self.on_failed(kind, &message),
-            Event::Cut { seq, cut, at, permit } => {
-                self.waiting.push_back(WaitingCut { seq, cut: Arc::new(cut), at, permit });
+            Event::Cut {
+                seq,
+                cut,
+                at,
+                permit,
+            } => {
+                self.waiting.push_back(WaitingCut {
+                    seq,
+                    cut: Arc::new(cut),
+                    at,
+                    permit,
+                });
             }
             Event::CutDone { ticket, next_seq } => {
                 self.tickets_done.insert(ticket, next_seq);
@@ -355,7 +372,10 @@ impl Driver {
         } else {
             (before * 2).clamp(REOPEN_FIRST, REOPEN_MAX)
         };
-        self.hold = Hold::Waiting { until: self.now().after(wait), wait };
+        self.hold = Hold::Waiting {
+            until: self.now().after(wait),
+            wait,
+        };
         tracing::warn!(source = %self.name(), error = message, "the capture ended and begins again");
         if verdict.response != policy::Response::Retry {
             self.alert(&format!("source.{}", verdict.code.id), message);
@@ -396,7 +416,10 @@ impl Driver {
         self.dirty = false;
         let path = self.shared.state.record(&self.record.source);
         let bytes = self.record.to_bytes();
-        let needed = self.unsynced.front().map_or(self.record.next_order, |(_, order)| *order);
+        let needed = self
+            .unsynced
+            .front()
+            .map_or(self.record.next_order, |(_, order)| *order);
         let until = self.record.settled().min(needed);
         let (from, spool) = (self.removed, Arc::clone(&self.parts.spool));
         let work = move || -> Result<(), crate::AgentError> {
@@ -459,7 +482,12 @@ impl Driver {
             self.base_due_at(),
         ];
         let jobs = self.jobs.iter().map(|job| job.deadline);
-        let first = due.into_iter().flatten().chain(jobs).chain(self.pause_ends_at()).min();
+        let first = due
+            .into_iter()
+            .flatten()
+            .chain(jobs)
+            .chain(self.pause_ends_at())
+            .min();
         first.map(|due| due.since(now))
     }
 }

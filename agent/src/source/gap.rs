@@ -65,7 +65,11 @@ impl Driver {
             look_at: self.now(),
         });
         for outlet in &self.parts.outlets {
-            drop(outlet.commands.send(RegionCommand::Freeze(self.record.source.clone())));
+            drop(
+                outlet
+                    .commands
+                    .send(RegionCommand::Freeze(self.record.source.clone())),
+            );
         }
         self.base_failed("the spool is full");
         self.parts.slot.tell(Command::Close);
@@ -78,7 +82,11 @@ impl Driver {
             self.begin_anew_with_a_region();
             return;
         }
-        let all = self.parts.outlets.iter().all(|outlet| gap.frozen.contains(&outlet.link.name));
+        let all = self
+            .parts
+            .outlets
+            .iter()
+            .all(|outlet| gap.frozen.contains(&outlet.link.name));
         if !all || self.hold != Hold::Closed {
             return;
         }
@@ -107,15 +115,25 @@ impl Driver {
 
     /// When to look again whether a region is back.
     pub(super) fn gap_due_at(&self) -> Option<Monotonic> {
-        self.gap.as_ref().filter(|gap| gap.sealed).map(|gap| gap.look_at)
+        self.gap
+            .as_ref()
+            .filter(|gap| gap.sealed)
+            .map(|gap| gap.look_at)
     }
 
     async fn give_up_unshipped(&mut self) -> Result<()> {
         // The item at a lane's cursor may have been tried.
-        let tried = self.record.lanes.values().map(|lane| lane.cursor.saturating_add(1)).max();
+        let tried = self
+            .record
+            .lanes
+            .values()
+            .map(|lane| lane.cursor.saturating_add(1))
+            .max();
         let from = tried.unwrap_or(0).min(self.record.next_order);
         let spool = std::sync::Arc::clone(&self.parts.spool);
-        let cut = self.blocking("read the spool", move || find_cut(&spool, from)).await??;
+        let cut = self
+            .blocking("read the spool", move || find_cut(&spool, from))
+            .await??;
         if cut.orders.is_empty() {
             return Ok(());
         }
@@ -137,7 +155,8 @@ impl Driver {
         let (spool, orders) = (std::sync::Arc::clone(&self.parts.spool), cut.orders.clone());
         let engine = self.shared.state.engine(self.name());
         let work = move || drop_items(&spool, &orders, &engine);
-        self.blocking("drop what was shipped nowhere", work).await??;
+        self.blocking("drop what was shipped nowhere", work)
+            .await??;
         for order in &cut.orders {
             self.shared.items.forget(self.name(), *order);
         }
@@ -190,8 +209,18 @@ impl Driver {
 
 /// Everything from `from` on, and what stood right before it.
 fn find_cut(spool: &Spool, from: Order) -> std::result::Result<Cut, SpoolError> {
-    let orders: Vec<Order> = spool.list()?.into_iter().filter(|order| *order >= from).collect();
-    let mut cut = Cut { from, orders: orders.clone(), last: None, point: None, since: None };
+    let orders: Vec<Order> = spool
+        .list()?
+        .into_iter()
+        .filter(|order| *order >= from)
+        .collect();
+    let mut cut = Cut {
+        from,
+        orders: orders.clone(),
+        last: None,
+        point: None,
+        since: None,
+    };
     let mut logs = false;
     for order in orders {
         match spool.item(order)?.1 {
@@ -223,9 +252,12 @@ fn drop_items(spool: &Spool, orders: &[Order], engine: &std::path::Path) -> Resu
         spool.remove_if_there(*order)?;
     }
     match std::fs::remove_dir_all(engine) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(
-            crate::AgentError::Io { action: "remove the page map of what was given up", source },
-        ),
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(crate::AgentError::Io {
+                action: "remove the page map of what was given up",
+                source,
+            })
+        }
         _ => Ok(()),
     }
 }

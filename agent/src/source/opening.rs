@@ -47,7 +47,9 @@ impl Driver {
         let orders = std::mem::take(&mut self.parts.orders);
         let spool = Arc::clone(&self.parts.spool);
         let from = self.record.log.synced_order;
-        let found = self.blocking("read the spool", move || unsynced(&spool, &orders, from)).await;
+        let found = self
+            .blocking("read the spool", move || unsynced(&spool, &orders, from))
+            .await;
         if let Ok(found) = found {
             self.unsynced = found.into();
         }
@@ -62,7 +64,9 @@ impl Driver {
             lane.cursor = lane.cursor.max(oldest.unwrap_or(lane.cursor));
             let lane = lane.clone();
             let (spool, cursor) = (Arc::clone(&self.parts.spool), lane.cursor);
-            let waits = self.blocking("read the spool", move || backlog(&spool, cursor)).await;
+            let waits = self
+                .blocking("read the spool", move || backlog(&spool, cursor))
+                .await;
             let (backlog_bytes, oldest) = waits.unwrap_or_default();
             let ends = Ends {
                 order: self.record.next_order,
@@ -99,9 +103,16 @@ impl Driver {
                 }
             },
         ));
-        let candidate = self.record.incarnation.unwrap_or_else(|| self.shared.rng.id());
+        let candidate = self
+            .record
+            .incarnation
+            .unwrap_or_else(|| self.shared.rng.id());
         let next_seq = self.record.log.next;
-        self.parts.slot.tell(Command::Open { next_seq, records, candidate });
+        self.parts.slot.tell(Command::Open {
+            next_seq,
+            records,
+            candidate,
+        });
     }
 
     pub(super) fn on_opened(&mut self, opened: Opened) {
@@ -120,13 +131,23 @@ impl Driver {
         self.shared.board.keep_alerts("source.", name.as_str(), &[]);
         let catching_up = matches!(opened.verdict, Verdict::CatchUp { .. });
         self.show(|live| {
-            live.state =
-                if catching_up { SourceState::CatchingUp } else { SourceState::Capturing };
+            live.state = if catching_up {
+                SourceState::CatchingUp
+            } else {
+                SourceState::Capturing
+            };
         });
         self.show_pause();
         if let Some(unfinished) = opened.unfinished_base {
-            let published = self.record.base.is_some_and(|base| base.start == unfinished.start);
-            let command = if published { Command::BaseDone } else { Command::BaseAbandoned };
+            let published = self
+                .record
+                .base
+                .is_some_and(|base| base.start == unfinished.start);
+            let command = if published {
+                Command::BaseDone
+            } else {
+                Command::BaseAbandoned
+            };
             self.parts.slot.tell(command);
         }
         let another = self.record.incarnation != Some(opened.incarnation);
@@ -158,9 +179,16 @@ fn unsynced(spool: &Spool, orders: &[Order], from: Order) -> Vec<(LogSeq, Order)
 
 /// Bytes from `cursor` on, and the first commit among them.
 fn backlog(spool: &Spool, cursor: Order) -> (u64, Option<jiff::Timestamp>) {
-    let orders: Vec<Order> =
-        spool.list().unwrap_or_default().into_iter().filter(|order| *order >= cursor).collect();
-    let bytes = orders.iter().filter_map(|order| spool.size(*order).ok()).sum();
+    let orders: Vec<Order> = spool
+        .list()
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|order| *order >= cursor)
+        .collect();
+    let bytes = orders
+        .iter()
+        .filter_map(|order| spool.size(*order).ok())
+        .sum();
     let first = orders.iter().find_map(|order| match spool.item(*order) {
         Ok((item, _)) => match item.content {
             Content::Log { first_commit, .. } => first_commit,
@@ -186,9 +214,11 @@ fn link_of(record: &SourceRecord, lane: &crate::ship::lane::Lane, spool: &Arc<Sp
             return Some(*link);
         }
         let orders = spool.list().unwrap_or_default();
-        orders.into_iter().find_map(|order| match spool.item(order) {
-            Ok((item, ItemHead::Log(head))) if head.seq == wanted => Some(item.link),
-            _ => None,
-        })
+        orders
+            .into_iter()
+            .find_map(|order| match spool.item(order) {
+                Ok((item, ItemHead::Log(head))) if head.seq == wanted => Some(item.link),
+                _ => None,
+            })
     })
 }

@@ -73,7 +73,9 @@ impl Waker {
     pub fn wake(&self, id: SlotId) {
         let now = self.shared.clock.monotonic();
         let mut waiting = self.shared.lock();
-        let Some(entry) = waiting.entries.get_mut(&id) else { return };
+        let Some(entry) = waiting.entries.get_mut(&id) else {
+            return;
+        };
         if entry.slot.is_none() {
             entry.woken = true;
             return;
@@ -106,14 +108,24 @@ impl Pool {
     /// # Errors
     /// When the system refuses to start one.
     pub fn start(threads: NonZeroUsize, clock: Arc<dyn Clock>) -> std::io::Result<Self> {
-        let waiting = Waiting { turns: vec![None; threads.get()], ..Waiting::default() };
-        let shared =
-            Arc::new(Shared { waiting: Mutex::new(waiting), changed: Condvar::new(), clock });
-        let mut pool = Self { shared, threads: Vec::new() };
+        let waiting = Waiting {
+            turns: vec![None; threads.get()],
+            ..Waiting::default()
+        };
+        let shared = Arc::new(Shared {
+            waiting: Mutex::new(waiting),
+            changed: Condvar::new(),
+            clock,
+        });
+        let mut pool = Self {
+            shared,
+            threads: Vec::new(),
+        };
         for number in 0..threads.get() {
             let shared = Arc::clone(&pool.shared);
             let builder = std::thread::Builder::new().name(format!("capture-{number}"));
-            pool.threads.push(builder.spawn(move || serve(&shared, number))?);
+            pool.threads
+                .push(builder.spawn(move || serve(&shared, number))?);
         }
         Ok(pool)
     }
@@ -156,7 +168,9 @@ impl Pool {
     /// What wakes slots.
     #[must_use]
     pub fn waker(&self) -> Waker {
-        Waker { shared: Arc::clone(&self.shared) }
+        Waker {
+            shared: Arc::clone(&self.shared),
+        }
     }
 
     /// How long the longest turn that runs now has taken: a thread that hangs shows here.
@@ -164,7 +178,12 @@ impl Pool {
     pub fn longest_turn(&self) -> Duration {
         let now = self.shared.clock.monotonic();
         let waiting = self.shared.lock();
-        let longest = waiting.turns.iter().flatten().map(|since| now.since(*since)).max();
+        let longest = waiting
+            .turns
+            .iter()
+            .flatten()
+            .map(|since| now.since(*since))
+            .max();
         longest.unwrap_or(Duration::ZERO)
     }
 
@@ -214,14 +233,19 @@ fn take(shared: &Shared, number: usize) -> Option<(SlotId, Box<dyn Turns>)> {
         };
         if let Some(wait) = wait {
             waiting = if wait == Duration::MAX {
-                shared.changed.wait(waiting).unwrap_or_else(PoisonError::into_inner)
+                shared
+                    .changed
+                    .wait(waiting)
+                    .unwrap_or_else(PoisonError::into_inner)
             } else {
                 let waited = shared.changed.wait_timeout(waiting, wait);
                 waited.unwrap_or_else(PoisonError::into_inner).0
             };
             continue;
         }
-        let Some(Reverse((due, id))) = waiting.heap.pop() else { continue };
+        let Some(Reverse((due, id))) = waiting.heap.pop() else {
+            continue;
+        };
         // An entry whose due time moved left its old place in the heap: pass over it.
         let slot = waiting
             .entries
@@ -252,7 +276,9 @@ fn give_back(
     if let Some(turn) = waiting.turns.get_mut(number) {
         *turn = None;
     }
-    let Some(entry) = waiting.entries.get_mut(&id) else { return };
+    let Some(entry) = waiting.entries.get_mut(&id) else {
+        return;
+    };
     if entry.removed {
         waiting.entries.remove(&id);
         drop(waiting);
@@ -261,7 +287,11 @@ fn give_back(
     }
     let woken = std::mem::take(&mut entry.woken);
     entry.slot = Some(slot);
-    entry.due = if woken { Some(now) } else { again.map(|wait| now.after(wait)) };
+    entry.due = if woken {
+        Some(now)
+    } else {
+        again.map(|wait| now.after(wait))
+    };
     if let Some(due) = entry.due {
         waiting.heap.push(Reverse((due, id)));
         drop(waiting);
@@ -317,7 +347,11 @@ mod tests {
     fn a_slot_that_sleeps_gets_a_turn_when_it_is_woken() {
         let pool = pool(1);
         let (turns, seen) = channel();
-        let id = pool.add(|id| Counter { id, turns, again: None });
+        let id = pool.add(|id| Counter {
+            id,
+            turns,
+            again: None,
+        });
         assert_eq!(seen.recv_timeout(SOON), Ok(id));
         for _ in 0..3 {
             pool.waker().wake(id);

@@ -74,8 +74,13 @@ pub(super) struct Job {
 
 #[derive(Debug)]
 enum Kind {
-    Snapshot { name: Option<String>, answer: oneshot::Sender<Result<SealedPoint>> },
-    Retire { answer: oneshot::Sender<Result<SealedPoint>> },
+    Snapshot {
+        name: Option<String>,
+        answer: oneshot::Sender<Result<SealedPoint>>,
+    },
+    Retire {
+        answer: oneshot::Sender<Result<SealedPoint>>,
+    },
     Stop,
 }
 
@@ -88,7 +93,10 @@ enum Stage {
     /// Until the log is durable up to here.
     Durable(Restorable),
     /// Until the point is.
-    Point { seq: PointSeq, last: Restorable },
+    Point {
+        seq: PointSeq,
+        last: Restorable,
+    },
     Done,
 }
 
@@ -103,12 +111,25 @@ impl Driver {
 
     pub(super) fn on_request(&mut self, request: Request) {
         match request {
-            Request::Snapshot { base, name, wait, answer } => {
+            Request::Snapshot {
+                base,
+                name,
+                wait,
+                answer,
+            } => {
                 self.begin_snapshot(base, name, wait, answer);
             }
-            Request::Pause { until, reason, answer } => {
+            Request::Pause {
+                until,
+                reason,
+                answer,
+            } => {
                 let since = self.shared.clock.now();
-                self.record.paused = Some(Pause { since, until, reason });
+                self.record.paused = Some(Pause {
+                    since,
+                    until,
+                    reason,
+                });
                 self.hold_lanes(true);
                 self.changed();
                 self.show_pause();
@@ -125,7 +146,11 @@ impl Driver {
             }
             Request::GiveUpUnshipped => self.begin_gap(),
             Request::GiveUp(region) => {
-                let outlet = self.parts.outlets.iter().find(|outlet| outlet.link.name == region);
+                let outlet = self
+                    .parts
+                    .outlets
+                    .iter()
+                    .find(|outlet| outlet.link.name == region);
                 if let Some(outlet) = outlet {
                     let code = format!("region.{}", tidemark_host::codes::SPOOL_FULL.id);
                     let text = format!(
@@ -133,7 +158,11 @@ impl Driver {
                          repaired by the next base"
                     );
                     tracing::warn!(source = %self.name(), code, "{text}");
-                    drop(outlet.commands.send(RegionCommand::GiveUp(self.record.source.clone())));
+                    drop(
+                        outlet
+                            .commands
+                            .send(RegionCommand::GiveUp(self.record.source.clone())),
+                    );
                 }
             }
         }
@@ -141,7 +170,12 @@ impl Driver {
 
     fn push_job(&mut self, kind: Kind, stage: Stage, wait: Duration) {
         let deadline = self.now().after(wait);
-        self.jobs.push(Job { kind, stage, deadline, wait });
+        self.jobs.push(Job {
+            kind,
+            stage,
+            deadline,
+            wait,
+        });
     }
 
     fn begin_snapshot(
@@ -152,7 +186,10 @@ impl Driver {
         answer: oneshot::Sender<Result<SealedPoint>>,
     ) {
         if let Some(pause) = &self.record.paused {
-            let why = format!("shipping is paused until {} ({}); resume first", pause.until, pause.reason);
+            let why = format!(
+                "shipping is paused until {} ({}); resume first",
+                pause.until, pause.reason
+            );
             drop(answer.send(Err(AgentError::Refused(why))));
             return;
         }
@@ -160,7 +197,12 @@ impl Driver {
             self.base.asked = true;
             // One that is under way began before it was asked for.
             let running = u64::from(self.base.is_running());
-            Stage::Base(self.base.published.saturating_add(1).saturating_add(running))
+            Stage::Base(
+                self.base
+                    .published
+                    .saturating_add(1)
+                    .saturating_add(running),
+            )
         } else if self.record.base.is_none() {
             Stage::Base(self.base.published.saturating_add(1))
         } else {
@@ -201,7 +243,12 @@ impl Driver {
 
     pub(super) fn end_pause_that_is_over(&mut self) {
         let now = self.shared.clock.now();
-        if self.record.paused.as_ref().is_some_and(|pause| pause.until <= now) {
+        if self
+            .record
+            .paused
+            .as_ref()
+            .is_some_and(|pause| pause.until <= now)
+        {
             tracing::warn!(source = %self.name(), "the pause is over: shipping goes on");
             self.resume();
         }
@@ -223,7 +270,10 @@ impl Driver {
             if there {
                 done.push(name.clone());
             }
-            (domains.get(name).map_or("", String::as_str), there.then_some(()))
+            (
+                domains.get(name).map_or("", String::as_str),
+                there.then_some(()),
+            )
         });
         let lanes: Vec<_> = lanes.collect();
         (quorum::reached(lanes, self.width(&domains)).is_some(), done)
@@ -231,7 +281,10 @@ impl Driver {
 
     fn domains(&self) -> std::collections::BTreeMap<RegionName, String> {
         self.shared.board.read(|_, regions, _| {
-            regions.iter().map(|(name, live)| (name.clone(), live.domain.clone())).collect()
+            regions
+                .iter()
+                .map(|(name, live)| (name.clone(), live.domain.clone()))
+                .collect()
         })
     }
 
@@ -244,7 +297,12 @@ impl Driver {
 
     /// The newest restorable object that some region has.
     fn newest_durable(&mut self) -> Option<Restorable> {
-        let through = self.record.lanes.values().filter_map(|lane| lane.log_through).max();
+        let through = self
+            .record
+            .lanes
+            .values()
+            .filter_map(|lane| lane.log_through)
+            .max();
         self.ends.durable_through(through)
     }
 
@@ -255,7 +313,9 @@ impl Driver {
         }
         let durable = self.newest_durable();
         let facts = self.due_facts(durable);
-        let Some(last) = durable.filter(|_| point_due(&facts)) else { return };
+        let Some(last) = durable.filter(|_| point_due(&facts)) else {
+            return;
+        };
         // A base's point waits until the base is usable in what is durable.
         if let Err(error) = self.seal_point(last, PointFacts::default()).await {
             self.alert("point.failed", &policy::with_causes(&error));
@@ -300,7 +360,11 @@ impl Driver {
         let Some((sealed, head)) = seal_point(&self.record, last, facts, &tools)? else {
             return Ok(None);
         };
-        let content = Content::Point { seq: head.seq, log_seq: head.log_seq, base: head.base };
+        let content = Content::Point {
+            seq: head.seq,
+            log_seq: head.log_seq,
+            base: head.base,
+        };
         self.append(&sealed, None, content, Vec::new).await?;
         self.record.point_sealed(&head, sealed.link);
         self.changed();
@@ -387,7 +451,15 @@ impl Driver {
         let sealed = if covered && name.is_none() && !retired {
             Ok(self.record.point.next.previous())
         } else {
-            self.seal_point(last, PointFacts { name, retired, ..PointFacts::default() }).await
+            self.seal_point(
+                last,
+                PointFacts {
+                    name,
+                    retired,
+                    ..PointFacts::default()
+                },
+            )
+            .await
         };
         match sealed {
             Ok(Some(seq)) => job.stage = Stage::Point { seq, last },
@@ -402,7 +474,13 @@ impl Driver {
         true
     }
 
-    fn done(&mut self, job: &mut Job, seq: PointSeq, last: Restorable, durable_in: Vec<RegionName>) {
+    fn done(
+        &mut self,
+        job: &mut Job,
+        seq: PointSeq,
+        last: Restorable,
+        durable_in: Vec<RegionName>,
+    ) {
         job.stage = Stage::Done;
         let point = |name| SealedPoint {
             source: self.record.source.clone(),
@@ -470,7 +548,10 @@ impl Driver {
         }
         match self.hold {
             Hold::Open | Hold::Opening => {
-                self.hold = Hold::Waiting { until: Monotonic::default(), wait: Duration::ZERO };
+                self.hold = Hold::Waiting {
+                    until: Monotonic::default(),
+                    wait: Duration::ZERO,
+                };
                 self.parts.slot.tell(Command::Close);
             }
             Hold::Closed => self.ending = Some(Ended::Drained),

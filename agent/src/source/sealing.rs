@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use tidemark_engine::LogCut;
-use tidemark_format::heads::LogHead;
 use tidemark_format::LogSeq;
+use tidemark_format::heads::LogHead;
 use tidemark_seal::{LogDraft, Sealed, Session, seal_log};
 
 use super::driver::{Driver, WaitingCut};
@@ -58,7 +58,8 @@ impl Driver {
         let work = move || seal_log(&session, draft, &cut.payload, level, &signer, &*rng);
         let (sealed, head) = self.shared.cpu.run(work).await?;
         let record = Arc::clone(&waiting.cut);
-        self.spool_log(sealed, head, move || record.record.clone()).await
+        self.spool_log(sealed, head, move || record.record.clone())
+            .await
     }
 
     /// Does blocking work on a thread for it, a few sources at a time.
@@ -73,7 +74,8 @@ impl Driver {
     /// The session to seal in now.
     pub(super) async fn session(&self) -> Result<Session> {
         let sessions = Arc::clone(&self.shared.sessions);
-        self.blocking("begin a session", move || sessions.current()).await?
+        self.blocking("begin a session", move || sessions.current())
+            .await?
     }
 
     fn draft(&self, seq: LogSeq, cut: &LogCut, at: jiff::Timestamp) -> LogDraft {
@@ -104,7 +106,11 @@ impl Driver {
         record: impl FnOnce() -> Vec<u8> + Send + 'static,
     ) -> Result<()> {
         let (seq, link) = (head.seq, sealed.link);
-        let content = Content::Log { seq, link, first_commit: head.first_commit };
+        let content = Content::Log {
+            seq,
+            link,
+            first_commit: head.first_commit,
+        };
         let order = self.append(&sealed, head.session, content, record).await?;
         self.record.log_sealed(&head, link);
         self.unsynced.push_back((seq, order));

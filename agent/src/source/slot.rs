@@ -20,8 +20,8 @@ use tidemark_format::{Incarnation, LogSeq};
 use tidemark_host::Monotonic;
 
 use super::pool::Turns;
-pub use super::slot_messages::{Command, Event, Handle, Parts, Records};
 use super::slot_messages::Inbox;
+pub use super::slot_messages::{Command, Event, Handle, Parts, Records};
 use crate::budget::Permit;
 use crate::status_live::SourceState;
 
@@ -114,7 +114,11 @@ impl Slot {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Open { next_seq, records, candidate } => {
+            Command::Open {
+                next_seq,
+                records,
+                candidate,
+            } => {
                 self.open(next_seq, records, candidate);
             }
             Command::Cut { ticket } => {
@@ -122,7 +126,10 @@ impl Slot {
                 self.force = true;
             }
             Command::Sealed(seq) => self.sealed(seq),
-            Command::BeginBase { generation, complete } => {
+            Command::BeginBase {
+                generation,
+                complete,
+            } => {
                 self.base.asked = Some((generation, complete));
                 self.base.slices.clear();
             }
@@ -153,8 +160,11 @@ impl Slot {
     fn open(&mut self, next_seq: LogSeq, mut records: Records, candidate: Incarnation) {
         self.drop_capture();
         self.next_seq = next_seq;
-        let request =
-            OpenRequest { folder: self.parts.folder.clone(), records: &mut records, candidate };
+        let request = OpenRequest {
+            folder: self.parts.folder.clone(),
+            records: &mut records,
+            candidate,
+        };
         match self.parts.engine.open(request) {
             Ok(opened) => self.opened(opened),
             Err(error) => {
@@ -192,7 +202,10 @@ impl Slot {
 
     /// An engine's call failed.
     fn fail(&mut self, error: &Error) {
-        let passing = matches!(error.kind(), ErrorKind::Retry | ErrorKind::Io | ErrorKind::Full);
+        let passing = matches!(
+            error.kind(),
+            ErrorKind::Retry | ErrorKind::Io | ErrorKind::Full
+        );
         self.retries = self.retries.saturating_add(1);
         if passing && self.retries < RETRIES_MAX {
             tracing::debug!(source = %self.parts.source, error = %error, "capture is tried again");
@@ -225,7 +238,10 @@ impl Slot {
             self.send(Event::Failed { kind, message });
         }
         for ticket in tickets {
-            self.send(Event::CutDone { ticket, next_seq: self.next_seq });
+            self.send(Event::CutDone {
+                ticket,
+                next_seq: self.next_seq,
+            });
         }
     }
 
@@ -234,14 +250,19 @@ impl Slot {
             return;
         }
         let at = self.parts.clock.now();
-        let Some(capture) = &mut self.capture else { return };
+        let Some(capture) = &mut self.capture else {
+            return;
+        };
         match capture.poll(work) {
             Ok(poll) => {
                 self.retries = 0;
                 self.next_poll = self.parts.clock.monotonic().after(poll.next);
                 self.pending_bytes = poll.pending_bytes;
-                self.pending_since =
-                    if poll.pending_bytes == 0 { None } else { poll.oldest_pending.or(Some(at)) };
+                self.pending_since = if poll.pending_bytes == 0 {
+                    None
+                } else {
+                    poll.oldest_pending.or(Some(at))
+                };
                 self.cut_now = poll.cut_now;
                 self.report(&poll, at);
             }
@@ -254,11 +275,15 @@ impl Slot {
         let source = &self.parts.source;
         let (alerts, catching_up) = (&poll.alerts, poll.catching_up.is_some());
         for alert in alerts {
-            self.parts.board.alert(alert.code, source.as_str(), &alert.message, at);
+            self.parts
+                .board
+                .alert(alert.code, source.as_str(), &alert.message, at);
         }
         let codes: Vec<&str> = alerts.iter().map(|alert| alert.code).collect();
         let prefix = self.parts.engine.name();
-        self.parts.board.keep_alerts(prefix, source.as_str(), &codes);
+        self.parts
+            .board
+            .keep_alerts(prefix, source.as_str(), &codes);
         let everything = self.unsealed.is_empty() && self.pending_bytes == 0 && !catching_up;
         self.parts.board.source(source, |live| {
             if everything {
@@ -266,8 +291,11 @@ impl Slot {
             }
             let moves = matches!(live.state, SourceState::Capturing | SourceState::CatchingUp);
             if moves {
-                live.state =
-                    if catching_up { SourceState::CatchingUp } else { SourceState::Capturing };
+                live.state = if catching_up {
+                    SourceState::CatchingUp
+                } else {
+                    SourceState::Capturing
+                };
             }
         });
         self.show();
@@ -277,7 +305,9 @@ impl Slot {
     fn show(&self) {
         let cuts = self.unsealed.iter().filter_map(|(_, first)| *first);
         let since = cuts.chain(self.pending_since).min();
-        self.parts.board.source(&self.parts.source, |live| live.pending_since = since);
+        self.parts
+            .board
+            .source(&self.parts.source, |live| live.pending_since = since);
     }
 
     fn cut_is_due(&self, now: Monotonic) -> bool {
@@ -328,10 +358,16 @@ impl Slot {
         let seq = self.next_seq;
         self.next_seq = seq.next();
         self.last_cut = Some(now);
-        self.unsealed.push_back((seq, cut.first_commit.or(self.pending_since)));
+        self.unsealed
+            .push_back((seq, cut.first_commit.or(self.pending_since)));
         let restorable = cut.restorable;
         let at = self.parts.clock.now();
-        self.send(Event::Cut { seq, cut, at, permit });
+        self.send(Event::Cut {
+            seq,
+            cut,
+            at,
+            permit,
+        });
         if restorable {
             self.pending_bytes = 0;
             self.pending_since = None;
@@ -349,17 +385,24 @@ impl Slot {
         self.force = false;
         self.cut_now = false;
         for ticket in std::mem::take(&mut self.tickets) {
-            self.send(Event::CutDone { ticket, next_seq: self.next_seq });
+            self.send(Event::CutDone {
+                ticket,
+                next_seq: self.next_seq,
+            });
         }
     }
 
     /// Begins the base that was asked for, once it may. Returns whether something was done.
     fn begin_base(&mut self) {
-        let Some((generation, complete)) = self.base.asked else { return };
+        let Some((generation, complete)) = self.base.asked else {
+            return;
+        };
         if generation.is_some() && !self.unsealed.is_empty() {
             return;
         }
-        let Some(capture) = &mut self.capture else { return };
+        let Some(capture) = &mut self.capture else {
+            return;
+        };
         self.base.asked = None;
         let opened = generation.map_or(Ok(()), |key| capture.open_generation(key));
         match opened.and_then(|()| capture.begin_base(self.next_seq, complete)) {
@@ -378,23 +421,33 @@ impl Slot {
 
     fn confirm_base(&mut self) {
         // Without a capture the driver hears of the base's end anyway.
-        let Some(capture) = &mut self.capture else { return };
+        let Some(capture) = &mut self.capture else {
+            return;
+        };
         let event = match capture.base_stands() {
             Ok(()) => Event::BaseConfirmed,
-            Err(error) => Event::BaseFailed { message: crate::policy::with_causes(&error) },
+            Err(error) => Event::BaseFailed {
+                message: crate::policy::with_causes(&error),
+            },
         };
         self.send(event);
     }
 
     fn slice(&mut self, work: &mut Workspace) {
-        let Some(capture) = &mut self.capture else { return };
-        let Some(max_bytes) = self.base.slices.pop_front() else { return };
+        let Some(capture) = &mut self.capture else {
+            return;
+        };
+        let Some(max_bytes) = self.base.slices.pop_front() else {
+            return;
+        };
         match capture.base_slice(max_bytes, work) {
             Ok(slice) => self.send(Event::Slice(slice)),
             // Something was missed meanwhile: this base is given up.
             Err(error) if error.kind() == ErrorKind::Retry => {
                 self.base = BaseTurn::default();
-                self.send(Event::BaseFailed { message: crate::policy::with_causes(&error) });
+                self.send(Event::BaseFailed {
+                    message: crate::policy::with_causes(&error),
+                });
             }
             Err(error) => {
                 self.base.slices.push_front(max_bytes);
@@ -410,7 +463,9 @@ impl Slot {
         }
         self.last_sync = now;
         self.sealed_since_sync = false;
-        let Some(capture) = &mut self.capture else { return };
+        let Some(capture) = &mut self.capture else {
+            return;
+        };
         match capture.map_synced() {
             Ok(Some(seq)) => self.send(Event::Synced(seq)),
             Ok(None) => {}
@@ -422,7 +477,10 @@ impl Slot {
         self.capture.as_ref()?;
         let mut wait = self.next_poll.since(now);
         if self.pending_bytes > 0 && !self.hold && self.unsealed.len() < UNSEALED_MAX {
-            wait = wait.min(self.wait_for_cut(now).max(blocked.unwrap_or(Duration::ZERO)));
+            wait = wait.min(
+                self.wait_for_cut(now)
+                    .max(blocked.unwrap_or(Duration::ZERO)),
+            );
         }
         if let Some(blocked) = blocked {
             wait = wait.min(blocked);
@@ -440,8 +498,11 @@ impl Slot {
 impl Turns for Slot {
     fn turn(&mut self, work: &mut Workspace) -> Option<Duration> {
         loop {
-            let command =
-                self.inbox.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            let command = self
+                .inbox
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .pop_front();
             match command {
                 Some(command) => self.obey(command),
                 None => break,

@@ -160,7 +160,10 @@ impl std::fmt::Debug for Handle {
 impl Handle {
     /// Tells the slot.
     pub fn tell(&self, command: Command) {
-        self.inbox.lock().unwrap_or_else(PoisonError::into_inner).push_back(command);
+        self.inbox
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push_back(command);
         self.waker.wake(self.id);
     }
 }

@@ -66,7 +66,11 @@ impl Item {
     ///
     /// # Errors
     /// [`FormatError`] when the object isn't of a kind that stands in a spool.
-    pub fn read(order: Order, bytes: Bytes, record: &[u8]) -> Result<(Self, ItemHead), FormatError> {
+    pub fn read(
+        order: Order,
+        bytes: Bytes,
+        record: &[u8],
+    ) -> Result<(Self, ItemHead), FormatError> {
         let envelope = Envelope::parse(&bytes)?;
         let link = envelope.link();
         let (key, put, session, content, head) = match envelope.kind {
@@ -80,7 +84,18 @@ impl Item {
                 });
             }
         };
-        Ok((Self { order, key, put, link, session, content, bytes }, head))
+        Ok((
+            Self {
+                order,
+                key,
+                put,
+                link,
+                session,
+                content,
+                bytes,
+            },
+            head,
+        ))
     }
 }
 
@@ -88,13 +103,24 @@ type Parts = (Key, PutId, Option<SessionId>, Content, ItemHead);
 
 fn log(head: LogHead, link: Hash) -> Parts {
     let key = keys::log(&head.source, head.epoch, head.seq);
-    let content = Content::Log { seq: head.seq, link, first_commit: head.first_commit };
-    (key, head.put, head.session, content, ItemHead::Log(Box::new(head)))
+    let content = Content::Log {
+        seq: head.seq,
+        link,
+        first_commit: head.first_commit,
+    };
+    (
+        key,
+        head.put,
+        head.session,
+        content,
+        ItemHead::Log(Box::new(head)),
+    )
 }
 
 fn base(head: BaseHead, link: Hash, record: &[u8]) -> Result<Parts, FormatError> {
-    let record: BaseRecord = serde_json::from_slice(record).map_err(|error| {
-        FormatError::Head { what: "base's local record", why: error.to_string() }
+    let record: BaseRecord = serde_json::from_slice(record).map_err(|error| FormatError::Head {
+        what: "base's local record",
+        why: error.to_string(),
     })?;
     let key = keys::base(&head.source, head.epoch, head.generation, head.number);
     let content = Content::Base {
@@ -103,11 +129,27 @@ fn base(head: BaseHead, link: Hash, record: &[u8]) -> Result<Parts, FormatError>
         start: head.start,
         packs_in: record.packs_in,
     };
-    Ok((key, head.put, Some(head.session), content, ItemHead::Base(Box::new(head))))
+    Ok((
+        key,
+        head.put,
+        Some(head.session),
+        content,
+        ItemHead::Base(Box::new(head)),
+    ))
 }
 
 fn point(head: PointHead) -> Parts {
     let key = keys::point(&head.source, head.epoch, head.seq);
-    let content = Content::Point { seq: head.seq, log_seq: head.log_seq, base: head.base };
-    (key, head.put, None, content, ItemHead::Point(Box::new(head)))
+    let content = Content::Point {
+        seq: head.seq,
+        log_seq: head.log_seq,
+        base: head.base,
+    };
+    (
+        key,
+        head.put,
+        None,
+        content,
+        ItemHead::Point(Box::new(head)),
+    )
 }

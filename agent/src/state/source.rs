@@ -193,9 +193,14 @@ impl SourceRecord {
     /// [`RecordError`].
     pub fn load(path: &Path) -> Result<Option<Self>, RecordError> {
         match files::read_text(path) {
-            Ok(text) => serde_json::from_str(&text)
-                .map(Some)
-                .map_err(|source| RecordError::Damaged { path: path.to_owned(), source }),
+            Ok(text) => {
+                serde_json::from_str(&text)
+                    .map(Some)
+                    .map_err(|source| RecordError::Damaged {
+                        path: path.to_owned(),
+                        source,
+                    })
+            }
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -237,7 +242,11 @@ impl SourceRecord {
             let before = self.log.restorable.map(|last| last.committed);
             let committed = complete_until(head);
             let committed = before.map_or(committed, |before| before.max(committed));
-            self.log.restorable = Some(Restorable { seq: head.seq, link, committed });
+            self.log.restorable = Some(Restorable {
+                seq: head.seq,
+                link,
+                committed,
+            });
         }
     }
 
@@ -285,7 +294,12 @@ impl SourceRecord {
     /// Everything from `from` on is given up, having been shipped nowhere: the log goes back to
     /// `last`, and a gap takes its next place. A new generation must follow, and a new base; points
     /// go on from `point`.
-    pub fn roll_back(&mut self, from: Order, last: Option<(LogSeq, Hash)>, point: Option<PointTail>) {
+    pub fn roll_back(
+        &mut self,
+        from: Order,
+        last: Option<(LogSeq, Hash)>,
+        point: Option<PointTail>,
+    ) {
         self.next_order = from;
         self.log.next = last.map_or(LogSeq(0), |(seq, _)| seq.next());
         self.log.link = last.map(|(_, link)| link);
@@ -302,14 +316,21 @@ impl SourceRecord {
     /// Items before this one are settled in every lane.
     #[must_use]
     pub fn settled(&self) -> Order {
-        self.lanes.values().map(|lane| lane.cursor).min().unwrap_or(0)
+        self.lanes
+            .values()
+            .map(|lane| lane.cursor)
+            .min()
+            .unwrap_or(0)
     }
 }
 
 /// Up to which instant everything committed is in the log up to this object: as the engine says, or
 /// by its last commit; an object without one (it opens a generation) holds all up to its capture.
 fn complete_until(head: &LogHead) -> Timestamp {
-    let said = head.facts.get(tidemark_engine::COMPLETE_UNTIL).and_then(|fact| fact.as_str());
+    let said = head
+        .facts
+        .get(tidemark_engine::COMPLETE_UNTIL)
+        .and_then(|fact| fact.as_str());
     let said = said.and_then(|text| text.parse().ok());
     said.or(head.last_commit).unwrap_or(head.captured_at)
 }
@@ -324,7 +345,9 @@ mod hex_key {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<[u8; 32], D::Error> {
         let text = String::deserialize(from)?;
-        text.parse::<Hash>().map(|hash| hash.0).map_err(D::Error::custom)
+        text.parse::<Hash>()
+            .map(|hash| hash.0)
+            .map_err(D::Error::custom)
     }
 }
 
@@ -335,7 +358,12 @@ mod tests {
     use super::*;
 
     fn record() -> SourceRecord {
-        SourceRecord::claimed(SourceName::new("app").unwrap(), Epoch(1), WriterId([1; 16]), None)
+        SourceRecord::claimed(
+            SourceName::new("app").unwrap(),
+            Epoch(1),
+            WriterId([1; 16]),
+            None,
+        )
     }
 
     fn at(second: i64) -> Timestamp {
@@ -385,7 +413,10 @@ mod tests {
         std::fs::write(&path, record.to_bytes()).unwrap();
         assert_eq!(SourceRecord::load(&path).unwrap(), Some(record));
         std::fs::write(&path, b"{").unwrap();
-        assert!(matches!(SourceRecord::load(&path), Err(RecordError::Damaged { .. })));
+        assert!(matches!(
+            SourceRecord::load(&path),
+            Err(RecordError::Damaged { .. })
+        ));
     }
 
     #[test]
@@ -396,16 +427,25 @@ mod tests {
         assert_eq!(record.log.restorable.map(|last| last.seq), Some(LogSeq(0)));
         assert_eq!((record.log.next, record.next_order), (LogSeq(2), 2));
         record.log_sealed(&log(2, Some(at(11)), true), Hash::of(b"2"));
-        assert_eq!(record.log.restorable.map(|last| last.committed), Some(at(11)));
+        assert_eq!(
+            record.log.restorable.map(|last| last.committed),
+            Some(at(11))
+        );
     }
 
     #[test]
     fn an_engine_that_says_up_to_where_it_is_complete_is_believed() {
         let mut record = record();
         let mut head = log(0, Some(at(100)), true);
-        head.facts.insert(tidemark_engine::COMPLETE_UNTIL.to_owned(), at(99).to_string().into());
+        head.facts.insert(
+            tidemark_engine::COMPLETE_UNTIL.to_owned(),
+            at(99).to_string().into(),
+        );
         record.log_sealed(&head, Hash::of(b"0"));
-        assert_eq!(record.log.restorable.map(|last| last.committed), Some(at(99)));
+        assert_eq!(
+            record.log.restorable.map(|last| last.committed),
+            Some(at(99))
+        );
     }
 
     #[test]
@@ -415,7 +455,10 @@ mod tests {
         assert_eq!(record.not_before_the_log(at(50)), at(100));
         record.log_sealed(&log(1, Some(at(60)), true), Hash::of(b"1"));
         assert_eq!(record.log.latest, Some(at(100)));
-        assert_eq!(record.log.restorable.map(|last| last.committed), Some(at(100)));
+        assert_eq!(
+            record.log.restorable.map(|last| last.committed),
+            Some(at(100))
+        );
     }
 
     #[test]

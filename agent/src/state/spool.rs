@@ -64,13 +64,20 @@ impl SpoolError {
     /// The read was cancelled: the process stops.
     pub(crate) fn cancelled(source: &SourceName, error: crate::AgentError) -> Self {
         let path = PathBuf::from(source.as_str());
-        Self::Io { action: "go on with", path, source: std::io::Error::other(error) }
+        Self::Io {
+            action: "go on with",
+            path,
+            source: std::io::Error::other(error),
+        }
     }
 
     /// Whether the disk or quota is full.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        let full = [std::io::ErrorKind::StorageFull, std::io::ErrorKind::QuotaExceeded];
+        let full = [
+            std::io::ErrorKind::StorageFull,
+            std::io::ErrorKind::QuotaExceeded,
+        ];
         match self {
             Self::Io { source, .. } => full.contains(&source.kind()),
             Self::Damaged { .. } => false,
@@ -118,7 +125,11 @@ impl Spool {
     /// [`SpoolError`]; [`SpoolError::Damaged`] when an item before the last one is cut.
     pub fn open(folder: &Path, usage: SpoolUsage) -> Result<(Self, Vec<Order>), SpoolError> {
         files::create_private_folder(folder)?;
-        let spool = Self { folder: folder.to_owned(), usage, own: SpoolUsage::default() };
+        let spool = Self {
+            folder: folder.to_owned(),
+            usage,
+            own: SpoolUsage::default(),
+        };
         let mut orders = spool.list()?;
         if let Some(last) = orders.last().copied() {
             let whole = match spool.read(last) {
@@ -159,7 +170,11 @@ impl Spool {
     /// # Errors
     /// [`SpoolError`].
     pub fn list(&self) -> Result<Vec<Order>, SpoolError> {
-        let io = |source| SpoolError::Io { action: "list", path: self.folder.clone(), source };
+        let io = |source| SpoolError::Io {
+            action: "list",
+            path: self.folder.clone(),
+            source,
+        };
         let mut orders = Vec::new();
         for entry in std::fs::read_dir(&self.folder).map_err(io)? {
             let name = entry.map_err(io)?.file_name();
@@ -183,11 +198,12 @@ impl Spool {
     pub fn size(&self, order: Order) -> Result<u64, SpoolError> {
         let path = self.path(order);
         let meta = std::fs::metadata(&path);
-        meta.map(|meta| meta.len()).map_err(|source| SpoolError::Io {
-            action: "look at",
-            path,
-            source,
-        })
+        meta.map(|meta| meta.len())
+            .map_err(|source| SpoolError::Io {
+                action: "look at",
+                path,
+                source,
+            })
     }
 
     /// Stores an item, durably. Returns the bytes it takes.
@@ -196,9 +212,18 @@ impl Spool {
     /// [`SpoolError`]; nothing of the item is left then.
     pub fn append(&self, order: Order, object: &[u8], record: &[u8]) -> Result<u64, SpoolError> {
         let path = self.path(order);
-        let io = |source| SpoolError::Io { action: "write", path: path.clone(), source };
+        let io = |source| SpoolError::Io {
+            action: "write",
+            path: path.clone(),
+            source,
+        };
         let mut options = OpenOptions::new();
-        let file = options.write(true).create_new(true).mode(0o600).open(&path).map_err(io)?;
+        let file = options
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(io)?;
         let written = write_item(file, object, record);
         if written.is_err() {
             // Best effort: the write's own error is what the caller must see, and a torn file is
@@ -228,7 +253,9 @@ impl Spool {
     /// [`SpoolError`].
     pub fn item(&self, order: Order) -> Result<(Item, ItemHead), SpoolError> {
         let (object, record, hash) = self.read(order)?;
-        let damaged = || SpoolError::Damaged { path: self.path(order) };
+        let damaged = || SpoolError::Damaged {
+            path: self.path(order),
+        };
         if hash_of(&object, &record) != hash {
             return Err(damaged());
         }
@@ -265,7 +292,11 @@ impl Spool {
     /// # Errors
     /// [`SpoolError`].
     pub fn remove_if_there(&self, order: Order) -> Result<(), SpoolError> {
-        if self.path(order).exists() { self.remove(order) } else { Ok(()) }
+        if self.path(order).exists() {
+            self.remove(order)
+        } else {
+            Ok(())
+        }
     }
 
     fn unlink(&self, order: Order) -> Result<(), SpoolError> {
@@ -304,7 +335,11 @@ impl Spool {
         match read() {
             Ok(Some(found)) => Ok(found),
             Ok(None) => Err(SpoolError::Damaged { path }),
-            Err(source) => Err(SpoolError::Io { action: "read", path, source }),
+            Err(source) => Err(SpoolError::Io {
+                action: "read",
+                path,
+                source,
+            }),
         }
     }
 
@@ -315,11 +350,12 @@ impl Spool {
         buffer: &mut [u8],
         at: u64,
     ) -> Result<(), SpoolError> {
-        file.read_exact_at(buffer, at).map_err(|source| SpoolError::Io {
-            action: "read",
-            path: self.path(order),
-            source,
-        })
+        file.read_exact_at(buffer, at)
+            .map_err(|source| SpoolError::Io {
+                action: "read",
+                path: self.path(order),
+                source,
+            })
     }
 }
 
@@ -335,7 +371,9 @@ impl Place {
         let (record, rest) = rest.split_first_chunk::<8>()?;
         let (hash, magic) = rest.split_first_chunk::<32>()?;
         let (object, record) = (u64::from_le_bytes(*object), u64::from_le_bytes(*record));
-        let sum = object.checked_add(record)?.checked_add(u64::try_from(TRAILER_BYTES).ok()?)?;
+        let sum = object
+            .checked_add(record)?
+            .checked_add(u64::try_from(TRAILER_BYTES).ok()?)?;
         (magic == MAGIC && sum == len).then_some(())?;
         Some(Self {
             object: usize::try_from(object).ok()?,

@@ -29,10 +29,15 @@ impl WriterState {
     /// [`RecordError`].
     pub fn load_or_new(path: &Path, rng: &dyn Rng) -> Result<Self, RecordError> {
         match files::read_text(path) {
-            Ok(text) => serde_json::from_str(&text)
-                .map_err(|source| RecordError::Damaged { path: path.to_owned(), source }),
+            Ok(text) => serde_json::from_str(&text).map_err(|source| RecordError::Damaged {
+                path: path.to_owned(),
+                source,
+            }),
             Err(error) if error.is_not_found() => {
-                let state = Self { writer: rng.id(), last_beat: 0 };
+                let state = Self {
+                    writer: rng.id(),
+                    last_beat: 0,
+                };
                 state.store(path)?;
                 Ok(state)
             }
@@ -63,6 +68,9 @@ mod tests {
         let mut state = WriterState::load_or_new(&path, &TestRng::seeded(1)).unwrap();
         state.last_beat = 7;
         state.store(&path).unwrap();
-        assert_eq!(WriterState::load_or_new(&path, &TestRng::seeded(2)).unwrap(), state);
+        assert_eq!(
+            WriterState::load_or_new(&path, &TestRng::seeded(2)).unwrap(),
+            state
+        );
     }
 }

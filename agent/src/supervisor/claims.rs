@@ -34,7 +34,9 @@ pub(super) fn load(
     source: &SourceName,
     usage: &SpoolUsage,
 ) -> Result<Option<Local>> {
-    let Some(mut record) = SourceRecord::load(&state.record(source))? else { return Ok(None) };
+    let Some(mut record) = SourceRecord::load(&state.record(source))? else {
+        return Ok(None);
+    };
     let (spool, mut orders) = Spool::open(&state.spool(source), usage.clone())?;
     let mut foreign = Vec::new();
     let known = record.next_order;
@@ -51,7 +53,11 @@ pub(super) fn load(
         spool.remove(order)?;
         orders.retain(|kept| *kept != order);
     }
-    Ok(Some(Local { record, spool, orders }))
+    Ok(Some(Local {
+        record,
+        spool,
+        orders,
+    }))
 }
 
 /// Writes the record of an epoch that was just claimed. Blocks.
@@ -71,7 +77,10 @@ fn remove_folder(folder: &Path) -> Result<()> {
     match std::fs::remove_dir_all(folder) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(source) => Err(AgentError::Io { action: "remove what an earlier epoch left", source }),
+        Err(source) => Err(AgentError::Io {
+            action: "remove what an earlier epoch left",
+            source,
+        }),
     }
 }
 
@@ -87,7 +96,9 @@ pub(super) fn handles(
             let open = link.open_stores().filter(|_| link.is_up());
             let reached = open.and_then(|stores| handle(link, &stores, domain).ok());
             reached.unwrap_or_else(|| {
-                let away = Arc::new(Away { place: Place::new(link.name.as_str()) });
+                let away = Arc::new(Away {
+                    place: Place::new(link.name.as_str()),
+                });
                 RegionHandle {
                     name: link.name.clone(),
                     id: RegionId([0xff; 16]),
@@ -110,7 +121,12 @@ pub(super) async fn claim(
     let keyring = greeter.keyring().ok_or_else(|| AgentError::NoRegion {
         why: "no region has shown a keyring that names this agent".to_owned(),
     })?;
-    Ok(claim_new(regions, durable_in, &greeter.as_writer(source, greeter.writer, &keyring)).await?)
+    Ok(claim_new(
+        regions,
+        durable_in,
+        &greeter.as_writer(source, greeter.writer, &keyring),
+    )
+    .await?)
 }
 
 /// A region that can't be reached now.

@@ -16,7 +16,9 @@ impl Running {
         let own_bound = self.over_own_bound(source);
         let backlogs: BTreeMap<SourceName, BTreeMap<RegionName, u64>> =
             self.shared.board.read(|sources, _, _| {
-                let all = sources.iter().filter(|(name, _)| !own_bound || *name == source);
+                let all = sources
+                    .iter()
+                    .filter(|(name, _)| !own_bound || *name == source);
                 all.map(|(name, live)| {
                     let lanes = live.lanes.iter();
                     let bytes = lanes.map(|(region, lane)| (region.clone(), lane.backlog_bytes));
@@ -44,12 +46,19 @@ impl Running {
             };
             let all = sources.iter().filter(|(name, _)| may(name));
             let sizes = all.map(|(name, live)| {
-                let bytes = live.lanes.values().map(|lane| lane.backlog_bytes).min().unwrap_or(0);
+                let bytes = live
+                    .lanes
+                    .values()
+                    .map(|lane| lane.backlog_bytes)
+                    .min()
+                    .unwrap_or(0);
                 (bytes, name.clone())
             });
             sizes.max()
         });
-        let Some((bytes, largest)) = largest.filter(|(bytes, _)| *bytes > 0) else { return };
+        let Some((bytes, largest)) = largest.filter(|(bytes, _)| *bytes > 0) else {
+            return;
+        };
         if let Some(requests) = self.requests.get(&largest) {
             tracing::debug!(source = %largest, bytes, "the spool is full of what was shipped nowhere");
             // A full mailbox means that it is being told already.

@@ -83,7 +83,10 @@ pub async fn snapshot_once(
 ) -> Result<Vec<SealedPoint>> {
     let mut running = Running::start(config, components).await?;
     let (answer, mut answered) = oneshot::channel();
-    running.dispatch(Asked { request: snapshot, answer });
+    running.dispatch(Asked {
+        request: snapshot,
+        answer,
+    });
     let response = tokio::select! {
         biased;
         response = &mut answered => response.map_err(|_gone| AgentError::Cloned),
@@ -148,7 +151,10 @@ impl Running {
             // A task that panicked leaves a source unprotected: systemd starts us anew.
             Err(error) => {
                 let source = std::io::Error::other(error);
-                return Some(Err(AgentError::Io { action: "go on without a source's task", source }));
+                return Some(Err(AgentError::Io {
+                    action: "go on without a source's task",
+                    source,
+                }));
             }
         }
         self.sources.is_empty().then(|| self.fenced_or_done())
@@ -186,7 +192,9 @@ impl Running {
     /// Whether no capture thread hangs. The tasks show by this very look that the runtime turns;
     /// shippers bound every request in time.
     fn everything_moves(&self) -> bool {
-        self.pool.as_ref().is_some_and(|pool| pool.longest_turn() < TURN_MAX)
+        self.pool
+            .as_ref()
+            .is_some_and(|pool| pool.longest_turn() < TURN_MAX)
     }
 
     /// Stops everything in order.
@@ -196,7 +204,9 @@ impl Running {
             self.stop_sources.cancel();
             let drained = self.drain();
             if tokio::time::timeout(STOP_TIME, drained).await.is_err() {
-                tracing::warn!("stopped with work left: it is in the spool and goes on at the next start");
+                tracing::warn!(
+                    "stopped with work left: it is in the spool and goes on at the next start"
+                );
             }
             self.last_beat().await;
         }
@@ -235,17 +245,39 @@ impl Running {
                 let status = Box::new(self.status());
                 drop(answer.send(Response::Status(status)));
             }
-            Request::Snapshot { source, base, name, wait_ms } => {
+            Request::Snapshot {
+                source,
+                base,
+                name,
+                wait_ms,
+            } => {
                 let wait = Duration::from_millis(wait_ms);
-                let ask = |answer| SourceRequest::Snapshot { base, name: name.clone(), wait, answer };
-                self.ask(source.as_ref(), ask, answer, |points| Response::Points { points });
+                let ask = |answer| SourceRequest::Snapshot {
+                    base,
+                    name: name.clone(),
+                    wait,
+                    answer,
+                };
+                self.ask(source.as_ref(), ask, answer, |points| Response::Points {
+                    points,
+                });
             }
-            Request::Pause { source, for_ms, reason } => {
-                let time = jiff::SignedDuration::from_millis(i64::try_from(for_ms).unwrap_or(i64::MAX));
+            Request::Pause {
+                source,
+                for_ms,
+                reason,
+            } => {
+                let time =
+                    jiff::SignedDuration::from_millis(i64::try_from(for_ms).unwrap_or(i64::MAX));
                 let now = self.shared.clock.now();
                 let until = now.checked_add(time).unwrap_or(jiff::Timestamp::MAX);
-                let message = format!("shipping is paused until {until}; capture goes on into the spool");
-                let ask = |answer| SourceRequest::Pause { until, reason: reason.clone(), answer };
+                let message =
+                    format!("shipping is paused until {until}; capture goes on into the spool");
+                let ask = |answer| SourceRequest::Pause {
+                    until,
+                    reason: reason.clone(),
+                    answer,
+                };
                 self.ask(source.as_ref(), ask, answer, |_| Response::Done { message });
             }
             Request::Resume { source } => {
@@ -255,7 +287,9 @@ impl Running {
             }
             Request::Retire { source } => {
                 let ask = |answer| SourceRequest::Retire { answer };
-                self.ask(Some(&source), ask, answer, |points| Response::Points { points });
+                self.ask(Some(&source), ask, answer, |points| Response::Points {
+                    points,
+                });
             }
         }
     }
@@ -317,7 +351,9 @@ impl Running {
     /// The last beat says where everything ended.
     async fn last_beat(&mut self) {
         self.stop_beats.cancel();
-        let Some(Ok(mut beats)) = self.beats.join_next().await else { return };
+        let Some(Ok(mut beats)) = self.beats.join_next().await else {
+            return;
+        };
         let made = tokio::task::spawn_blocking(move || beats.make()).await;
         let Ok(Ok(beat)) = made else { return };
         let sends = self.links.iter().filter(|link| link.is_up()).map(|link| {

@@ -34,15 +34,24 @@ pub(super) struct Prepared {
 }
 
 pub(super) fn trust(config: &AgentConfig) -> Result<Trust> {
-    let first = config.recipients.first().ok_or(tidemark_seal::Error::NoRecipients)?;
-    Ok(Trust { repo: first.repo, root: config.root })
+    let first = config
+        .recipients
+        .first()
+        .ok_or(tidemark_seal::Error::NoRecipients)?;
+    Ok(Trust {
+        repo: first.repo,
+        root: config.root,
+    })
 }
 
 pub(super) fn prepare(config: &AgentConfig, components: &Components) -> Result<Prepared> {
     let trust = trust(config)?;
     let machine = (Arc::clone(&components.clock), Arc::clone(&components.rng));
-    let names: BTreeSet<RegionName> =
-        components.regions.iter().map(|region| region.config.name.clone()).collect();
+    let names: BTreeSet<RegionName> = components
+        .regions
+        .iter()
+        .map(|region| region.config.name.clone())
+        .collect();
     let sessions = Arc::new(Sessions::new(
         StateDir::new(&config.state_dir),
         components.signer.clone(),
@@ -74,7 +83,12 @@ pub(super) fn prepare(config: &AgentConfig, components: &Components) -> Result<P
         .collect();
     // The same order on every host: two copies of one state directory meet in the same region first.
     links.sort_by(|one, other| one.name.cmp(&other.name));
-    Ok(Prepared { greeter, links, sessions, board: Arc::new(Board::default()) })
+    Ok(Prepared {
+        greeter,
+        links,
+        sessions,
+        board: Arc::new(Board::default()),
+    })
 }
 
 /// Greets every region, one after the other. Returns those that answered.
@@ -94,12 +108,16 @@ pub(super) async fn greet_all(prepared: &Prepared, beat: &Sealed) -> Result<BTre
             Ok(Err(error)) => {
                 let text = policy::with_causes(&error);
                 tracing::warn!(region = %link.name, error = %text, "the region is away at the start; others go on");
-                prepared.board.region(&link.name, |live| live.last_error = Some(text));
+                prepared
+                    .board
+                    .region(&link.name, |live| live.last_error = Some(text));
             }
             Err(_elapsed) => {
                 tracing::warn!(region = %link.name, "the region doesn't answer at the start; others go on");
                 let why = format!("no answer within {} s", GREET_TIME.as_secs());
-                prepared.board.region(&link.name, |live| live.last_error = Some(why));
+                prepared
+                    .board
+                    .region(&link.name, |live| live.last_error = Some(why));
             }
         }
     }
@@ -123,7 +141,10 @@ pub(super) fn domains(links: &[Arc<RegionLink>], board: &Board) -> BTreeMap<Regi
                     other = %other.name,
                     "both regions are on one device: they fail together and count as one failure domain"
                 );
-                domains.get(&other.name).cloned().unwrap_or_else(|| other.domain.clone())
+                domains
+                    .get(&other.name)
+                    .cloned()
+                    .unwrap_or_else(|| other.domain.clone())
             }
             None => link.domain.clone(),
         };
@@ -169,18 +190,30 @@ pub(super) fn load_all(
     config
         .sources
         .iter()
-        .map(|source| Ok((source.name.clone(), claims::load(&state, &source.name, usage)?)))
+        .map(|source| {
+            Ok((
+                source.name.clone(),
+                claims::load(&state, &source.name, usage)?,
+            ))
+        })
         .collect()
 }
 
 pub(super) fn task_ended(error: tokio::task::JoinError) -> AgentError {
-    AgentError::Io { action: "start", source: std::io::Error::other(error) }
+    AgentError::Io {
+        action: "start",
+        source: std::io::Error::other(error),
+    }
 }
 
 pub(super) fn last_errors(board: &Board) -> String {
     let errors: Vec<String> = board.read(|_, regions, _| {
-        let errors = regions.iter().filter_map(|(name, live)| Some((name, live.last_error.clone()?)));
-        errors.map(|(name, error)| format!("{name}: {error}")).collect()
+        let errors = regions
+            .iter()
+            .filter_map(|(name, live)| Some((name, live.last_error.clone()?)));
+        errors
+            .map(|(name, error)| format!("{name}: {error}"))
+            .collect()
     });
     errors.join("; ")
 }
@@ -190,5 +223,7 @@ pub(super) fn with_config(
     mut loaded: BTreeMap<SourceName, Option<Local>>,
 ) -> Vec<(&Source, Option<Local>)> {
     let sources = config.sources.iter();
-    sources.map(|source| (source, loaded.remove(&source.name).flatten())).collect()
+    sources
+        .map(|source| (source, loaded.remove(&source.name).flatten()))
+        .collect()
 }

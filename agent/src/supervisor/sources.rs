@@ -59,7 +59,10 @@ impl Making {
         };
         let parts = SourceParts {
             engine: self.engine,
-            plan: BasePlan { schedule, generation: settings.generation },
+            plan: BasePlan {
+                schedule,
+                generation: settings.generation,
+            },
             settings,
             spool: Arc::new(local.spool),
             orders: local.orders,
@@ -70,7 +73,10 @@ impl Making {
             outlets: self.outlets,
             requests,
         };
-        self.claimer.shared.items.open(&name, Arc::clone(&parts.spool));
+        self.claimer
+            .shared
+            .items
+            .open(&name, Arc::clone(&parts.spool));
         Driver::new(self.claimer.shared, parts).run(stop).await
     }
 }
@@ -102,11 +108,17 @@ impl Claimer {
             let now = self.shared.clock.now();
             if policy::code(&error) == tidemark_host::codes::FENCED {
                 self.shared.board.alert("TM1101", name.as_str(), &text, now);
-                self.shared.board.source(name, |live| live.state = SourceState::Fenced);
+                self.shared
+                    .board
+                    .source(name, |live| live.state = SourceState::Fenced);
                 return Err(Ended::Fenced(text));
             }
-            self.shared.board.alert("source.claim", name.as_str(), &text, now);
-            self.shared.board.source(name, |live| live.state = SourceState::WaitingForRegion);
+            self.shared
+                .board
+                .alert("source.claim", name.as_str(), &text, now);
+            self.shared
+                .board
+                .source(name, |live| live.state = SourceState::WaitingForRegion);
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Err(Ended::Drained),

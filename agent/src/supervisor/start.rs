@@ -75,8 +75,9 @@ impl Reporter {
     }
 
     pub(super) fn status(&self) -> LiveStatus {
-        let (sources, regions) =
-            self.board.read(|sources, regions, _| (sources.clone(), regions.clone()));
+        let (sources, regions) = self
+            .board
+            .read(|sources, regions, _| (sources.clone(), regions.clone()));
         LiveStatus {
             schema: "tidemark.agent.live".to_owned(),
             version: 1,
@@ -157,7 +158,9 @@ impl Running {
         let beat = beat?;
         let up = greet_all(&prepared, &beat).await?;
         if up.is_empty() && loaded.values().all(Option::is_none) {
-            return Err(AgentError::NoRegion { why: last_errors(&prepared.board) });
+            return Err(AgentError::NoRegion {
+                why: last_errors(&prepared.board),
+            });
         }
         let first = FirstBeat { beats, beat, up };
         Self::run_all(config, components, prepared, loaded, (usage, first)).await
@@ -176,8 +179,12 @@ impl Running {
         let shared = share(config, &components, &prepared, (usage, no_room_to));
         let Prepared { greeter, links, .. } = prepared;
         let reporter = Arc::new(Reporter::new(&shared, &greeter));
-        let pool = Pool::start(components.capture_threads, Arc::clone(&components.clock))
-            .map_err(|source| AgentError::Io { action: "start the capture threads", source })?;
+        let pool = Pool::start(components.capture_threads, Arc::clone(&components.clock)).map_err(
+            |source| AgentError::Io {
+                action: "start the capture threads",
+                source,
+            },
+        )?;
         let mut starting = Starting {
             greeter: Arc::clone(&greeter),
             shared: Arc::clone(&shared),
@@ -188,7 +195,10 @@ impl Running {
         };
         let (outlets, cloned) = starting.regions(&first);
         let stop_beats = CancellationToken::new();
-        let senders = outlets.iter().map(|outlet| outlet.commands.clone()).collect();
+        let senders = outlets
+            .iter()
+            .map(|outlet| outlet.commands.clone())
+            .collect();
         let mut beats = JoinSet::new();
         beats.spawn(first.beats.run(senders, stop_beats.clone()));
         let asked = starting.control(config, &reporter).await?;
@@ -238,8 +248,13 @@ impl Running {
         common: (&[Outlet], &Arc<Budget>),
     ) {
         let name = source.name.clone();
-        if local.as_ref().is_some_and(|local| local.record.retired.is_some()) {
-            self.shared.board.source(&name, |live| live.state = SourceState::Retired);
+        if local
+            .as_ref()
+            .is_some_and(|local| local.record.retired.is_some())
+        {
+            self.shared
+                .board
+                .source(&name, |live| live.state = SourceState::Retired);
             return;
         }
         let Some(pool) = &self.pool else { return };
@@ -257,7 +272,8 @@ impl Running {
         };
         let slot = Slot::add(pool, parts);
         self.requests.insert(name.clone(), requests_to);
-        self.spool_max.insert(name.clone(), source.settings.spool_max.get());
+        self.spool_max
+            .insert(name.clone(), source.settings.spool_max.get());
         self.protect.insert(name, source.settings.protect);
         let making = Making {
             claimer: Claimer {
@@ -271,9 +287,8 @@ impl Running {
             outlets: common.0.to_vec(),
         };
         let stop = self.stop_sources.clone();
-        self.sources.spawn(async move {
-            making.run(local, (slot, events, requests), stop).await
-        });
+        self.sources
+            .spawn(async move { making.run(local, (slot, events, requests), stop).await });
     }
 }
 
@@ -342,8 +357,12 @@ impl Starting {
             let driver = RegionDriver::new(Arc::clone(link), tools, greeted);
             let (commands, receiver) = mpsc::unbounded_channel();
             drop(commands.send(Command::Beat(first.beat.clone())));
-            self.rest.spawn(driver.run(receiver, self.stop_rest.clone()));
-            outlets.push(Outlet { link: Arc::clone(link), commands });
+            self.rest
+                .spawn(driver.run(receiver, self.stop_rest.clone()));
+            outlets.push(Outlet {
+                link: Arc::clone(link),
+                commands,
+            });
         }
         (outlets, cloned)
     }
@@ -375,17 +394,29 @@ impl Starting {
         self.rest.spawn(async move {
             if let Err(error) = control::serve(&path, asked_to, stop).await {
                 // Protection goes on; commands fall back to reading the regions.
-                board.alert("control.socket", "agent", &policy::with_causes(&error), clock.now());
+                board.alert(
+                    "control.socket",
+                    "agent",
+                    &policy::with_causes(&error),
+                    clock.now(),
+                );
             }
         });
         if let Some(address) = config.metrics {
-            let listener = metrics_http::listen(address)
-                .await
-                .map_err(|source| AgentError::Io { action: "listen for metrics", source })?;
+            let listener =
+                metrics_http::listen(address)
+                    .await
+                    .map_err(|source| AgentError::Io {
+                        action: "listen for metrics",
+                        source,
+                    })?;
             let (reporter, metrics) = (Arc::clone(reporter), Arc::clone(&self.shared.metrics));
-            let render: metrics_http::Render =
-                Arc::new(move || metrics.render(&reporter.status()));
-            self.rest.spawn(metrics_http::serve(listener, render, self.stop_rest.clone()));
+            let render: metrics_http::Render = Arc::new(move || metrics.render(&reporter.status()));
+            self.rest.spawn(metrics_http::serve(
+                listener,
+                render,
+                self.stop_rest.clone(),
+            ));
         }
         Ok(asked)
     }

@@ -44,10 +44,15 @@ pub async fn take_over(
     let mut taken = Vec::new();
     for source in chosen {
         let regions = handles(&taking.links, &taking.domains);
-        let keyring = taking.greeter.keyring().ok_or_else(|| AgentError::NoRegion {
-            why: "no region has shown a keyring that names this agent".to_owned(),
-        })?;
-        let writer = taking.greeter.as_writer(&source.name, taking.greeter.writer, &keyring);
+        let keyring = taking
+            .greeter
+            .keyring()
+            .ok_or_else(|| AgentError::NoRegion {
+                why: "no region has shown a keyring that names this agent".to_owned(),
+            })?;
+        let writer = taking
+            .greeter
+            .as_writer(&source.name, taking.greeter.writer, &keyring);
         let claimed = take_over_ledger(&regions, source.settings.durable_in, &writer).await?;
         store_claim(&state, &source.name, &claimed)?;
         taken.push((source.name.clone(), claimed));
@@ -79,7 +84,9 @@ impl TakingOver {
             }
         }
         if prepared.links.iter().all(|link| !link.is_up()) {
-            return Err(AgentError::NoRegion { why: last.unwrap_or_default() });
+            return Err(AgentError::NoRegion {
+                why: last.unwrap_or_default(),
+            });
         }
         let domains = domains(&prepared.links, &prepared.board);
         Ok(Self {
@@ -96,7 +103,9 @@ impl TakingOver {
     /// Goes on with a beat number that nobody used.
     async fn finish(&mut self) -> Result<()> {
         for link in self.links.iter().filter(|link| link.is_up()) {
-            let Some(stores) = link.open_stores() else { continue };
+            let Some(stores) = link.open_stores() else {
+                continue;
+            };
             let newest = newest_beat(&*stores.meta, self.agent).await?;
             self.writer.last_beat = self.writer.last_beat.max(newest);
         }
@@ -107,5 +116,9 @@ impl TakingOver {
 
 async fn newest_beat(store: &dyn ReadStore, agent: KeyId) -> Result<u64> {
     let page = store.list(&keys::beats(agent), None, 1).await?;
-    Ok(page.entries.first().and_then(|entry| keys::beat_number(&entry.key)).unwrap_or(0))
+    Ok(page
+        .entries
+        .first()
+        .and_then(|entry| keys::beat_number(&entry.key))
+        .unwrap_or(0))
 }

@@ -89,7 +89,8 @@ impl World {
             dir,
             regions: regions.iter().map(|name| TestRegion::new(name)).collect(),
             keys,
-            settings: "ship_every = \"100ms\"\nsnapshot_every = \"1s\"\nbeat_every = \"1s\"\n".to_owned(),
+            settings: "ship_every = \"100ms\"\nsnapshot_every = \"1s\"\nbeat_every = \"1s\"\n"
+                .to_owned(),
             sources: vec!["app".to_owned()],
         };
         std::fs::create_dir_all(world.state_dir()).unwrap();
@@ -102,9 +103,14 @@ impl World {
         let members = [signer, second]
             .map(|key| member(Role::Agent, key.public(), "test".to_owned(), now))
             .to_vec();
-        let keyring =
-            first_keyring(&world.keys.root, entries, members, tidemark_host::RngExt::id(&rng), now)
-                .unwrap();
+        let keyring = first_keyring(
+            &world.keys.root,
+            entries,
+            members,
+            tidemark_host::RngExt::id(&rng),
+            now,
+        )
+        .unwrap();
         for region in &world.regions {
             keyring.create(&*region.store).await.unwrap();
         }
@@ -135,14 +141,21 @@ impl World {
         );
         for region in &self.regions {
             let (name, place) = (&region.name, self.dir.path().join(region.name.as_str()));
-            write!(text, "[[region]]\nname = \"{name}\"\nurl = \"dir:{}\"\n", place.display()).unwrap();
+            write!(
+                text,
+                "[[region]]\nname = \"{name}\"\nurl = \"dir:{}\"\n",
+                place.display()
+            )
+            .unwrap();
         }
         for source in &self.sources {
             let path = self.database(source);
             write!(text, "[[source]]\nname = \"{source}\"\nsqlite = {path:?}\n").unwrap();
         }
-        let around =
-            Surroundings { state_directory: None, check_schedule: &|_: &str, _: &_| Ok(()) };
+        let around = Surroundings {
+            state_directory: None,
+            check_schedule: &|_: &str, _: &_| Ok(()),
+        };
         AgentConfig::parse(&text, &self.dir.path().join("agent.toml"), &around)
             .unwrap_or_else(|error| panic!("{error}"))
     }
@@ -184,7 +197,11 @@ impl World {
                 ended
             })
         };
-        Agent { task, shutdown, socket }
+        Agent {
+            task,
+            shutdown,
+            socket,
+        }
     }
 
     /// Starts the agent.
@@ -194,7 +211,11 @@ impl World {
 
     /// Makes a database with the sample application's table.
     pub(crate) fn shop(&self, source: &str) -> App {
-        App { shop: Shop::create(&self.database(source)).unwrap(), dice: Dice::new(1), next: 1 }
+        App {
+            shop: Shop::create(&self.database(source)).unwrap(),
+            dice: Dice::new(1),
+            next: 1,
+        }
     }
 
     /// What a region shows of a source.
@@ -204,7 +225,9 @@ impl World {
         let keyring = Arc::new(Keyring::load(&*store, &trust).await.unwrap());
         let beats = Beats::load(&*store, &keyring).await.unwrap();
         let source = SourceName::new(source).unwrap();
-        SourceHistory::load(store, keyring, &source, &beats, &LoadOptions::default()).await.unwrap()
+        SourceHistory::load(store, keyring, &source, &beats, &LoadOptions::default())
+            .await
+            .unwrap()
     }
 
     /// Checks that a region holds a source's log without a hole, every point whole, no trouble.
@@ -219,8 +242,14 @@ impl World {
         assert!(history.missing().is_empty(), "{:?}", history.missing());
         for epoch in history.epochs() {
             for point in &epoch.points {
-                assert!(epoch.base(&point.head.base).is_some(), "the point's base is there");
-                assert!(epoch.names.contains_key(&point.head.log_seq), "the point's log is there");
+                assert!(
+                    epoch.base(&point.head.base).is_some(),
+                    "the point's base is there"
+                );
+                assert!(
+                    epoch.names.contains_key(&point.head.log_seq),
+                    "the point's log is there"
+                );
             }
         }
         history
@@ -273,16 +302,28 @@ impl Agent {
     }
 
     /// Waits until the status is as wanted.
-    pub(crate) async fn until(&self, what: &str, wanted: impl Fn(&LiveStatus) -> bool) -> LiveStatus {
+    pub(crate) async fn until(
+        &self,
+        what: &str,
+        wanted: impl Fn(&LiveStatus) -> bool,
+    ) -> LiveStatus {
         eventually(what, async || {
             let status = self.status().await;
-            if wanted(&status) { Ok(status) } else { Err(format!("{status:#?}")) }.ok()
+            if wanted(&status) {
+                Ok(status)
+            } else {
+                Err(format!("{status:#?}"))
+            }
+            .ok()
         })
         .await
     }
 
     /// A recovery point now.
-    pub(crate) async fn snapshot(&self, name: Option<&str>) -> Vec<tidemark_agent::control::SealedPoint> {
+    pub(crate) async fn snapshot(
+        &self,
+        name: Option<&str>,
+    ) -> Vec<tidemark_agent::control::SealedPoint> {
         let request = Request::snapshot(None, false, name.map(str::to_owned), DEADLINE);
         match self.ask(&request).await {
             Response::Points { points } => points,
@@ -293,12 +334,18 @@ impl Agent {
     /// Stops it in order.
     pub(crate) async fn stop(self) -> Result<(), AgentError> {
         self.shutdown.stop.cancel();
-        tokio::time::timeout(DEADLINE * 2, self.task).await.expect("it stops in time").unwrap()
+        tokio::time::timeout(DEADLINE * 2, self.task)
+            .await
+            .expect("it stops in time")
+            .unwrap()
     }
 
     /// Waits until it ends by itself.
     pub(crate) async fn ended(self) -> Result<(), AgentError> {
-        tokio::time::timeout(DEADLINE, self.task).await.expect("it ends in time").unwrap()
+        tokio::time::timeout(DEADLINE, self.task)
+            .await
+            .expect("it ends in time")
+            .unwrap()
     }
 
     /// Drops it in the middle of whatever it does.

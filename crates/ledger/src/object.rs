@@ -120,15 +120,25 @@ impl<H: Placed> Verified<H> {
     /// Checks that the object is of this repository and stands where it belongs.
     ///
     /// # Errors
-    /// [`LedgerError::OtherRepository`] or [`LedgerError::Misplaced`].
+    /// [`LedgerError::Misplaced`], or [`LedgerError::OtherRepository`] where the marker or a keyring
+    /// says whose the whole region is: one strange object among ours says nothing about the region.
     pub fn check_place(&self, repo: RepoId) -> Result<()> {
-        if self.head.repo() != repo {
-            return Err(LedgerError::OtherRepository {
-                found: self.head.repo(),
-                expected: repo,
+        let place = self.head.place(self.signer.id());
+        let found = self.head.repo();
+        if found != repo {
+            let whole = self.key == keys::region() || self.key.as_str().starts_with(keys::KEYRINGS);
+            return Err(if whole {
+                LedgerError::OtherRepository {
+                    found,
+                    expected: repo,
+                }
+            } else {
+                LedgerError::Misplaced {
+                    key: self.key.to_string(),
+                    says: format!("{place} of repository {found}"),
+                }
             });
         }
-        let place = self.head.place(self.signer.id());
         if place != self.key && !late_copy_of(&self.key, &place) {
             return Err(LedgerError::Misplaced {
                 key: self.key.to_string(),

@@ -65,7 +65,7 @@ impl fmt::Display for Target {
             Self::Latest => f.write_str("latest"),
             Self::At(at) => write!(f, "{at}"),
             Self::Before(at) => write!(f, "before {at}"),
-            Self::Position { epoch, seq } => write!(f, "position {epoch}/{seq}"),
+            Self::Position { epoch, seq } => write!(f, "position {epoch}:{seq}"),
             Self::Point(PointName::Name(name)) => write!(f, "recovery point {name:?}"),
             Self::Point(PointName::Seq(seq)) => write!(f, "recovery point {seq}"),
         }

@@ -31,9 +31,11 @@ const TURNS_MAX: usize = 16;
 
 /// What was asked for can't be had.
 #[derive(Debug, thiserror::Error)]
-#[error("{refusal}")]
+#[error("{refusal}{}", damage(damaged))]
 pub struct NotRecoverable {
     refusal: Box<planner::NotRecoverable>,
+    /// Bases that would have served.
+    damaged: Vec<String>,
     code: Box<Code>,
 }
 
@@ -364,8 +366,18 @@ fn chain(view: &EpochView, ids: &[BaseId]) -> Option<Vec<Verified<BaseHead>>> {
     })
 }
 
+fn damage(bases: &[String]) -> String {
+    let lines = bases.iter().map(|base| format!("; {base}"));
+    lines.collect()
+}
+
 fn refused(survey: &Survey<'_>, refusal: Box<planner::NotRecoverable>) -> Error {
+    let damaged = match &refusal.why {
+        Why::NothingYet | Why::NoBase { .. } => survey.damaged_bases(),
+        _ => Vec::new(),
+    };
     let code = match &refusal.why {
+        _ if !damaged.is_empty() => codes::DAMAGED,
         Why::TooLate => codes::AFTER_WINDOW,
         Why::NothingYet | Why::TooEarly | Why::NoBase { .. } | Why::Unknown(_) => {
             codes::BEFORE_WINDOW
@@ -379,6 +391,7 @@ fn refused(survey: &Survey<'_>, refusal: Box<planner::NotRecoverable>) -> Error 
     };
     Error::NotRecoverable(NotRecoverable {
         refusal,
+        damaged,
         code: Box::new(code),
     })
 }

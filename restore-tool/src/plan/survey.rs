@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use jiff::Timestamp;
-use tidemark_format::{Epoch, Hash, LogSeq};
+use tidemark_format::heads::BaseRef;
+use tidemark_format::{Epoch, Hash, LogSeq, keys};
 use tidemark_ledger::Verified;
 use tidemark_ledger::history::Standing;
 use tidemark_planner::restore::{
@@ -209,6 +210,29 @@ impl<'a> Survey<'a> {
             self.known.insert((epoch, place.seq), place.clone());
         }
         Ok(places)
+    }
+
+    /// Bases that would serve and don't: damaged ones, and one that the newest recovery point names
+    /// and no region has; each with the reason.
+    #[must_use]
+    pub fn damaged_bases(&self) -> Vec<String> {
+        let troubles = self.timeline.troubles();
+        let of_base = troubles.filter(|(_, trouble)| trouble.key.starts_with("meta/base/"));
+        let mut lines: Vec<String> = of_base
+            .map(|(region, trouble)| {
+                let why = tidemark_storage::chain(trouble.error.as_ref());
+                format!("{region}: {}: {why}", trouble.key)
+            })
+            .collect();
+        let newest = self.timeline.epochs().iter().rev().find_map(|view| {
+            let head = &view.points.last()?.head;
+            let BaseRef { generation, number, link } = head.base;
+            let here = view.bases.iter().any(|base| base.link == link);
+            let key = keys::base(&head.source, head.epoch, generation, number);
+            (!here).then(|| format!("{key}, which the newest recovery point names, is not there"))
+        });
+        lines.extend(newest.filter(|_| lines.is_empty()));
+        lines
     }
 
     /// A place that was read.

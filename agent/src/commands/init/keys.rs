@@ -46,13 +46,21 @@ impl Keys {
                     .to_owned(),
             ));
         };
-        if path.exists() { Self::known(&path) } else { Ok(Self::new(&path, machine)) }
+        if path.exists() {
+            Self::known(&path)
+        } else {
+            Ok(Self::new(&path, machine))
+        }
     }
 
     fn public(words: &[String]) -> Result<Self, Failure> {
-        let recipients =
-            words.iter().map(|word| word.parse()).collect::<Result<Vec<RecipientKey>, _>>()?;
-        let first = recipients.first().ok_or_else(|| Failure::Usage("no recipient".to_owned()))?;
+        let recipients = words
+            .iter()
+            .map(|word| word.parse())
+            .collect::<Result<Vec<RecipientKey>, _>>()?;
+        let first = recipients
+            .first()
+            .ok_or_else(|| Failure::Usage("no recipient".to_owned()))?;
         let trust = Trust::of(first);
         if recipients.iter().any(|other| Trust::of(other) != trust) {
             return Err(Failure::Usage(
@@ -61,7 +69,11 @@ impl Keys {
                     .to_owned(),
             ));
         }
-        Ok(Self { trust, recipients, trial: None })
+        Ok(Self {
+            trust,
+            recipients,
+            trial: None,
+        })
     }
 
     fn known(path: &Path) -> Result<Self, Failure> {
@@ -73,10 +85,23 @@ impl Keys {
             identities.push(IdentityFile::read(&escrow)?);
         }
         let root = beside(path, "root");
-        let root = if root.exists() { Some(RootFile::read(&root)?) } else { None };
+        let root = if root.exists() {
+            Some(RootFile::read(&root)?)
+        } else {
+            None
+        };
         let recipients = identities.iter().map(NamedIdentity::recipient).collect();
-        let trial = Trial { identity: path.to_owned(), identities, root, new: None };
-        Ok(Self { trust, recipients, trial: Some(trial) })
+        let trial = Trial {
+            identity: path.to_owned(),
+            identities,
+            root,
+            new: None,
+        };
+        Ok(Self {
+            trust,
+            recipients,
+            trial: Some(trial),
+        })
     }
 
     fn new(path: &Path, machine: &Machine) -> Self {
@@ -89,14 +114,24 @@ impl Keys {
             root: Some(keys.root.clone()),
             new: Some(keys.clone()),
         };
-        Self { trust: keys.root.trust(), recipients, trial: Some(trial) }
+        Self {
+            trust: keys.root.trust(),
+            recipients,
+            trial: Some(trial),
+        }
     }
 
     /// Writes what was made: identity, escrow, root. Never replaces a file.
     pub(super) fn write_files(&self) -> Result<(), Failure> {
-        let Some(trial) = &self.trial else { return Ok(()) };
+        let Some(trial) = &self.trial else {
+            return Ok(());
+        };
         let Some(new) = &trial.new else { return Ok(()) };
-        if let Some(folder) = trial.identity.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        if let Some(folder) = trial
+            .identity
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty())
+        {
             tidemark_host::files::create_private_folder(folder)?;
         }
         IdentityFile::write(&trial.identity, &new.identity)?;

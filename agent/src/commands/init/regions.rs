@@ -7,9 +7,15 @@ use tidemark_ledger::{
     custody::{self, Change},
     ensure_marker, ensure_readme,
 };
-use tidemark_storage::{ErrorKind, region::{AgentRegion, open_for_agent}};
+use tidemark_storage::{
+    ErrorKind,
+    region::{AgentRegion, open_for_agent},
+};
 
-use super::{super::{Failure, context::Machine}, keys::Keys};
+use super::{
+    super::{Failure, context::Machine},
+    keys::Keys,
+};
 
 /// A region that is ready.
 pub(super) struct Prepared {
@@ -87,7 +93,11 @@ async fn enrol(
                 custody::amend(keyring, root, vec![Change::AddMember(member)], put, now)?
             }
             None => {
-                let recipients = trial.identities.iter().map(custody::NamedIdentity::entry).collect();
+                let recipients = trial
+                    .identities
+                    .iter()
+                    .map(custody::NamedIdentity::entry)
+                    .collect();
                 custody::first_keyring(root, recipients, vec![member], put, now)?
             }
         };

@@ -6,7 +6,10 @@ use serde::Serialize;
 use tidemark_format::KeyId;
 use tidemark_host::{config::AgentConfig, output::Document};
 
-use super::{Made, keys::{Keys, beside}};
+use super::{
+    Made,
+    keys::{Keys, beside},
+};
 
 #[derive(Serialize)]
 struct RegionLine {
@@ -51,7 +54,11 @@ impl Initialised {
         Self {
             config: config.file.clone(),
             state_dir: config.state_dir.clone(),
-            sources: config.sources.iter().map(|source| source.name.to_string()).collect(),
+            sources: config
+                .sources
+                .iter()
+                .map(|source| source.name.to_string())
+                .collect(),
             regions: made.regions.iter().map(line).collect(),
             agent: made.agent,
             enrolled: made.enrolled,
@@ -92,7 +99,10 @@ impl Document for Initialised {
             self.sources.join(", ")
         ));
         for region in &self.regions {
-            out.push_str(&format!("Region    {}  {}  ready\n", region.name, region.place));
+            out.push_str(&format!(
+                "Region    {}  {}  ready\n",
+                region.name, region.place
+            ));
         }
         self.keys_text(out);
         if let Some(drop_in) = &self.drop_in {
@@ -100,7 +110,10 @@ impl Document for Initialised {
         }
         let mut steps = Vec::new();
         if !self.enrolled {
-            let region = self.regions.first().map_or("URL", |region| region.place.as_str());
+            let region = self
+                .regions
+                .first()
+                .map_or("URL", |region| region.place.as_str());
             steps.push(format!(
                 "on the host that has the root key:  tidemark-restore keys enrol {} --root FILE.root --region {region}\n     \
                  Until then nothing is protected: the agent looks for its enrolment at every start.",
@@ -112,7 +125,10 @@ impl Document for Initialised {
         } else {
             format!("tidemark-agent run --config {}", self.config.display())
         });
-        steps.push(format!("tidemark-agent status --config {}", self.config.display()));
+        steps.push(format!(
+            "tidemark-agent status --config {}",
+            self.config.display()
+        ));
         out.push_str("\nNext\n");
         for (number, step) in steps.iter().enumerate() {
             out.push_str(&format!("  {}. {step}\n", number + 1));

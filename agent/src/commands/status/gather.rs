@@ -6,11 +6,11 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::Serialize;
 use tidemark_engine::COMPLETE_UNTIL;
-use tidemark_format::heads::LogHead;
+use tidemark_format::heads::{BaseHead, LogHead};
 use tidemark_format::{Epoch, LogSeq, PointSeq, SourceName};
 use tidemark_host::config::{AgentConfig, Region};
 use tidemark_ledger::{
-    Keyring, LedgerErrorKind, Trust,
+    Keyring, LedgerErrorKind, Trust, Verified,
     history::{Beats, LoadOptions, LogEntry, PointsWanted, SourceHistory},
 };
 use tidemark_storage::region::AgentRegion;
@@ -106,10 +106,15 @@ async fn read_region(
     facts: &mut RegionFacts,
 ) -> tidemark_ledger::Result<()> {
     let first = config.recipients.first();
-    let trust = first.map(Trust::of).ok_or_else(|| tidemark_ledger::LedgerError::NoRepository {
-        missing: "a recipient in the config".to_owned(),
-    })?;
-    let trust = Trust { root: config.root, ..trust };
+    let trust = first
+        .map(Trust::of)
+        .ok_or_else(|| tidemark_ledger::LedgerError::NoRepository {
+            missing: "a recipient in the config".to_owned(),
+        })?;
+    let trust = Trust {
+        root: config.root,
+        ..trust
+    };
     let keyring = Arc::new(Keyring::load(store.meta.as_ref(), &trust).await?);
     facts.keyring_version = Some(keyring.version());
     let beats = Beats::load(store.meta.as_ref(), &keyring).await?;
@@ -117,7 +122,9 @@ async fn read_region(
         if only.is_some_and(|only| *only != source.name) {
             continue;
         }
-        let options = LoadOptions { points: PointsWanted::Newest(2) };
+        let options = LoadOptions {
+            points: PointsWanted::Newest(2),
+        };
         let loaded = SourceHistory::load(
             Arc::clone(&store.meta),
             Arc::clone(&keyring),
@@ -155,9 +162,9 @@ async fn read_source(history: &SourceHistory) -> tidemark_ledger::Result<SourceF
     let newest = tail.iter().rev().find_map(|entry| entry.state.object());
     let point = history.newest_point();
     let caught_up = history.caught_up();
-    // A beat counts as far as the log object it names is here.
-    let beat = caught_up.filter(|beat| beat.here).and_then(|beat| beat.at);
-    let safe_until = [beat, complete_until(history, &tail).await?];
+    let from = earliest(history).await?;
+    // Log without a base to apply it to brings nothing back.
+    let safe_until = if from.is_some() { safe_until(history, &tail) } else { None };
     Ok(SourceFacts {
         source: history.source().clone(),
         epoch: history.newest().map(|epoch| epoch.epoch),
@@ -171,39 +178,61 @@ async fn read_source(history: &SourceHistory) -> tidemark_ledger::Result<SourceF
         log_through: newest
             .map(|object| object.head.seq)
             .or_else(|| point.map(|point| point.head.log_seq)),
-        from: earliest(history).await?,
-        safe_until: safe_until.into_iter().flatten().max(),
+        from,
+        safe_until,
         beat_at: caught_up.map(|beat| beat.beat_at),
         beat_every_ms: caught_up.map(|beat| beat.every_ms),
         gaps: history.missing().len(),
         troubles: history
             .troubles()
             .iter()
-            .map(|trouble| format!("{}: {}", trouble.key, policy::with_causes(trouble.error.as_ref())))
+            .map(|trouble| {
+                format!(
+                    "{}: {}",
+                    trouble.key,
+                    policy::with_causes(trouble.error.as_ref())
+                )
+            })
             .collect(),
         absent: false,
     })
 }
 
-/// Up to which instant the log that is here holds everything: what its newest restorable object says.
-async fn complete_until(
-    history: &SourceHistory,
-    tail: &[LogEntry],
-) -> tidemark_ledger::Result<Option<Timestamp>> {
-    let objects = tail.iter().rev().filter_map(|entry| entry.state.object());
-    if let Some(head) = objects.map(|object| &object.head).find(|head| head.restorable) {
-        return Ok(said_by(head));
+/// Up to which instant everything would come back.
+fn safe_until(history: &SourceHistory, tail: &[LogEntry]) -> Option<Timestamp> {
+    let reached = reached(history, tail);
+    let heads = || reached.iter().filter_map(|entry| entry.state.object()).map(|object| &object.head);
+    let said = heads().rev().find(|head| head.restorable).and_then(said_by);
+    // A beat counts as far as the log object it names is here, and can be reached.
+    let beat = history.caught_up().filter(|beat| beat.here && reached.len() == tail.len());
+    let point = history.newest_point().map(|point| point.head.committed);
+    said.max(point).max(beat.and_then(|beat| beat.at))
+}
+
+/// What of the tail some base here can be brought to: after a gap, or where another life of the
+/// database or another epoch begins, nothing before a base of its own is complete.
+fn reached<'a>(history: &SourceHistory, tail: &'a [LogEntry]) -> &'a [LogEntry] {
+    let Some(newest) = history.newest().filter(|epoch| !epoch.bases.is_empty()) else { return &[] };
+    let mut life = newest.points.last().map(|point| point.head.incarnation);
+    let mut end = tail.len();
+    for (at, object) in tail.iter().map(|entry| entry.state.object()).enumerate() {
+        let Some(head) = object.map(|object| &object.head) else { continue };
+        let breaks = head.gap.is_some() || life.is_some_and(|life| life != head.incarnation);
+        if breaks {
+            let mends = |base: &Verified<BaseHead>| base.head.start >= head.seq;
+            end = if newest.bases.iter().any(mends) { tail.len() } else { end.min(at) };
+        }
+        life = Some(head.incarnation);
     }
-    let Some(point) = history.newest_point() else { return Ok(None) };
-    let last = point.head.log_seq;
-    let entries = history.log(point.head.epoch, last..last.next()).await?;
-    let object = entries.first().and_then(|entry| entry.state.object());
-    Ok(object.and_then(|object| said_by(&object.head)))
+    tail.get(..end).unwrap_or(tail)
 }
 
 /// An engine that can't say it is taken at its last commit.
 fn said_by(head: &LogHead) -> Option<Timestamp> {
-    let said = head.facts.get(COMPLETE_UNTIL).and_then(|fact| fact.as_str());
+    let said = head
+        .facts
+        .get(COMPLETE_UNTIL)
+        .and_then(|fact| fact.as_str());
     said.map_or(head.last_commit, |text| text.parse().ok())
 }
 
@@ -216,7 +245,9 @@ async fn earliest(history: &SourceHistory) -> tidemark_ledger::Result<Option<Tim
         let entries = history.log(epoch.epoch, at..at.next()).await?;
         let object = entries.first().and_then(|entry| entry.state.object());
         if let Some(object) = object {
-            return Ok(Some(object.head.last_commit.unwrap_or(object.head.captured_at)));
+            return Ok(Some(
+                object.head.last_commit.unwrap_or(object.head.captured_at),
+            ));
         }
     }
     Ok(None)

@@ -27,7 +27,10 @@ pub(super) fn status(global: &Global, console: &Console) -> Result<Exit, Failure
     if let Some(name) = &global.source
         && config.source(name).is_none()
     {
-        return Err(Failure::Usage(format!("there is no source {name} in {}", config.file.display())));
+        return Err(Failure::Usage(format!(
+            "there is no source {name} in {}",
+            config.file.display()
+        )));
     }
     let machine = Machine::new();
     let runtime = context::runtime()?;

@@ -47,8 +47,12 @@ impl Report {
     ) -> Self {
         let mut sources = Vec::new();
         for source in &config.sources {
-            let of = |region: &RegionFacts| region.sources.iter().any(|one| one.source == source.name);
-            if !regions.iter().any(|region| region.away.is_some() || of(region)) {
+            let of =
+                |region: &RegionFacts| region.sources.iter().any(|one| one.source == source.name);
+            if !regions
+                .iter()
+                .any(|region| region.away.is_some() || of(region))
+            {
                 continue;
             }
             let demands = Demands {
@@ -57,10 +61,22 @@ impl Report {
                 beat_every: config.beat_every(),
                 rpo: source.settings.rpo,
             };
-            sources.push(report(&source.name, &regions, &demands, daemon.as_ref(), now));
+            sources.push(report(
+                &source.name,
+                &regions,
+                &demands,
+                daemon.as_ref(),
+                now,
+            ));
         }
         let worst = sources.iter().map(|source| source.judgement.health).max();
-        Self { at: now, health: worst.unwrap_or(Health::Unknown), sources, regions, daemon }
+        Self {
+            at: now,
+            health: worst.unwrap_or(Health::Unknown),
+            sources,
+            regions,
+            daemon,
+        }
     }
 
     /// 0 to 3.
@@ -83,7 +99,12 @@ fn report(
 ) -> SourceReport {
     let pairs: Vec<(&RegionFacts, Option<&SourceFacts>)> = regions
         .iter()
-        .map(|region| (region, region.sources.iter().find(|one| one.source == *name)))
+        .map(|region| {
+            (
+                region,
+                region.sources.iter().find(|one| one.source == *name),
+            )
+        })
         .collect();
     let facts = || pairs.iter().filter_map(|(_, source)| *source);
     let live = daemon.and_then(|live| live.sources.get(name));
@@ -135,7 +156,10 @@ impl Report {
             Health::Critical => "CRITICAL",
             Health::Unknown => "UNKNOWN",
         };
-        let doing = source.state.map(|state| format!("  ({state})")).unwrap_or_default();
+        let doing = source
+            .state
+            .map(|state| format!("  ({state})"))
+            .unwrap_or_default();
         out.push_str(&format!("{}  {word}{doing}\n", source.name));
         let millis = |ms: Option<u64>| {
             ms.map_or_else(
@@ -154,7 +178,9 @@ impl Report {
             _nothing => "nothing yet".to_owned(),
         };
         out.push_str(&format!("Recoverable  {window}\n"));
-        out.push_str("Proof        not drilled: a backup is a hypothesis until a restore has proved it\n");
+        out.push_str(
+            "Proof        not drilled: a backup is a hypothesis until a restore has proved it\n",
+        );
         let mut table = Table::new();
         for region in &self.regions {
             let facts = region.sources.iter().find(|one| one.source == source.name);
@@ -175,7 +201,10 @@ impl Report {
             bytes(live.spool_max)
         ));
         for alert in &live.alerts {
-            out.push_str(&format!("Alert        {} {}: {}\n", alert.code, alert.about, alert.message));
+            out.push_str(&format!(
+                "Alert        {} {}: {}\n",
+                alert.code, alert.about, alert.message
+            ));
         }
     }
 }
@@ -183,15 +212,36 @@ impl Report {
 fn region_cells(region: &RegionFacts, facts: Option<&SourceFacts>, now: Timestamp) -> Vec<String> {
     let mut cells = vec![region.name.clone()];
     let Some(facts) = facts.filter(|facts| !facts.absent) else {
-        cells.push(if region.away.is_some() { "can't be read" } else { "holds nothing yet" }.to_owned());
+        cells.push(
+            if region.away.is_some() {
+                "can't be read"
+            } else {
+                "holds nothing yet"
+            }
+            .to_owned(),
+        );
         return cells;
     };
     cells.push(facts.point.as_ref().map_or_else(
         || "no recovery point".to_owned(),
-        |point| format!("point {}:{} of {}", point.epoch, point.seq, age(now, point.at)),
+        |point| {
+            format!(
+                "point {}:{} of {}",
+                point.epoch,
+                point.seq,
+                age(now, point.at)
+            )
+        },
     ));
-    cells.push(facts.log_through.map(|seq| format!("log {seq}")).unwrap_or_default());
-    let safe = facts.safe_until.map(|until| format!("safe until {}", age(now, until)));
+    cells.push(
+        facts
+            .log_through
+            .map(|seq| format!("log {seq}"))
+            .unwrap_or_default(),
+    );
+    let safe = facts
+        .safe_until
+        .map(|until| format!("safe until {}", age(now, until)));
     cells.push(safe.unwrap_or_default());
     if facts.gaps > 0 {
         cells.push(count(facts.gaps, "gap"));

@@ -34,7 +34,8 @@ pub(super) struct Demands {
 impl Demands {
     /// Past this the exposure is news: the objective, or what the intervals make normal, threefold.
     pub(super) fn exposure_limit(&self) -> Duration {
-        self.rpo.unwrap_or_else(|| self.ship_every.max(self.beat_every).saturating_mul(3))
+        self.rpo
+            .unwrap_or_else(|| self.ship_every.max(self.beat_every).saturating_mul(3))
     }
 }
 
@@ -60,13 +61,17 @@ pub(super) fn judge(
 ) -> Judgement {
     let safe: Vec<(&str, Option<Timestamp>)> = regions
         .iter()
-        .map(|(region, source)| (region.domain.as_str(), source.and_then(|source| source.safe_until)))
+        .map(|(region, source)| {
+            (
+                region.domain.as_str(),
+                source.and_then(|source| source.safe_until),
+            )
+        })
         .collect();
     let best = safe.iter().filter_map(|(_, until)| *until).max();
     let quorum = nth_domain(&safe, demands.durable_in);
-    let age = |until: Timestamp| {
-        Duration::try_from(now.duration_since(until)).unwrap_or(Duration::ZERO)
-    };
+    let age =
+        |until: Timestamp| Duration::try_from(now.duration_since(until)).unwrap_or(Duration::ZERO);
     let limit = demands.exposure_limit();
     let mut health = Health::Healthy;
     let mut findings = Vec::new();
@@ -74,7 +79,10 @@ pub(super) fn judge(
         health = health.max(level);
         findings.push(text);
     };
-    let readable = regions.iter().filter(|(region, _)| region.away.is_none()).count();
+    let readable = regions
+        .iter()
+        .filter(|(region, _)| region.away.is_none())
+        .count();
     match (best.map(age), quorum.map(age)) {
         (None, _) if readable == 0 => find(
             Health::Unknown,
@@ -95,20 +103,8 @@ pub(super) fn judge(
         ),
         (Some(_), Some(_)) => {}
     }
-    if !daemon_runs {
-        find(Health::Critical, "the agent is not running: systemctl start tidemark-agent".to_owned());
-    }
-    for (region, source) in regions {
-        if let Some(why) = &region.away {
-            find(Health::Warning, format!("region {} can't be read: {why}", region.name));
-        }
-        let Some(source) = source else { continue };
-        if source.gaps > 0 {
-            find(Health::Warning, format!("region {}: {} gaps in the log", region.name, source.gaps));
-        }
-        for trouble in &source.troubles {
-            find(Health::Critical, format!("region {}: {trouble}", region.name));
-        }
+    for (level, text) in troubles(regions, daemon_runs) {
+        find(level, text);
     }
     let millis = |age: Duration| u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
     Judgement {
@@ -118,6 +114,35 @@ pub(super) fn judge(
         limit_ms: millis(limit),
         findings,
     }
+}
+
+/// What is wrong beside the exposure.
+fn troubles(
+    regions: &[(&RegionFacts, Option<&SourceFacts>)],
+    daemon_runs: bool,
+) -> Vec<(Health, String)> {
+    let mut found = Vec::new();
+    if !daemon_runs {
+        let text = "the agent is not running: systemctl start tidemark-agent";
+        found.push((Health::Critical, text.to_owned()));
+    }
+    for (region, source) in regions {
+        let name = &region.name;
+        if let Some(why) = &region.away {
+            found.push((
+                Health::Warning,
+                format!("region {name} can't be read: {why}"),
+            ));
+        }
+        let Some(source) = source else { continue };
+        if source.gaps > 0 {
+            let text = format!("region {name}: {} gaps in the log", source.gaps);
+            found.push((Health::Warning, text));
+        }
+        let troubles = source.troubles.iter();
+        found.extend(troubles.map(|text| (Health::Critical, format!("region {name}: {text}"))));
+    }
+    found
 }
 
 fn too_few(durable_in: usize) -> String {
@@ -182,7 +207,10 @@ mod tests {
             beat_every: Duration::from_secs(60),
             rpo: Some(Duration::from_secs(100)),
         };
-        let pairs: Vec<_> = regions.iter().map(|one| (one, one.sources.first())).collect();
+        let pairs: Vec<_> = regions
+            .iter()
+            .map(|one| (one, one.sources.first()))
+            .collect();
         judge(&pairs, &demands, runs, at(1000))
     }
 

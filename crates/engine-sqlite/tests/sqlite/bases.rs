@@ -49,6 +49,48 @@ fn bases_read_under_load_restore_byte_equal() {
 }
 
 #[test]
+fn a_base_begun_inside_a_transaction_holds_the_pages_that_grew() {
+    // GIVEN a growing transaction larger than several cuts, made while the agent was away
+    let mut lab = Lab::new(&Shape {
+        bytes: 1 << 20,
+        ..Shape::default()
+    });
+    lab.config.cut_bytes = 256 << 10;
+    let mut rig = lab.protected();
+    lab.change(1, 3);
+    rig.cut();
+    rig.crash();
+    let idle = Job {
+        for_ms: Some(60_000),
+        rate: Some(0.01),
+        ..lab.job(9)
+    };
+    let mut other = lab.start(&idle);
+    std::thread::sleep(Duration::from_millis(300));
+    let sql = "INSERT INTO data(kind, body) SELECT 'big', randomblob(3000) FROM
+               (WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM c WHERE x < 800) SELECT x FROM c);
+               PRAGMA wal_checkpoint(PASSIVE)";
+    let large = Job {
+        sql: Some(sql.to_owned()),
+        transactions: Some(0),
+        ..lab.job(2)
+    };
+    lab.run(&Job {
+        auto_checkpoint: Some(0),
+        ..large
+    });
+    // WHEN the agent has shipped some of its pieces and begins a base
+    rig.open();
+    let pieces: Vec<_> = (0..4).filter_map(|_| rig.cut_once()).collect();
+    assert!(pieces.last().is_some_and(|seq| !rig.log[seq].restorable));
+    rig.bases.clear();
+    rig.base(true);
+    // THEN the base and what follows it are the database
+    other.kill();
+    lab.assert_restores_byte_equal(rig);
+}
+
+#[test]
 fn an_abandoned_base_leaves_its_pages_to_the_next() {
     let lab = Lab::new(&Shape {
         bytes: 2 << 20,

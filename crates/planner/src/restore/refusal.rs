@@ -24,7 +24,7 @@ pub enum Why {
     )]
     TooLate,
     /// A hole between the base and the end, or right behind the end.
-    #[error("log object {epoch}/{seq} {what}, so what was committed there is not known")]
+    #[error("log object {epoch}:{seq} {what}, so what was committed there is not known")]
     Hole {
         /// The epoch.
         epoch: Epoch,

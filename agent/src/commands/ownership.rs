@@ -7,7 +7,7 @@ use std::{
 
 use tidemark_host::{RegionUrl, config::AgentConfig};
 
-use super::super::Failure;
+use super::Failure;
 
 /// Hands the state directory, and what is root's in directory regions, to `owner`. Does nothing for
 /// anybody but root, or for root's own databases.
@@ -24,9 +24,22 @@ pub(super) fn hand_over(config: &AgentConfig, owner: (u32, u32)) -> Result<(), F
     Ok(())
 }
 
+/// What a command that root ran made is the agent's again: it belongs to whom the state directory does.
+pub(super) fn hand_back(config: &AgentConfig) -> Result<(), Failure> {
+    let folder = &config.state_dir;
+    let meta = std::fs::metadata(folder).map_err(|source| Failure::Folder {
+        path: folder.clone(),
+        source,
+    })?;
+    hand_over(config, (meta.uid(), meta.gid()))
+}
+
 /// Links are not followed, and what already belongs to somebody is left to them.
 fn give(path: &Path, owner: (u32, u32)) -> Result<(), Failure> {
-    let failed = |source| Failure::Folder { path: path.to_owned(), source };
+    let failed = |source| Failure::Folder {
+        path: path.to_owned(),
+        source,
+    };
     let meta = path.symlink_metadata().map_err(failed)?;
     if meta.is_symlink() {
         return Ok(());

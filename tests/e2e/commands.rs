@@ -1,0 +1,285 @@
+//! The agent's other commands, and those of the restore tool that need no disaster.
+
+use std::time::Duration;
+
+use tidemark_tests::{eventually, throughout};
+
+use crate::process::{Ran, SOON, Timed, command, now, pass};
+use crate::site::Site;
+use crate::writer::{assert_committed_prefix, write};
+
+const PROGRAMS: [&str; 2] = ["tidemark-agent", "tidemark-restore"];
+
+#[test]
+fn pause_keeps_changes_in_the_spool_and_resume_ships_them() {
+    let site = Site::new();
+    let daemon = site.start();
+    site.agent(&["snapshot"]).ok();
+    site.wait_shipped();
+    site.agent(&["pause", "--for", "10m"]).ends_with(2);
+    site.agent(&["pause", "--for", "10m", "--reason", "migration"])
+        .ok();
+    assert_eq!(site.status().state().as_deref(), Some("paused"));
+    let through = || site.status().log_through("region-a");
+    let before = through();
+    write(&site.database, 40);
+    throughout("nothing is shipped", Duration::from_secs(2), || {
+        through() == before
+    });
+    site.agent(&["resume"]).ok();
+    site.wait_shipped();
+    assert!(through() > before);
+    site.agent(&["pause", "--for", "2s", "--reason", "short"])
+        .ok();
+    write(&site.database, 40);
+    // It goes on by itself.
+    site.wait_shipped();
+    daemon.terminate();
+    assert_eq!(assert_committed_prefix(&site.restore_latest(0).path), 80);
+    site.agent(&["resume"])
+        .ends_with(1)
+        .says(&["no agent runs"]);
+}
+
+#[test]
+fn snapshot_returns_when_the_point_is_durable_with_and_without_a_daemon() {
+    let site = Site::new();
+    site.set("ship_every", "\"1h\"");
+    site.set("snapshot_every", "\"1h\"");
+    write(&site.database, 30);
+    let once = site.agent(&["snapshot", "--json"]).ok().json();
+    let places = once["points"][0]["durable_in"]
+        .as_array()
+        .map_or(0, Vec::len);
+    // Two folders of one disk are one failure domain: one of them is as durable as it gets.
+    assert!(places >= 1, "{once}");
+    assert_eq!(assert_committed_prefix(&site.restore_latest(0).path), 30);
+    let daemon = site.start();
+    write(&site.database, 30);
+    eventually("the daemon answers", SOON, || site.status().state());
+    let sealed = site.agent(&["snapshot", "--json"]).ok().json();
+    assert!(
+        sealed["points"][0]["seq"].as_u64() > once["points"][0]["seq"].as_u64(),
+        "{sealed}"
+    );
+    for region in 0..2 {
+        assert_eq!(
+            assert_committed_prefix(&site.restore_latest(region).path),
+            60
+        );
+    }
+    let bases = || crate::objects::keys(&site.region_folder(0), "meta/base/").len();
+    let before = bases();
+    site.agent(&["snapshot", "--base"]).ok();
+    assert_eq!(bases(), before + 1);
+    daemon.terminate();
+    assert_eq!(assert_committed_prefix(&site.restore_latest(1).path), 60);
+}
+
+#[test]
+fn retire_asks_seals_a_last_point_and_leaves_the_history_restorable() {
+    let site = Site::new();
+    let mut daemon = site.start();
+    site.agent(&["snapshot"]).ok();
+    write(&site.database, 30);
+    site.agent(&["retire"]).ends_with(2).says(&["--yes"]);
+    site.agent(&["retire", "--yes"]).ok();
+    // It was the only source: the agent has nothing left to do, now and after a restart.
+    assert_eq!(daemon.wait(), 0, "{}", daemon.log());
+    write(&site.database, 30);
+    let mut again = site.launch();
+    pass(Duration::from_secs(2));
+    assert!(matches!(again.ended(), None | Some(0)), "{}", again.log());
+    drop(again);
+    for region in 0..2 {
+        let restored = site.restore_latest(region);
+        assert_eq!(assert_committed_prefix(&restored.path), 30);
+        assert_eq!(restored.report()["sealed"], true);
+    }
+}
+
+#[test]
+fn status_tells_the_same_from_storage_with_the_daemon_alive_and_dead() {
+    let site = Site::new();
+    let before = site.agent(&["status"]);
+    assert_ne!(before.code, 0, "{before}");
+    let mut daemon = site.start();
+    write(&site.database, 30);
+    site.agent(&["snapshot"]).ok();
+    site.wait_shipped();
+    let well = eventually("all is well", SOON, || {
+        let ran = site.agent(&["status"]);
+        (ran.code == 0).then_some(ran)
+    });
+    well.says(&["HEALTHY", "region-a", "region-b", "nothing to do"]);
+    daemon.kill();
+    let dead = site
+        .agent(&["status"])
+        .ends_with(2)
+        .says(&["not running", "Recoverable"]);
+    assert!(dead.out.contains("region-a"), "{dead}");
+    let tool = site.tool(&["status", "--json"]);
+    assert!(tool.code <= 3, "{tool}");
+    assert_eq!(tool.json()["schema"], "tidemark-restore.status");
+}
+
+#[test]
+fn doctor_checks_all_that_protection_needs_and_names_remedies() {
+    let site = Site::new();
+    let daemon = site.start();
+    write(&site.database, 20);
+    site.agent(&["snapshot"]).ok();
+    let ran = site.agent(&["doctor"]);
+    assert!(ran.code <= 1, "{ran}");
+    let json = site.agent(&["doctor", "--json"]).json();
+    assert_eq!(json["schema"], "tidemark-agent.doctor");
+    daemon.terminate();
+    std::fs::rename(site.region_folder(0), site.path("hidden")).unwrap();
+    let ran = site.agent(&["doctor"]);
+    assert!(ran.code == 1 || ran.code == 2, "{ran}");
+    ran.says(&["region-a", "→"]);
+}
+
+#[test]
+fn config_show_prints_every_key_and_reads_back() {
+    let site = Site::new();
+    let shown = site.agent(&["config", "show"]).ok();
+    for key in [
+        "ship_every = \"200ms\"",
+        "wal_max",
+        "spool_max",
+        "recipients",
+        "[[region]]",
+    ] {
+        assert!(shown.out.contains(key), "{key}: {shown}");
+    }
+    let copy = site.path("shown.toml");
+    std::fs::write(&copy, &shown.out).unwrap();
+    let mut check = site.command("tidemark-agent");
+    Ran::of(check.args(["config", "check"]).arg(&copy)).ok();
+    let tool = site.path("restore.toml");
+    std::fs::write(&tool, "regionn = 1\n").unwrap();
+    let mut check = site.command("tidemark-restore");
+    Ran::of(check.args(["config", "check"]).arg(&tool))
+        .ends_with(78)
+        .says(&["regionn", ":1"]);
+}
+
+#[test]
+fn explain_knows_every_code_and_completions_and_man_pages_are_written() {
+    let _timed = Timed::start();
+    for program in PROGRAMS {
+        let run = |words: &[&str]| Ran::of(command(program).args(words));
+        let all = run(&["explain"]).ok();
+        for exit in [0, 1, 2, 3, 10, 11, 12, 13, 14, 15, 16, 17, 18, 78] {
+            run(&["explain", &exit.to_string()])
+                .ok()
+                .says(&["exit code"]);
+        }
+        for word in all
+            .out
+            .split_whitespace()
+            .filter(|word| word.starts_with("TM"))
+        {
+            run(&["explain", word])
+                .ok()
+                .says(&["What it means", "What to do"]);
+        }
+        run(&["explain", "TM9999"]).ends_with(2);
+        for shell in ["bash", "zsh", "fish"] {
+            run(&["completions", shell]).ok().says(&[program]);
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let pages = folder.path().join("man1");
+        run(&["man", pages.to_str().unwrap()]).ok();
+        let names: Vec<String> = std::fs::read_dir(&pages)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        assert!(names.contains(&format!("{program}.1")), "{names:?}");
+        assert!(names.len() > 5, "{names:?}");
+        run(&["no-such-command"]).ends_with(2);
+        run(&["--version"]).ok().says(&["0.1.0"]);
+    }
+}
+
+#[test]
+fn errors_under_json_are_one_object_with_code_and_exit() {
+    let site = Site::plan();
+    let ran = site.agent(&["status", "--json"]).ends_with(78);
+    let last = ran.err.lines().last().expect("an error");
+    let error: serde_json::Value = serde_json::from_str(last).unwrap();
+    assert_eq!(error["schema"], "tidemark-agent.error");
+    assert_eq!(error["exit"], 78);
+    let empty = site.path("empty");
+    std::fs::create_dir(&empty).unwrap();
+    let mut list = site.command("tidemark-restore");
+    let ran = Ran::of(list.args([
+        "list",
+        "--json",
+        "--region",
+        &format!("dir:{}", empty.display()),
+    ]));
+    let ran = ran.ends_with(10);
+    let last = ran.err.lines().last().expect("an error");
+    let error: serde_json::Value = serde_json::from_str(last).unwrap();
+    assert_eq!(error["exit"], 10, "{ran}");
+}
+
+#[test]
+fn bases_come_on_their_schedule_and_restores_start_from_the_newest() {
+    let site = Site::new();
+    site.set("base_schedule", "\"*/2 * * * * *\"");
+    let daemon = site.start();
+    site.agent(&["snapshot"]).ok();
+    let bases = || crate::objects::keys(&site.region_folder(1), "meta/base/").len();
+    let before = bases();
+    for _ in 0..3 {
+        write(&site.database, 20);
+        let more = bases();
+        eventually("the schedule makes a base", SOON, || {
+            (bases() > more).then_some(())
+        });
+    }
+    assert!(bases() >= before + 3);
+    site.wait_shipped_to(2, now());
+    daemon.terminate();
+    let restored = site.restore_latest(1);
+    assert_eq!(assert_committed_prefix(&restored.path), 60);
+}
+
+#[test]
+fn metrics_are_open_metrics_on_loopback() {
+    use std::io::{Read as _, Write as _};
+    let site = Site::new();
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    site.set("metrics", &format!("\"127.0.0.1:{port}\""));
+    let daemon = site.start();
+    site.agent(&["snapshot"]).ok();
+    let text = eventually("metrics are served", SOON, || {
+        let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).ok()?;
+        stream
+            .write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            .ok()?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).ok()?;
+        text.contains("# EOF").then_some(text)
+    });
+    for word in [
+        "application/openmetrics-text",
+        "region=\"region-a\"",
+        "source=\"app\"",
+        "spool",
+    ] {
+        assert!(text.contains(word), "{word}:\n{text}");
+    }
+    daemon.terminate();
+    site.set("metrics", "\"0.0.0.0:9187\"");
+    site.agent(&["config", "check"])
+        .ends_with(78)
+        .says(&["loopback"]);
+}

@@ -1,0 +1,277 @@
+//! Two writers never interleave: exactly one goes on, the other ends with 11, and nothing that was
+//! acknowledged is lost.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tidemark_format::envelope::Kind;
+use tidemark_tests::{eventually, throughout};
+
+use crate::objects::{copy_folder, kind, objects, read};
+use crate::process::{Daemon, SOON, pass};
+use crate::site::{Agent, Site};
+use crate::writer::{Habits, Writer, assert_committed_prefix, finished_by};
+
+const FENCED: i32 = 11;
+/// Long enough that an agent that is going to stop has stopped.
+const A_WHILE: Duration = Duration::from_secs(3);
+
+/// Whether two regions hold two different log objects under one name.
+#[track_caller]
+fn assert_no_name_holds_two_log_objects(site: &Site) {
+    let mut seen: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+    for region in 0..site.regions.len() {
+        for (key, path) in objects(&site.region_folder(region), "meta/log/") {
+            let bytes = read(&path);
+            if kind(&bytes) != Some(Kind::Log) {
+                continue;
+            }
+            if let Some(other) = seen.insert(key.clone(), bytes.clone()) {
+                assert!(other == bytes, "{key} is not the same in every region");
+            }
+        }
+    }
+    assert!(!seen.is_empty());
+}
+
+/// Exactly one ends, with 11; the other is returned.
+#[track_caller]
+fn assert_one_is_fenced(mut one: Daemon, mut other: Daemon) -> (Daemon, String) {
+    eventually("one of two agents ends", SOON, || {
+        (one.ended().is_some() || other.ended().is_some()).then_some(())
+    });
+    let (mut ended, mut running) = if one.ended().is_some() {
+        (one, other)
+    } else {
+        (other, one)
+    };
+    assert_eq!(ended.ended(), Some(FENCED), "{}", ended.log());
+    throughout("the other agent runs", A_WHILE, || {
+        running.ended().is_none()
+    });
+    running.assert_running();
+    let said = ended.log();
+    (running, said)
+}
+
+/// The agent has shipped something of its own since it was started.
+#[track_caller]
+fn wait_protecting(site: &Site, agent: &Agent<'_>) {
+    agent.run(&["snapshot"]).ok();
+    site.wait_shipped();
+}
+
+#[test]
+fn two_agents_started_together_on_a_new_source_leave_exactly_one() {
+    for _ in 0..3 {
+        let site = Site::new();
+        let second = site.second_agent("second");
+        let writer = Writer::start(&site.database, &Habits::default());
+        let (running, said) = assert_one_is_fenced(site.launch(), second.launch());
+        assert!(said.contains("take-over"), "{said}");
+        site.wait_shipped();
+        running.terminate();
+        let journal = writer.stop();
+        assert_no_name_holds_two_log_objects(&site);
+        for region in 0..2 {
+            let k = assert_committed_prefix(&site.restore_latest(region).path);
+            assert!(k > 0 && k <= journal.last().unwrap().n);
+        }
+    }
+}
+
+#[test]
+fn second_agent_on_a_protected_source_is_refused_and_told_whose_it_is() {
+    let site = Site::new();
+    let second = site.second_agent("second");
+    let writer = Writer::start(&site.database, &Habits::default());
+    let mut first = site.start();
+    wait_protecting(&site, &site.first_agent());
+    let mut late = second.launch();
+    assert_eq!(late.wait(), FENCED, "{}", late.log());
+    let said = late.log();
+    assert!(
+        said.contains("take-over") && said.contains("epoch 1"),
+        "{said}"
+    );
+    second.run(&["snapshot"]).ends_with(FENCED);
+    first.assert_running();
+    site.wait_shipped();
+    first.terminate();
+    drop(writer);
+    assert_no_name_holds_two_log_objects(&site);
+}
+
+#[test]
+fn take_over_fences_the_old_agent_and_keeps_all_that_it_had_acknowledged() {
+    let site = Site::new();
+    let second = site.second_agent("second");
+    let writer = Writer::start(
+        &site.database,
+        &Habits {
+            per_second: 150,
+            checkpoints: Some(7),
+        },
+    );
+    let mut first = site.start();
+    wait_protecting(&site, &site.first_agent());
+    for _ in 0..3 {
+        pass(Duration::from_millis(700));
+        site.wait_shipped();
+    }
+    let before = site.status();
+    let durable = ["region-a", "region-b"]
+        .map(|name| before.safe_until(name))
+        .into_iter()
+        .min();
+    let durable = durable
+        .flatten()
+        .expect("something is durable in both regions");
+    let through = before
+        .log_through("region-a")
+        .min(before.log_through("region-b"))
+        .unwrap();
+    second.run(&["take-over"]).ends_with(2).says(&["--yes"]);
+    second.run(&["take-over", "--yes"]).ok();
+    assert_eq!(first.wait(), FENCED, "{}", first.log());
+    let new = second.start();
+    wait_protecting(&site, &second);
+    assert_eq!(site.status().epoch("region-a"), Some(2));
+    site.launch().wait_fenced();
+    new.terminate();
+    let journal = writer.stop();
+    assert_no_name_holds_two_log_objects(&site);
+    let promised = finished_by(&journal, durable);
+    for region in 0..2 {
+        let url = site.regions[region].as_str();
+        let old = site
+            .restore(&[url], &["--to", &format!("1:{through}")])
+            .ok();
+        let k = assert_committed_prefix(&old.path);
+        assert!(
+            k >= promised,
+            "{promised} was acknowledged, {k} came back from region {region}"
+        );
+        let newest = site.restore_latest(region);
+        assert_eq!(newest.report()["reached"]["epoch"], 2);
+        assert!(assert_committed_prefix(&newest.path) >= k);
+    }
+}
+
+#[test]
+fn cloned_machine_leaves_exactly_one_of_the_two_running() {
+    for _ in 0..3 {
+        let site = Site::new();
+        let mut daemon = site.start();
+        wait_protecting(&site, &site.first_agent());
+        crate::writer::write(&site.database, 50);
+        site.wait_shipped();
+        daemon.kill();
+        // The whole host is copied: database, config, state.
+        let clone = site.path("clone");
+        copy_folder(&site.path("host"), &clone);
+        let moved = |file: &str| {
+            let text = std::fs::read_to_string(clone.join(file)).unwrap();
+            let (from, to) = (site.path("host"), clone.clone());
+            let text = text.replace(from.to_str().unwrap(), to.to_str().unwrap());
+            std::fs::write(clone.join(file), text).unwrap();
+        };
+        moved("agent.toml");
+        let twin = Agent::at(&site, clone.join("agent.toml"));
+        let writers = [
+            Writer::start(&site.database, &Habits::default()),
+            Writer::start(
+                &clone.join("app.db"),
+                &Habits {
+                    per_second: 140,
+                    checkpoints: Some(3),
+                },
+            ),
+        ];
+        let (running, said) = assert_one_is_fenced(site.launch(), twin.launch());
+        assert!(said.contains("take-over"), "{said}");
+        drop(running);
+        drop(writers);
+        assert_no_name_holds_two_log_objects(&site);
+        for region in 0..2 {
+            assert!(assert_committed_prefix(&site.restore_latest(region).path) >= 50);
+        }
+    }
+}
+
+#[test]
+fn restored_old_state_is_refused_until_an_explicit_take_over() {
+    let site = Site::new();
+    let daemon = site.start();
+    crate::writer::write(&site.database, 30);
+    wait_protecting(&site, &site.first_agent());
+    daemon.terminate();
+    let old = site.path("old-state");
+    copy_folder(&site.state(), &old);
+    let daemon = site.start();
+    crate::writer::write(&site.database, 30);
+    site.wait_shipped();
+    daemon.terminate();
+    std::fs::remove_dir_all(site.state()).unwrap();
+    copy_folder(&old, &site.state());
+    let said = site.launch().wait_fenced();
+    assert!(said.contains("take-over"), "{said}");
+    for region in 0..2 {
+        assert_eq!(
+            assert_committed_prefix(&site.restore_latest(region).path),
+            60
+        );
+    }
+    site.agent(&["take-over", "--yes"]).ok();
+    let daemon = site.start();
+    crate::writer::write(&site.database, 30);
+    wait_protecting(&site, &site.first_agent());
+    daemon.terminate();
+    for region in 0..2 {
+        let newest = site.restore_latest(region);
+        assert_eq!(assert_committed_prefix(&newest.path), 90);
+        assert_eq!(newest.report()["reached"]["epoch"], 2);
+    }
+}
+
+#[test]
+fn lost_state_is_refused_until_an_explicit_take_over() {
+    let site = Site::new();
+    let daemon = site.start();
+    crate::writer::write(&site.database, 30);
+    wait_protecting(&site, &site.first_agent());
+    daemon.terminate();
+    for entry in std::fs::read_dir(site.state()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            std::fs::remove_dir_all(&path).unwrap();
+        } else if !path.to_str().unwrap().contains("key") {
+            std::fs::remove_file(&path).unwrap();
+        }
+    }
+    let said = site.launch().wait_fenced();
+    assert!(said.contains("take-over"), "{said}");
+    site.agent(&["take-over", "--yes"]).ok();
+    let daemon = site.start();
+    crate::writer::write(&site.database, 30);
+    wait_protecting(&site, &site.first_agent());
+    daemon.terminate();
+    assert_eq!(assert_committed_prefix(&site.restore_latest(1).path), 60);
+}
+
+#[test]
+fn second_process_on_one_state_directory_is_refused_and_the_first_goes_on() {
+    let site = Site::new();
+    let mut first = site.start();
+    wait_protecting(&site, &site.first_agent());
+    let mut second = site.launch();
+    assert_eq!(second.wait(), 1, "{}", second.log());
+    let pid = first.pid().to_string();
+    assert!(
+        second.log().contains(&pid),
+        "it doesn't name process {pid}: {}",
+        second.log()
+    );
+    first.assert_running();
+    first.terminate();
+}

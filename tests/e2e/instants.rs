@@ -1,0 +1,197 @@
+//! Any instant of the window: what had been committed by then comes back, nothing later.
+
+use std::time::Duration;
+
+use crate::process::{Ran, SOON, now, pass};
+use crate::site::Site;
+use crate::writer::{
+    Commit, Habits, Writer, assert_committed_prefix, begun_by, finished_by, write,
+};
+
+/// Longer than the ship interval and everything around it.
+const QUIET: Duration = Duration::from_millis(1_200);
+
+#[test]
+fn instant_between_two_bursts_gives_exactly_the_first() {
+    let site = Site::new();
+    let daemon = site.start();
+    site.agent(&["snapshot"]).ok();
+    let mut bursts = Vec::new();
+    for _ in 0..4 {
+        let journal = write(&site.database, 25);
+        pass(QUIET);
+        bursts.push((now(), journal.last().expect("a burst").n));
+    }
+    site.wait_shipped();
+    daemon.terminate();
+    for (at, n) in &bursts {
+        for region in 0..2 {
+            let url = site.regions[region].as_str();
+            let restored = site.restore(&[url], &["--to", &at.to_string()]).ok();
+            assert_eq!(assert_committed_prefix(&restored.path), *n, "at {at}");
+            assert!(restored.reached_at() <= *at, "{}", restored.ran);
+            assert_eq!(restored.report()["commit_times"], "observed");
+        }
+    }
+}
+
+#[test]
+fn any_instant_under_load_is_reached_within_the_ship_interval_and_never_passed() {
+    let site = Site::new();
+    let daemon = site.start();
+    let writer = Writer::start(
+        &site.database,
+        &Habits {
+            per_second: 60,
+            checkpoints: Some(11),
+        },
+    );
+    site.agent(&["snapshot"]).ok();
+    pass(Duration::from_secs(6));
+    site.wait_shipped();
+    let journal = writer.stop();
+    daemon.terminate();
+    let from = site.restore_first(&journal);
+    let inside: Vec<&Commit> = journal.iter().filter(|commit| commit.n > from).collect();
+    for share in 1..=8 {
+        let at = inside[inside.len() * share / 9].done;
+        let restored = site
+            .restore(&[&site.regions[share % 2]], &["--to", &at.to_string()])
+            .ok();
+        let k = assert_committed_prefix(&restored.path);
+        assert!(
+            k <= begun_by(&journal, at),
+            "{k} came back for {at}: later than asked for"
+        );
+        // The ship interval, and as much again for a busy machine to look at the clock.
+        let grace = at.checked_sub(Duration::from_millis(700)).unwrap();
+        let least = finished_by(&journal, grace);
+        assert!(
+            k >= least,
+            "{k} came back for {at}; {least} had been committed well before"
+        );
+    }
+}
+
+impl Site {
+    /// The last transaction of the first state that can be restored.
+    fn restore_first(&self, journal: &[Commit]) -> i64 {
+        let list = self.tool(&["list", "--json"]).ok().json();
+        let first = &list["sources"][0]["windows"][0]["from"]["at"];
+        let at = crate::site::instant(first).expect("the window's beginning");
+        finished_by(journal, at) + 20
+    }
+}
+
+#[test]
+fn before_excludes_the_position_and_the_instant_that_to_includes() {
+    let site = Site::new();
+    let daemon = site.start();
+    write(&site.database, 20);
+    site.agent(&["snapshot"]).ok();
+    write(&site.database, 20);
+    site.wait_shipped();
+    pass(QUIET);
+    write(&site.database, 20);
+    site.wait_shipped();
+    daemon.terminate();
+    let url = site.regions[0].as_str();
+    let latest = site.restore(&[url], &["--to", "latest"]).ok();
+    assert_eq!(assert_committed_prefix(&latest.path), 60);
+    let reached = &latest.report()["reached"];
+    let position = format!("{}:{}", reached["epoch"], reached["seq"]);
+    let at = latest.reached_at().to_string();
+    for target in [position.as_str(), at.as_str(), "latest"] {
+        let to = site.restore(&[url], &["--to", target]).ok();
+        assert_eq!(assert_committed_prefix(&to.path), 60, "--to {target}");
+        let before = site.restore(&[url], &["--before", target]).ok();
+        let k = assert_committed_prefix(&before.path);
+        assert!((40..60).contains(&k), "--before {target} gave {k}");
+        assert!(before.reached_at() < latest.reached_at());
+    }
+}
+
+#[test]
+fn named_point_and_plan_say_what_restore_then_does() {
+    let site = Site::new();
+    let daemon = site.start();
+    write(&site.database, 30);
+    let sealed = site
+        .agent(&["snapshot", "--name", "before-v2", "--json"])
+        .ok()
+        .json();
+    assert_eq!(sealed["points"][0]["name"], "before-v2");
+    write(&site.database, 30);
+    site.wait_shipped();
+    daemon.terminate();
+    let url = site.regions[1].as_str();
+    let target = site.path("planned.db");
+    let mut plan = site.command("tidemark-restore");
+    plan.args([
+        "plan",
+        "--to",
+        "point:before-v2",
+        "--region",
+        url,
+        "--json",
+        "--target",
+    ]);
+    let plan = Ran::of(plan.arg(&target)).ok().json();
+    let restored = site.restore(&[url], &["--to", "point:before-v2"]).ok();
+    assert_eq!(assert_committed_prefix(&restored.path), 30);
+    assert_eq!(plan["reaches"], restored.report()["reached"]);
+    assert_eq!(plan["sealed"], true);
+    site.tool(&["list"]).ok().says(&["before-v2"]);
+}
+
+#[test]
+fn restore_that_was_interrupted_goes_on_where_it_was() {
+    use tidemark_testkit::sqlite::{Shape, create};
+    let site = Site::plan();
+    create(
+        &site.database,
+        &Shape {
+            bytes: 96 << 20,
+            ..Shape::default()
+        },
+    )
+    .unwrap();
+    site.init();
+    let daemon = site.start();
+    site.agent(&["snapshot"]).ok();
+    site.wait_shipped();
+    daemon.terminate();
+    let target = site.path("back.db");
+    let partial = site.path(".back.db.tidemark-partial");
+    let restore = |signal: bool| {
+        let mut command = site.restore_command(&[&site.regions[0]], &target);
+        command.args(["--to", "latest", "--json"]);
+        if !signal {
+            return Ran::of(&mut command).ok();
+        }
+        let log = site.fresh("interrupted");
+        let mut running = crate::process::Daemon::start(&mut command, &log);
+        let blocks = || {
+            let meta = std::fs::metadata(&partial).ok()?;
+            Some(std::os::unix::fs::MetadataExt::blocks(&meta))
+        };
+        tidemark_tests::eventually("a part of the database is there", SOON, || {
+            blocks().filter(|blocks| *blocks > 8_000)
+        });
+        running.signal("INT");
+        let code = running.wait();
+        assert_eq!(code, 1, "{}", running.log());
+        Ran::of(std::process::Command::new("cat").arg(&log))
+    };
+    let interrupted = restore(true);
+    assert!(
+        interrupted.out.contains("goes on where it was"),
+        "{interrupted}"
+    );
+    assert!(!target.exists() && partial.exists(), "{interrupted}");
+    let report = restore(false).json();
+    assert!(report["resumed_bytes"].as_u64() > Some(0), "{report}");
+    assert_eq!(report["proof"], "digest-equal");
+    assert!(!partial.exists());
+    crate::writer::assert_same_pages(&site.database, &target);
+}

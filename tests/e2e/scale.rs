@@ -1,0 +1,141 @@
+//! Many databases, idle databases, a large database: what one agent costs stays bounded.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tidemark_testkit::sqlite::{Job, Shape, create, run};
+use tidemark_tests::eventually;
+
+use crate::objects::keys;
+use crate::process::{SOON, long, pass};
+use crate::site::Site;
+use crate::writer::{self, assert_committed_prefix, write};
+
+const SOURCES: usize = 200;
+/// A few dozen: the capture pool, one thread a core for hashing, the runtime.
+const THREADS_MAX: u64 = 40;
+const KIB_PER_MIB: u64 = 1024;
+
+#[test]
+fn hundreds_of_databases_under_one_agent_need_no_thread_each_and_all_come_back() {
+    let site = Site::new();
+    let mut config = std::fs::read_to_string(&site.config).unwrap();
+    let path = |number: usize| site.path(&format!("host/app{number}.db"));
+    for number in 1..SOURCES {
+        writer::create(&path(number));
+        config.push_str(&format!(
+            "\n[[source]]\nname = \"app{number}\"\nsqlite = \"{}\"\n",
+            path(number).display()
+        ));
+    }
+    std::fs::write(&site.config, config).unwrap();
+    site.set("ship_every", "\"1s\"");
+    site.set("beat_every", "\"2s\"");
+    let mut daemon = site.start();
+    for number in 1..SOURCES {
+        write(&path(number), 3);
+    }
+    let at = crate::process::now();
+    eventually("every database is in both regions", SOON * 4, || {
+        let status = site.status();
+        let regions = status.0["regions"].as_array()?.clone();
+        let whole = |region: &Value| {
+            let sources = region["sources"].as_array().map_or(&[][..], Vec::as_slice);
+            let safe = sources.iter().filter(|source| {
+                crate::site::instant(&source["safe_until"]).is_some_and(|until| until >= at)
+            });
+            safe.count() == SOURCES
+        };
+        regions.iter().all(whole).then_some(())
+    });
+    daemon.assert_running();
+    let (threads, peak) = (daemon.proc_status("Threads"), daemon.proc_status("VmHWM"));
+    assert!(
+        threads <= THREADS_MAX,
+        "{threads} threads for {SOURCES} databases"
+    );
+    assert!(
+        peak <= 128 * KIB_PER_MIB,
+        "{peak} kB for {SOURCES} databases"
+    );
+    daemon.terminate();
+    for number in [1, SOURCES / 2, SOURCES - 1] {
+        let source = format!("app{number}");
+        let words = ["--to", "latest", "--source", &source];
+        let restored = site.restore(&[&site.regions[0]], &words).ok();
+        assert_eq!(assert_committed_prefix(&restored.path), 3);
+    }
+}
+
+#[test]
+fn idle_source_costs_only_the_agents_beats() {
+    let site = Site::new();
+    let daemon = site.start();
+    write(&site.database, 20);
+    site.agent(&["snapshot"]).ok();
+    site.wait_shipped();
+    // A base that is under way, or a point that is due, may still come.
+    pass(Duration::from_secs(3));
+    let region = site.region_folder(0);
+    let other = |keys: Vec<String>| -> Vec<String> {
+        keys.into_iter()
+            .filter(|key| !key.starts_with("meta/beat/"))
+            .collect()
+    };
+    let (before, beats) = (other(keys(&region, "")), keys(&region, "meta/beat/").len());
+    let seconds = 5;
+    pass(Duration::from_secs(seconds));
+    assert_eq!(
+        other(keys(&region, "")),
+        before,
+        "an idle source costs objects of its own"
+    );
+    let more = keys(&region, "meta/beat/").len() - beats;
+    let seconds = usize::try_from(seconds).unwrap();
+    assert!(
+        (seconds - 2..=seconds + 2).contains(&more),
+        "{more} beats in {seconds} s"
+    );
+    // And yet it is known to be caught up now.
+    site.wait_shipped();
+    daemon.terminate();
+}
+
+#[test]
+fn memory_stays_bounded_for_a_large_database_of_small_pages_under_load_and_with_a_region_away() {
+    let site = Site::plan();
+    let bytes = if long() { 1 << 30 } else { 160 << 20 };
+    create(
+        &site.database,
+        &Shape {
+            page_size: 512,
+            bytes,
+            ..Shape::default()
+        },
+    )
+    .unwrap();
+    site.init();
+    site.set("memory", "\"64MiB\"");
+    let daemon = site.start();
+    let job = Job {
+        path: site.database.clone(),
+        for_ms: Some(6_000),
+        rate: Some(200.0),
+        ..Job::default()
+    };
+    run(&job).unwrap();
+    site.agent(&["snapshot", "--base"]).ok();
+    let hidden = site.path("hidden");
+    std::fs::rename(site.region_folder(1), &hidden).unwrap();
+    run(&Job {
+        for_ms: Some(4_000),
+        ..job
+    })
+    .unwrap();
+    std::fs::rename(&hidden, site.region_folder(1)).unwrap();
+    site.wait_shipped();
+    let peak = daemon.proc_status("VmHWM");
+    assert!(peak <= 64 * KIB_PER_MIB, "the agent needed {peak} kB");
+    daemon.terminate();
+    writer::assert_same_pages(&site.database, &site.restore_latest(1).path);
+}
