@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use tidemark_testkit::sqlite::{Job, Shape, committed, create, run};
+use tidemark_testkit::sqlite::{Shape, create};
 use tidemark_tests::eventually;
 
 use crate::process::{Ran, SOON, is_root, now, skip};
@@ -77,78 +77,6 @@ fn restore_to_a_full_disk_is_refused_before_anything_is_written() {
         ran.ends_with(SPACE).says(&["free"]);
     }
     assert_eq!(std::fs::read_dir(&disk.0).unwrap().count(), 0);
-}
-
-#[test]
-fn full_spool_gives_up_a_signed_range_spares_the_database_and_recovers() {
-    let site = Site::plan();
-    let state = site.path("host/.tidemark");
-    let Some(_disk) = SmallDisk::mount(&state, 40) else {
-        return;
-    };
-    create(
-        &site.database,
-        &Shape {
-            bytes: 1 << 20,
-            ..Shape::default()
-        },
-    )
-    .unwrap();
-    site.init();
-    site.set("spool_max", "\"16MiB\"");
-    site.set("spool_keep_free", "\"4MiB\"");
-    let mut daemon = site.start();
-    site.agent(&["snapshot", "--name", "before"]).ok();
-    let folders: Vec<_> = (0..2)
-        .map(|n| (site.region_folder(n), site.fresh("hidden")))
-        .collect();
-    for (region, hidden) in &folders {
-        std::fs::rename(region, hidden).unwrap();
-    }
-    // More than the spool may hold, and more than its disk.
-    let job = Job {
-        path: site.database.clone(),
-        transactions: Some(700),
-        rows: 40,
-        row_bytes: 2_000,
-        ..Job::default()
-    };
-    run(&job).unwrap();
-    let full = eventually("the agent says that the spool is full", SOON * 2, || {
-        let status = site.status();
-        status
-            .alerts()
-            .iter()
-            .any(|code| code.contains("TM1501"))
-            .then_some(status)
-    });
-    assert!(
-        full.0["daemon"]["spool_bytes"].as_u64() <= Some(16 << 20),
-        "{}",
-        full.0
-    );
-    daemon.assert_running();
-    for (region, hidden) in &folders {
-        std::fs::rename(hidden, region).unwrap();
-    }
-    run(&Job {
-        transactions: Some(20),
-        ..job
-    })
-    .unwrap();
-    site.wait_shipped();
-    daemon.assert_running();
-    daemon.terminate();
-    let expected = committed(&site.database).unwrap();
-    for region in 0..2 {
-        assert_eq!(
-            committed(&site.restore_latest(region).path).unwrap(),
-            expected
-        );
-        let url = site.regions[region].as_str();
-        site.restore(&[url], &["--to", "point:before"]).ok();
-    }
-    site.tool(&["list"]).says(&["gap"]);
 }
 
 #[test]
