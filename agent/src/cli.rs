@@ -17,10 +17,10 @@ use tidemark_format::SourceName;
     arg_required_else_help = true
 )]
 #[command(
-    after_help = "Exit codes: 0 ok, 1 failed, 2 usage, 3 with exceptions, 10 no repository, \
-    11 fenced, 12 key, 13 integrity,\n15 space, 16 region, 17 policy, 78 config. `status` and \
-    `doctor` end with 0 (all well) to 3 (unknown).\n`tidemark-agent explain CODE` says what each \
-    means and what to do."
+    after_help = "Exit codes: 0 ok, 1 failed, 2 usage, 3 with exceptions, 10 no repository,\n\
+    11 fenced, 12 key, 13 integrity, 15 space, 16 region, 17 policy, 78 config.\n\
+    `status` and `doctor` end with 0 (all well) to 3 (unknown).\n\
+    `tidemark-agent explain CODE` says what each means and what to do."
 )]
 pub struct Cli {
     /// What every command takes.

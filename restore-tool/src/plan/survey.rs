@@ -226,7 +226,11 @@ impl<'a> Survey<'a> {
             .collect();
         let newest = self.timeline.epochs().iter().rev().find_map(|view| {
             let head = &view.points.last()?.head;
-            let BaseRef { generation, number, link } = head.base;
+            let BaseRef {
+                generation,
+                number,
+                link,
+            } = head.base;
             let here = view.bases.iter().any(|base| base.link == link);
             let key = keys::base(&head.source, head.epoch, generation, number);
             (!here).then(|| format!("{key}, which the newest recovery point names, is not there"))

@@ -164,7 +164,11 @@ async fn read_source(history: &SourceHistory) -> tidemark_ledger::Result<SourceF
     let caught_up = history.caught_up();
     let from = earliest(history).await?;
     // Log without a base to apply it to brings nothing back.
-    let safe_until = if from.is_some() { safe_until(history, &tail) } else { None };
+    let safe_until = if from.is_some() {
+        safe_until(history, &tail)
+    } else {
+        None
+    };
     Ok(SourceFacts {
         source: history.source().clone(),
         epoch: history.newest().map(|epoch| epoch.epoch),
@@ -201,10 +205,17 @@ async fn read_source(history: &SourceHistory) -> tidemark_ledger::Result<SourceF
 /// Up to which instant everything would come back.
 fn safe_until(history: &SourceHistory, tail: &[LogEntry]) -> Option<Timestamp> {
     let reached = reached(history, tail);
-    let heads = || reached.iter().filter_map(|entry| entry.state.object()).map(|object| &object.head);
+    let heads = || {
+        reached
+            .iter()
+            .filter_map(|entry| entry.state.object())
+            .map(|object| &object.head)
+    };
     let said = heads().rev().find(|head| head.restorable).and_then(said_by);
     // A beat counts as far as the log object it names is here, and can be reached.
-    let beat = history.caught_up().filter(|beat| beat.here && reached.len() == tail.len());
+    let beat = history
+        .caught_up()
+        .filter(|beat| beat.here && reached.len() == tail.len());
     let point = history.newest_point().map(|point| point.head.committed);
     said.max(point).max(beat.and_then(|beat| beat.at))
 }
@@ -212,15 +223,23 @@ fn safe_until(history: &SourceHistory, tail: &[LogEntry]) -> Option<Timestamp> {
 /// What of the tail some base here can be brought to: after a gap, or where another life of the
 /// database or another epoch begins, nothing before a base of its own is complete.
 fn reached<'a>(history: &SourceHistory, tail: &'a [LogEntry]) -> &'a [LogEntry] {
-    let Some(newest) = history.newest().filter(|epoch| !epoch.bases.is_empty()) else { return &[] };
+    let Some(newest) = history.newest().filter(|epoch| !epoch.bases.is_empty()) else {
+        return &[];
+    };
     let mut life = newest.points.last().map(|point| point.head.incarnation);
     let mut end = tail.len();
     for (at, object) in tail.iter().map(|entry| entry.state.object()).enumerate() {
-        let Some(head) = object.map(|object| &object.head) else { continue };
+        let Some(head) = object.map(|object| &object.head) else {
+            continue;
+        };
         let breaks = head.gap.is_some() || life.is_some_and(|life| life != head.incarnation);
         if breaks {
             let mends = |base: &Verified<BaseHead>| base.head.start >= head.seq;
-            end = if newest.bases.iter().any(mends) { tail.len() } else { end.min(at) };
+            end = if newest.bases.iter().any(mends) {
+                tail.len()
+            } else {
+                end.min(at)
+            };
         }
         life = Some(head.incarnation);
     }
