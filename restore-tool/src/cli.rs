@@ -18,8 +18,9 @@ use tidemark_format::{KeyId, SourceName};
     arg_required_else_help = true
 )]
 #[command(
-    after_help = "Exit codes: 0 ok, 1 failed, 2 usage, 3 with exceptions, 10 no repository, 11 fenced, \
-    12 key, 13 integrity,\n14 not recoverable to there, 15 space, 16 region, 17 policy, 18 drill, 78 config.\n\
+    after_help = "Exit codes: 0 ok, 1 failed, 2 usage, 3 with exceptions, 10 no repository,\n\
+    11 fenced, 12 key, 13 integrity, 14 not recoverable to there, 15 space, 16 region,\n\
+    17 policy, 18 drill, 78 config.\n\
     `tidemark-restore explain CODE` says what each means and what to do."
 )]
 pub struct Cli {

@@ -76,11 +76,16 @@ pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
         })
 }
 
+/// Threads for file work: tokio's own bound is 512, and a hundred sources that fsync at once take
+/// them all.
+const FILE_THREADS_MAX: usize = 16;
+
 /// A runtime for the daemon's own work. It waits for the network and the disk; what costs time on a
 /// core runs on pools of its own, so two threads are enough.
 pub(super) fn service_runtime() -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
+        .max_blocking_threads(FILE_THREADS_MAX)
         .enable_all()
         .build()
         .map_err(|source| Failure::Folder {
