@@ -56,10 +56,13 @@ fn application_checkpoints_of_every_kind_lose_nothing() {
     for seq in points.iter().step_by(points.len() / 4) {
         committed(&lab.restore(&rig, *seq)).unwrap();
     }
-    for writer in writers {
-        let summary = writer.wait().unwrap();
-        assert!(summary.transactions > 0, "{summary:?}");
-    }
+    // SQLite's waiting is not fair: on a busy machine one of the four may get no turn at all.
+    let summaries: Vec<_> = writers
+        .into_iter()
+        .map(|writer| writer.wait().unwrap())
+        .collect();
+    let transactions: u64 = summaries.iter().map(|summary| summary.transactions).sum();
+    assert!(transactions > 20, "{summaries:?}");
     assert!(rig.poll().catching_up.is_none());
     lab.assert_restores_byte_equal(rig);
 }
