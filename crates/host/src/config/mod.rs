@@ -3,7 +3,7 @@
 //! What the user wrote (`raw`: unknown keys refused, every value with its place in the file) becomes
 //! [`AgentConfig`] or [`RestoreConfig`] in one pass that reports every problem at once, each with
 //! line, caret and what to write instead. Defaults stand in one table ([`keys`]), from which
-//! [`write`] also renders the file that `init` leaves behind.
+//! [`mod@write`] also renders the file that `init` leaves behind.
 //!
 //! Host knows no planner: whether a schedule can be read is asked through [`Surroundings`].
 
