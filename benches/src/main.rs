@@ -1,6 +1,8 @@
-//! One row of the results: measures it, prints measured, goal, MET or MISSED, and keeps the answer in
+//! Rows of the results: measures them, prints measured, goal, MET or MISSED, and keeps each answer in
 //! `benches/RESULTS.md`. `benches/run` calls it; `tidemark-bench load …` is the application that the
 //! rows put beside the agent, a process of its own so that its CPU time is not the agent's.
+//!
+//! **Failure.** A row that can't be measured is told and counts as missed; the others go on.
 #![expect(clippy::print_stdout, reason = "a bench talks to whoever started it")]
 #![expect(clippy::disallowed_methods, reason = "a bench measures real time")]
 
@@ -16,8 +18,9 @@ mod subject;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 /// Pairs of alternating runs, of which the median counts.
 const PAIRS: usize = 5;
@@ -25,6 +28,8 @@ const PAIRS: usize = 5;
 /// What every row gets.
 #[derive(Debug)]
 struct Setting {
+    /// Where databases are made once for all rows.
+    data: PathBuf,
     /// Where `tidemark-agent` and `tidemark-restore` are.
     programs: PathBuf,
     /// Pairs of runs.
@@ -32,34 +37,64 @@ struct Setting {
 }
 
 fn main() -> Result<ExitCode> {
-    let mut arguments = std::env::args().skip(1);
-    let name = arguments
-        .next()
-        .context("usage: tidemark-bench NAME --programs DIR [--pairs N]")?;
-    if name == "load" {
+    let mut arguments = std::env::args().skip(1).peekable();
+    if arguments.next_if(|name| name == "load").is_some() {
         load::application(&arguments.collect::<Vec<_>>())?;
         return Ok(ExitCode::SUCCESS);
     }
+    let data = tempfile::Builder::new()
+        .prefix("tidemark-bench-data-")
+        .tempdir()?;
+    let mut names = Vec::new();
     let mut setting = Setting {
+        data: data.path().to_owned(),
         programs: PathBuf::from("target/release"),
         pairs: PAIRS,
     };
-    while let Some(option) = arguments.next() {
-        let value = arguments
-            .next()
-            .with_context(|| format!("{option} needs a value"))?;
-        match option.as_str() {
-            "--programs" => setting.programs = std::path::absolute(value)?,
-            "--pairs" => setting.pairs = value.parse().context("--pairs takes a number")?,
-            _ => bail!("unknown option {option}"),
+    while let Some(word) = arguments.next() {
+        let mut value = || {
+            let value = arguments.next();
+            value.with_context(|| format!("{word} needs a value"))
+        };
+        match word.as_str() {
+            "--programs" => setting.programs = std::path::absolute(value()?)?,
+            "--pairs" => setting.pairs = value()?.parse().context("--pairs takes a number")?,
+            name if rows::NAMES.contains(&name) => names.push(word),
+            _ => bail!(
+                "no row and no option is called {word}; rows: {}",
+                rows::NAMES.join(" ")
+            ),
         }
     }
-    let row = rows::measure(&name, &setting)?;
-    println!("{row}");
-    row.keep()?;
-    Ok(if row.is_met() {
+    ensure!(setting.pairs > 0, "--pairs takes a number above 0");
+    ensure!(
+        !names.is_empty(),
+        "usage: tidemark-bench NAME… --programs DIR [--pairs N]"
+    );
+    let mut missed = 0;
+    for name in &names {
+        if !measured_and_met(name, &setting)? {
+            missed += 1;
+        }
+    }
+    Ok(if missed == 0 {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Measures a row, tells and keeps its answer.
+fn measured_and_met(name: &str, setting: &Setting) -> Result<bool> {
+    let started = Instant::now();
+    let row = match rows::measure(name, setting) {
+        Ok(row) => row,
+        Err(error) => {
+            println!("{name}: not measured: {error:#}\n");
+            return Ok(false);
+        }
+    };
+    println!("{row}  took {:.0} s\n", started.elapsed().as_secs_f64());
+    row.keep()?;
+    Ok(row.is_met())
 }

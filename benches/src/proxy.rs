@@ -6,10 +6,11 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 /// As much of a body's beginning as is kept: the signed head of a small object.
 const START_KEPT: usize = 4096;
@@ -23,6 +24,8 @@ pub(crate) struct Seen {
     pub(crate) method: String,
     /// Path and query.
     pub(crate) path: String,
+    /// Bytes of its body.
+    pub(crate) bytes: u64,
     /// The beginning of its body.
     pub(crate) start: Vec<u8>,
     /// When the answer began, nanoseconds since 1970; and on the monotonic clock.
@@ -50,6 +53,7 @@ impl Seen {
 pub(crate) struct Proxy {
     port: u16,
     seen: Arc<Mutex<Vec<Seen>>>,
+    cut: Arc<AtomicBool>,
 }
 
 impl Proxy {
@@ -58,15 +62,26 @@ impl Proxy {
         let listener = TcpListener::bind(("127.0.0.1", 0))?;
         let port = listener.local_addr()?.port();
         let seen = Arc::new(Mutex::new(Vec::new()));
-        let log = Arc::clone(&seen);
+        let cut = Arc::new(AtomicBool::new(false));
+        let (log, is_cut) = (Arc::clone(&seen), Arc::clone(&cut));
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
-                let log = Arc::clone(&log);
+                let (log, is_cut) = (Arc::clone(&log), Arc::clone(&is_cut));
                 // A connection that cannot be passed on is closed: the client says what it thinks.
-                std::thread::spawn(move || drop(pass(client, server, &log)));
+                std::thread::spawn(move || drop(pass(client, server, &log, &is_cut)));
             }
         });
-        Ok(Self { port, seen })
+        Ok(Self { port, seen, cut })
+    }
+
+    /// Passes nothing on any more, and closes every connection as soon as something comes.
+    pub(crate) fn cut(&self) {
+        self.cut.store(true, Ordering::Release);
+    }
+
+    /// A name that no other proxy of this machine has now.
+    pub(crate) fn name(&self) -> String {
+        format!("port{}", self.port)
     }
 
     pub(crate) fn endpoint(&self) -> String {
@@ -82,23 +97,30 @@ impl Proxy {
     }
 }
 
-fn pass(client: TcpStream, server: u16, log: &Arc<Mutex<Vec<Seen>>>) -> Result<()> {
+fn pass(
+    client: TcpStream,
+    server: u16,
+    log: &Arc<Mutex<Vec<Seen>>>,
+    cut: &Arc<AtomicBool>,
+) -> Result<()> {
+    ensure!(!cut.load(Ordering::Acquire), "cut off");
     let server = TcpStream::connect(("127.0.0.1", server))?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
     let open = Arc::new(Mutex::new(None));
     let (answers, requests) = (Arc::clone(&open), Requests::new(open));
     let (from, to) = (client.try_clone()?, server.try_clone()?);
-    let upwards = std::thread::spawn(move || upwards(from, to, requests));
+    let is_cut = Arc::clone(cut);
+    let upwards = std::thread::spawn(move || upwards(from, to, requests, &is_cut));
     downwards(server, client, &answers, log);
     drop(upwards.join());
     Ok(())
 }
 
-fn upwards(mut from: TcpStream, mut to: TcpStream, mut requests: Requests) {
+fn upwards(mut from: TcpStream, mut to: TcpStream, mut requests: Requests, cut: &AtomicBool) {
     let mut buffer = vec![0; 256 << 10];
     while let Ok(read @ 1..) = from.read(&mut buffer) {
-        let Some(bytes) = buffer.get(..read) else {
+        let Some(bytes) = buffer.get(..read).filter(|_| !cut.load(Ordering::Acquire)) else {
             break;
         };
         requests.feed(bytes);
@@ -244,6 +266,7 @@ impl Requests {
 
     fn keep(&self, body: &[u8]) {
         if let Some(seen) = &mut *self.open.lock().unwrap_or_else(PoisonError::into_inner) {
+            seen.bytes = seen.bytes.saturating_add(body.len() as u64);
             let room = START_KEPT.saturating_sub(seen.start.len()).min(body.len());
             seen.start
                 .extend_from_slice(body.get(..room).unwrap_or_default());
@@ -282,6 +305,7 @@ fn begin(head: &[u8]) -> (Seen, Place) {
     let seen = Seen {
         method,
         path,
+        bytes: 0,
         start,
         answered_at: 0,
         answered: Instant::now(),

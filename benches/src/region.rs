@@ -1,7 +1,6 @@
 //! Where copies go: a folder, or a bucket behind the witness.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -11,7 +10,7 @@ use crate::process::Running;
 use crate::proxy::{Proxy, Seen};
 
 /// The longest that anything measured here may take.
-const WAIT_MAX: Duration = Duration::from_secs(300);
+pub(crate) const WAIT_MAX: Duration = Duration::from_secs(300);
 const POLL: Duration = Duration::from_millis(20);
 const BUCKET: &str = "bench";
 
@@ -29,6 +28,15 @@ impl Provider {
         server.create_bucket(BUCKET)?;
         let proxy = Proxy::start(server.http_port())?;
         Ok(Self { server, proxy })
+    }
+
+    /// A region in it with a way of its own, so that it can be cut off alone.
+    pub(crate) fn region_apart(&self, prefix: &str) -> Result<Region> {
+        Ok(Region::Bucket {
+            prefix: prefix.to_owned(),
+            proxy: Proxy::start(self.server.http_port())?,
+            credential: self.server.admin().clone(),
+        })
     }
 
     /// A region in it, below `prefix`.
@@ -63,9 +71,9 @@ impl Region {
         match self {
             Self::Folder(path) => format!("dir:{}", path.display()),
             Self::Bucket { prefix, proxy, .. } => {
-                let endpoint = proxy.endpoint();
+                let (endpoint, profile) = (proxy.endpoint(), proxy.name());
                 format!(
-                    "s3://{BUCKET}/{prefix}?endpoint={endpoint}&region=us-east-1&path_style=1&insecure=1"
+                    "s3://{BUCKET}/{prefix}?endpoint={endpoint}&region=us-east-1&path_style=1&insecure=1&profile={profile}"
                 )
             }
         }
@@ -94,12 +102,28 @@ impl Region {
         }
     }
 
-    /// Gives a command this region's credential.
-    pub(crate) fn authorise(&self, command: &mut Command) {
-        if let Self::Bucket { credential, .. } = self {
-            command.env("AWS_ACCESS_KEY_ID", &credential.access_key);
-            command.env("AWS_SECRET_ACCESS_KEY", &credential.secret_key);
+    /// The section with this region's credential for a file of AWS profiles; none for a folder.
+    pub(crate) fn profile(&self) -> String {
+        match self {
+            Self::Folder(_) => String::new(),
+            Self::Bucket {
+                proxy, credential, ..
+            } => format!(
+                "[{}]\naws_access_key_id = {}\naws_secret_access_key = {}\n",
+                proxy.name(),
+                credential.access_key,
+                credential.secret_key
+            ),
         }
+    }
+
+    /// From now on nothing reaches it: connections are closed at once.
+    pub(crate) fn cut_off(&self) -> Result<()> {
+        let Self::Bucket { proxy, .. } = self else {
+            anyhow::bail!("a folder can't be cut off, use a bucket");
+        };
+        proxy.cut();
+        Ok(())
     }
 
     /// The requests that were made to it; none for a folder.
@@ -114,6 +138,12 @@ impl Region {
                     .collect()
             }
         }
+    }
+
+    /// Bytes that were put into it so far.
+    pub(crate) fn created_bytes(&self) -> u64 {
+        let puts = self.requests().into_iter().filter(|s| s.method == "PUT");
+        puts.map(|s| s.bytes).sum()
     }
 
     /// When the first object with `part` in its name was durable here, if it is.
@@ -148,6 +178,15 @@ impl Region {
             );
             std::thread::sleep(POLL);
         }
+    }
+
+    /// How many sources have a recovery point in a folder.
+    pub(crate) fn protected(&self) -> Result<usize> {
+        let Self::Folder(path) = self else {
+            anyhow::bail!("a bucket's contents are not counted, use a folder");
+        };
+        let points = path.join("meta/point");
+        Ok(std::fs::read_dir(points).map_or(0, Iterator::count))
     }
 
     /// Objects and bytes that a folder holds.

@@ -62,10 +62,16 @@ impl Measure {
         }
     }
 
-    /// A quantity of which not one run may exceed `goal`.
+    /// A quantity of which not one run may exceed `goal`: the worst counts.
     pub(crate) fn never_above(what: &str, runs: &Runs, goal: f64, unit: &'static str) -> Self {
+        let median = with_unit(runs.median(), unit);
+        let detail = format!(
+            "runs {}, median {median}; the worst counts",
+            runs.spread(unit)
+        );
         Self {
             measured: runs.worst(),
+            detail,
             ..Self::at_most(what, runs, goal, unit)
         }
     }
@@ -109,6 +115,8 @@ impl Measure {
 pub(crate) struct Row {
     /// The name that `benches/run` takes.
     pub(crate) name: &'static str,
+    /// Pairs of runs that it rests on.
+    pub(crate) pairs: usize,
     /// What was done, for whoever reads the numbers.
     pub(crate) setting: String,
     /// Its quantities.
@@ -142,6 +150,14 @@ impl Row {
         format!("{opening}\n\n## {}\n", kept.join("\n\n## "))
     }
 
+    /// What the numbers rest on.
+    fn basis(&self) -> String {
+        match self.pairs {
+            1 => "One run of each side.".to_owned(),
+            pairs => format!("Medians of {pairs} alternating runs of each side."),
+        }
+    }
+
     fn section(&self) -> String {
         let mut lines = vec![self.name.to_owned(), String::new(), self.setting.clone()];
         lines.push(String::new());
@@ -157,7 +173,7 @@ impl Row {
             )
         }));
         lines.push(String::new());
-        lines.push(machine());
+        lines.push(format!("{} {}", self.basis(), machine()));
         lines.join("\n")
     }
 }
@@ -235,6 +251,7 @@ mod tests {
     fn nothing_measured_is_missed() {
         let row = Row {
             name: "loss",
+            pairs: 5,
             setting: String::new(),
             measures: vec![],
         };
@@ -247,6 +264,7 @@ mod tests {
         let measure = |value| Measure::at_most("x", &runs(&[value]), 1.0, "s");
         let row = |name, value| Row {
             name,
+            pairs: 5,
             setting: "s".to_owned(),
             measures: vec![measure(value)],
         };

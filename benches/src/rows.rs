@@ -13,8 +13,9 @@ mod restore;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 
+use crate::load::Commit;
 use crate::report::Row;
 use crate::{Setting, data};
 
@@ -36,6 +37,8 @@ pub(crate) const NAMES: &[&str] = &[
 const SMALL: u64 = 86 << 20;
 /// The size of a large one.
 const LARGE: u64 = 1 << 30;
+/// The part of its transactions that an application must have made for its run to count.
+const KEPT_UP: f64 = 0.95;
 /// What is set so that both sides do the same: Litestream ships every second, at a comparable level
 /// of compression. Encryption is always on.
 const LIKE_THE_PEER: &[(&str, &str)] = &[("ship_every", "\"1s\""), ("compression", "3")];
@@ -57,16 +60,18 @@ pub(crate) fn measure(name: &str, setting: &Setting) -> Result<Row> {
     }
 }
 
-/// Databases of one row: made once, copied for each run.
+/// Databases, made once for all rows and copied for each run, and the folder that a row happens in.
 #[derive(Debug)]
 struct Originals {
+    data: PathBuf,
     folder: tempfile::TempDir,
 }
 
 impl Originals {
     /// Makes the folder that everything of a row happens in.
-    fn new() -> Result<Self> {
+    fn new(setting: &Setting) -> Result<Self> {
         Ok(Self {
+            data: setting.data.clone(),
             folder: tempfile::Builder::new()
                 .prefix("tidemark-bench-")
                 .tempdir()?,
@@ -77,9 +82,10 @@ impl Originals {
         self.folder.path()
     }
 
-    /// A fresh folder for one run, with a copy of the database of this size in it.
+    /// A fresh folder for one run, with a copy of the database of this size in it, on the disk: what
+    /// is measured doesn't share the disk with what was prepared.
     fn run(&self, name: &str, bytes: u64, page_size: u32) -> Result<Run> {
-        let original = self.path().join(format!("{bytes}-{page_size}.db"));
+        let original = self.data.join(format!("{bytes}-{page_size}.db"));
         if !original.exists() {
             data::make(&original, bytes, page_size)?;
         }
@@ -87,8 +93,20 @@ impl Originals {
         std::fs::create_dir_all(&home)?;
         let database = home.join("app.db");
         std::fs::copy(&original, &database)?;
+        std::fs::File::open(&database)?.sync_all()?;
         Ok(Run { home, database })
     }
+}
+
+/// Fails if the application did not keep its rate: what was measured then is another load.
+fn must_have_kept_up(commits: &[Commit], rate: u32, seconds: f64) -> Result<()> {
+    let wanted = f64::from(rate) * seconds;
+    ensure!(
+        commits.len() as f64 >= KEPT_UP * wanted,
+        "the application made {} transactions where {wanted:.0} were wanted: is the machine busy?",
+        commits.len()
+    );
+    Ok(())
 }
 
 /// One run's folder; removed with everything in it when the run is over.

@@ -36,6 +36,9 @@ impl Tidemark {
             home: home.to_owned(),
             regions: regions.into(),
         };
+        // Each provider has credentials of its own.
+        let profiles: String = regions.iter().map(Region::profile).collect();
+        std::fs::write(subject.credentials(), profiles)?;
         let mut init = subject.command("tidemark-agent");
         init.arg("init")
             .arg("--sqlite")
@@ -109,10 +112,12 @@ impl Tidemark {
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(self.programs.join(program));
         command.current_dir(&self.home);
-        for region in &self.regions {
-            region.authorise(&mut command);
-        }
+        command.env("AWS_SHARED_CREDENTIALS_FILE", self.credentials());
         command
+    }
+
+    fn credentials(&self) -> PathBuf {
+        self.home.join("credentials")
     }
 
     fn config(&self) -> PathBuf {

@@ -10,7 +10,7 @@ use crate::peer::Litestream;
 use crate::process::Running;
 use crate::region::Region;
 use crate::report::{Measure, Row, Runs};
-use crate::rows::{LIKE_THE_PEER, Originals, Run, SMALL};
+use crate::rows::{LIKE_THE_PEER, Originals, Run, SMALL, must_have_kept_up};
 use crate::subject::Tidemark;
 
 const RATE: u32 = 100;
@@ -21,7 +21,7 @@ const DRAIN: Duration = Duration::from_secs(2);
 const MIB: f64 = 1_048_576.0;
 
 pub(super) fn measure(setting: &Setting) -> Result<Row> {
-    let originals = Originals::new()?;
+    let originals = Originals::new(setting)?;
     let (mut ours, mut peers) = (Runs::default(), Runs::default());
     for number in 0..setting.pairs {
         let run = originals.run(&format!("ours-{number}"), SMALL, 4096)?;
@@ -38,6 +38,7 @@ pub(super) fn measure(setting: &Setting) -> Result<Row> {
     }
     Ok(Row {
         name: "bytes",
+        pairs: setting.pairs,
         setting: format!(
             "What the region (a folder) holds after {SECONDS} s at {RATE} transactions a second, \
              appending and updating, on an 86 MiB database; compression 3, encrypted."
@@ -52,7 +53,8 @@ pub(super) fn measure(setting: &Setting) -> Result<Row> {
 }
 
 fn held_after(run: &Run, agent: Running, region: &Region) -> Result<f64> {
-    Load::start(&run.database, Kind::Mixed, RATE, SECONDS)?.finish()?;
+    let commits = Load::start(&run.database, Kind::Mixed, RATE, SECONDS)?.finish()?;
+    must_have_kept_up(&commits, RATE, SECONDS)?;
     std::thread::sleep(DRAIN);
     agent.stop()?;
     Ok(region.held()?.1 as f64 / MIB)

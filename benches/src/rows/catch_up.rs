@@ -2,14 +2,14 @@
 //! checkpointed, so that no WAL tells of it.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use rusqlite::params;
 
 use crate::Setting;
 use crate::data::{self, Payload, Random};
-use crate::region::Region;
+use crate::region::{Region, WAIT_MAX};
 use crate::report::{Measure, Row, Runs};
 use crate::rows::Originals;
 use crate::subject::Tidemark;
@@ -21,7 +21,7 @@ const GOAL_PERCENT: f64 = 3.0;
 const QUIET: Duration = Duration::from_secs(5);
 
 pub(super) fn measure(setting: &Setting) -> Result<Row> {
-    let originals = Originals::new()?;
+    let originals = Originals::new(setting)?;
     let mut shipped = Runs::default();
     for number in 0..setting.pairs {
         let run = originals.run(&format!("run-{number}"), BYTES, 4096)?;
@@ -36,7 +36,9 @@ pub(super) fn measure(setting: &Setting) -> Result<Row> {
         let size = change(&run.database)?;
         let agent = subject.start()?;
         // Its first objects, then silence.
+        let started = Instant::now();
         while region.held()?.1 == before {
+            ensure!(started.elapsed() < WAIT_MAX, "nothing was shipped");
             std::thread::sleep(Duration::from_millis(50));
         }
         quiet(&region)?;
@@ -46,13 +48,14 @@ pub(super) fn measure(setting: &Setting) -> Result<Row> {
 
         let target = run.home.join("back.db");
         subject.restore(&region, &target)?;
-        anyhow::ensure!(
+        ensure!(
             changed(&target)? == changed(&run.database)?,
             "the changes came back"
         );
     }
     Ok(Row {
         name: "catch-up",
+        pairs: setting.pairs,
         setting: "A 256 MiB database; the agent stopped, 1 % of its pages changed and \
                   checkpointed, the agent started: bytes that the region gained."
             .to_owned(),

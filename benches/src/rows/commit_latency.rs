@@ -7,7 +7,7 @@ use crate::Setting;
 use crate::load::{Commit, Kind, Load};
 use crate::region::Region;
 use crate::report::{Measure, Row, Runs, percentile};
-use crate::rows::{Originals, Run, SMALL};
+use crate::rows::{Originals, Run, SMALL, must_have_kept_up};
 use crate::subject::Tidemark;
 
 const RATE: u32 = 200;
@@ -16,7 +16,7 @@ const ADDED_P99_MS: f64 = 1.0;
 const HELD_MS: f64 = 50.0;
 
 pub(super) fn measure(setting: &Setting) -> Result<Row> {
-    let originals = Originals::new()?;
+    let originals = Originals::new(setting)?;
     let (mut added, mut held) = (Runs::default(), Runs::default());
     let (mut alone_p99, mut alone_longest) = (Runs::default(), Runs::default());
     for number in 0..setting.pairs {
@@ -44,6 +44,7 @@ pub(super) fn measure(setting: &Setting) -> Result<Row> {
     }
     Ok(Row {
         name: "commit-latency",
+        pairs: setting.pairs,
         setting: format!(
             "The application's commits at {RATE} a second for {SECONDS} s, while another of its \
              processes runs PASSIVE, FULL, RESTART and TRUNCATE checkpoints in turn, four a second; \
@@ -63,6 +64,7 @@ fn latencies(run: &Run) -> Result<Vec<f64>> {
     let checkpoints = Load::start(&run.database, Kind::Checkpoint, 1, SECONDS)?;
     let commits = Load::start(&run.database, Kind::Mixed, RATE, SECONDS)?.finish()?;
     checkpoints.finish()?;
+    must_have_kept_up(&commits, RATE, SECONDS)?;
     let milliseconds = |commit: &Commit| commit.took as f64 / 1e6;
     let mut all: Vec<f64> = commits.iter().map(milliseconds).collect();
     all.sort_by(f64::total_cmp);

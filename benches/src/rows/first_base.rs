@@ -1,6 +1,6 @@
 //! From the agent's start until a large database can be restored from S3 for the first time.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::Setting;
 use crate::peer::Litestream;
@@ -20,7 +20,7 @@ struct Cost {
 }
 
 pub(super) fn measure(setting: &Setting) -> Result<Row> {
-    let originals = Originals::new()?;
+    let originals = Originals::new(setting)?;
     let (mut ours, mut peers) = (Cost::default(), Cost::default());
     for number in 0..setting.pairs {
         // A server of its own for each run: deleted space is not given back at once.
@@ -49,12 +49,19 @@ pub(super) fn measure(setting: &Setting) -> Result<Row> {
         peers
             .time
             .push(restorable.duration_since(started).as_secs_f64());
+        // A part of the image would be no base.
+        let held = region.created_bytes();
+        ensure!(
+            held >= LARGE / 4,
+            "Litestream's first file came with {held} bytes in the region"
+        );
         process.kill()?;
     }
     let time = Measure::ratio("time", (&ours.time, &peers.time), GOAL_TIME, "s");
     let cpu = Measure::ratio("CPU of the client", (&ours.cpu, &peers.cpu), GOAL_CPU, "s");
     Ok(Row {
         name: "first-base",
+        pairs: setting.pairs,
         setting: "A 1 GiB database, from the start until S3 holds what a restore needs (Tidemark: \
                   the first recovery point; Litestream: its first file); compression 3, encrypted."
             .to_owned(),

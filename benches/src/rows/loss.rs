@@ -21,7 +21,7 @@ const SECONDS: f64 = 60.0;
 const GOAL_SECONDS: f64 = 1.2;
 
 pub(super) fn measure(setting: &Setting) -> Result<Row> {
-    let originals = Originals::new()?;
+    let originals = Originals::new(setting)?;
     let provider = Provider::start()?;
     let mut random = Random::new(11);
     let (mut ours, mut peers) = (Runs::default(), Runs::default());
@@ -49,6 +49,7 @@ pub(super) fn measure(setting: &Setting) -> Result<Row> {
     }
     Ok(Row {
         name: "loss",
+        pairs: setting.pairs,
         setting: format!(
             "Agent and application killed at once at {RATE} transactions a second, \
              `ship_every = \"1s\"`, S3: from the last commit that came back to the kill. Litestream \

@@ -18,7 +18,7 @@ const GOAL: f64 = 0.5;
 const SETTLE: Duration = Duration::from_secs(20);
 
 pub(super) fn measure(setting: &Setting) -> Result<Row> {
-    let originals = Originals::new()?;
+    let originals = Originals::new(setting)?;
     let mut measures = Vec::new();
     for (word, is_bucket) in [("S3", true), ("a folder", false)] {
         let provider = Provider::start()?;
@@ -58,6 +58,7 @@ pub(super) fn measure(setting: &Setting) -> Result<Row> {
     }
     Ok(Row {
         name: "restore",
+        pairs: setting.pairs,
         setting:
             "A 1 GiB database to its latest state; Tidemark verifies every hash and decrypts, \
                   Litestream runs with its defaults."
