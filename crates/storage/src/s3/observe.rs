@@ -58,6 +58,14 @@ pub(super) struct Interceptor(Arc<Observer>);
 #[error("the server said 200 and sent an error: {0}")]
 struct ErrorInside(String);
 
+/// How a web page is called in a chain of causes.
+pub(super) const WEB_PAGE: &str = "a web page instead of an answer";
+
+/// Something that isn't an object store answered: a login page of a network, a console, a proxy.
+#[derive(Debug, thiserror::Error)]
+#[error("{WEB_PAGE} came: {0}")]
+struct WebPage(String);
+
 impl Intercept for Interceptor {
     fn name(&self) -> &'static str {
         "tidemark-observer"
@@ -75,12 +83,23 @@ impl Intercept for Interceptor {
         }
         // Bodies of objects are streams and not here; these are answers to puts, deletes and lists.
         let body = response.body().bytes().unwrap_or_default();
+        let shown = || String::from_utf8_lossy(body).chars().take(300).collect();
         if response.status().is_success() && is_error_document(body) {
-            let shown = String::from_utf8_lossy(body).chars().take(300).collect();
-            return Err(Box::new(ErrorInside(shown)));
+            return Err(Box::new(ErrorInside(shown())));
+        }
+        if response.status().is_success() && is_web_page(body) {
+            return Err(Box::new(WebPage(shown())));
         }
         Ok(())
     }
+}
+
+/// Whether `body` is a web page: nothing of ours begins like one.
+pub(super) fn is_web_page(body: &[u8]) -> bool {
+    let start = body.get(..body.len().min(256)).unwrap_or_default();
+    let text = String::from_utf8_lossy(start).to_ascii_lowercase();
+    let text = text.trim_start_matches('\u{feff}').trim_start();
+    text.starts_with("<!doctype html") || text.starts_with("<html")
 }
 
 /// Whether `body` is S3's XML for an error instead of what was asked for.
@@ -118,6 +137,15 @@ mod tests {
             b"<?xml version=\"1.0\"?><ListBucketResult><Error>"
         ));
         assert!(!is_error_document(b"TIDEMARK\x01"));
+    }
+
+    #[test]
+    fn a_web_page_is_told_from_other_bodies() {
+        assert!(is_web_page(b"<!DOCTYPE html><title>Log in</title>"));
+        assert!(is_web_page(b"\n <HTML><body>"));
+        assert!(!is_web_page(b""));
+        assert!(!is_web_page(b"<?xml version=\"1.0\"?><ListBucketResult>"));
+        assert!(!is_web_page(b"TIDEMARK\x01"));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use bytes::{Bytes, BytesMut};
 use tidemark_format::{Key, PutId};
 
-use super::observe::is_error_document;
+use super::observe::{is_error_document, is_web_page};
 use super::{Inner, S3Store, Versioning, errors, timestamp};
 use crate::{
     Error, ErrorKind, ListEntry, ListPage, OBJECT_BYTES_MAX, ObjectInfo, Op, ReadMode, ReadStore,
@@ -24,6 +24,31 @@ pub(super) const PUT_ID: &str = "put-id";
 
 /// Bytes in front of a body that can be an error document.
 const ERROR_DOCUMENT_BYTES_MAX: usize = 16 << 10;
+
+/// A listing that is cut and doesn't say where it goes on.
+const NO_ONWARD: &str = "it said that its listing goes on, and not where";
+
+/// How a listing goes on after a page.
+enum Onward {
+    /// There is no more.
+    End,
+    /// With this token.
+    Token(String),
+    /// There is more, and the server doesn't say how to have it.
+    Unsaid,
+}
+
+/// Whether a content coding means other bytes than those stored.
+fn is_changed(coding: &str) -> bool {
+    !matches!(coding.trim(), "" | "identity" | "aws-chunked")
+}
+
+/// The bytes of `range` out of a whole object; `None` when it starts past the end.
+fn cut_out(whole: &Bytes, range: &Range<u64>) -> Option<Bytes> {
+    let start = usize::try_from(range.start).unwrap_or(usize::MAX);
+    let end = usize::try_from(range.end).unwrap_or(usize::MAX);
+    (start < whole.len()).then(|| whole.slice(start..end.min(whole.len())))
+}
 
 impl Inner {
     /// One GET; `None` when the range starts past the object's end.
@@ -59,20 +84,41 @@ impl Inner {
         };
         self.saw_version(output.version_id());
         let size = self.checked_size(key, &output)?;
-        self.attempt(
-            Op::Get,
-            key.as_str(),
-            size,
-            Box::pin(self.body(key, size, output)),
-        )
-        .await
-        .map(Some)
+        let partial = output.content_range().is_some();
+        let bytes = self
+            .attempt(
+                Op::Get,
+                key.as_str(),
+                size,
+                Box::pin(self.body(key, size, output)),
+            )
+            .await?;
+        // A server, or a proxy before it, may send the whole object whatever range was asked for.
+        Ok(match range {
+            Some(range) if !partial => cut_out(&bytes, range),
+            _ => Some(bytes),
+        })
     }
 
     fn checked_size(&self, key: &Key, output: &GetObjectOutput) -> Result<u64> {
         let size = output
             .content_length()
             .and_then(|size| u64::try_from(size).ok());
+        if let Some(coding) = output
+            .content_encoding()
+            .filter(|coding| is_changed(coding))
+        {
+            return Err(Error::unreachable(
+                &self.place,
+                Op::Get,
+                key.as_str(),
+                format!(
+                    "the object came as {coding}: a proxy in between changes what is stored; \
+                     let it pass these requests unchanged"
+                ),
+                None,
+            ));
+        }
         match size {
             Some(size) if size <= OBJECT_BYTES_MAX => Ok(size),
             Some(size) => Err(Error::Corrupt {
@@ -106,6 +152,13 @@ impl Inner {
         }
         if bytes.len() != size {
             return Err(cut("fewer bytes came than were announced", None));
+        }
+        if is_web_page(&bytes) {
+            return Err(cut(
+                "it answered with a web page: is endpoint=… the address of its S3 service, and is \
+                 no proxy or login page in between?",
+                None,
+            ));
         }
         if size <= ERROR_DOCUMENT_BYTES_MAX && is_error_document(&bytes) {
             return Err(cut(
@@ -179,14 +232,14 @@ impl Inner {
         }
     }
 
-    /// One page of a plain listing; the continuation token of the next.
+    /// One page of a plain listing, and how it goes on.
     async fn list_once(
         &self,
         prefix: &str,
         start_after: Option<&Key>,
         token: Option<String>,
         keys_max: usize,
-    ) -> Result<(Vec<ListEntry>, Option<String>)> {
+    ) -> Result<(Vec<ListEntry>, Onward)> {
         let request = self
             .client
             .list_objects_v2()
@@ -215,8 +268,17 @@ impl Inner {
             })
         });
         let entries = entries.collect();
-        let more = output.is_truncated().unwrap_or(false);
-        Ok((entries, output.next_continuation_token.filter(|_| more)))
+        let onward = match (output.is_truncated(), output.next_continuation_token) {
+            (Some(true), Some(token)) => Onward::Token(token),
+            (Some(true), None) => Onward::Unsaid,
+            (Some(false) | None, _) => Onward::End,
+        };
+        Ok((entries, onward))
+    }
+
+    /// A listing that leads nowhere must not pass for a whole one.
+    fn lost(&self, prefix: &str, why: &str) -> Error {
+        Error::unreachable(&self.place, Op::List, prefix, why, None)
     }
 
     /// A listing has no object to be missing: a 404 concerns the bucket.
@@ -243,7 +305,7 @@ impl Inner {
                 .bucket(&self.bucket)
                 .prefix(&full)
                 .delimiter("/")
-                .set_continuation_token(token);
+                .set_continuation_token(token.clone());
             let call = Box::pin(request.send());
             let output = self
                 .attempt(Op::List, prefix, 0, async {
@@ -258,10 +320,14 @@ impl Inner {
             });
             folders.extend(names);
             let more = output.is_truncated().unwrap_or(false);
-            token = output.next_continuation_token.filter(|_| more);
-            if token.is_none() {
+            if !more {
                 return Ok(folders.into_iter().collect());
             }
+            let next = output.next_continuation_token;
+            if next.is_none() || next == token {
+                return Err(self.lost(prefix, NO_ONWARD));
+            }
+            token = next;
         }
     }
 
@@ -273,17 +339,32 @@ impl Inner {
     ) -> Result<ListPage> {
         let limit = limit.max(1);
         let mut page = ListPage::default();
-        let mut token = None;
+        let mut token: Option<String> = None;
         loop {
             let wanted = limit.saturating_sub(page.entries.len());
-            let after = if token.is_none() { start_after } else { None };
-            let (entries, next) = self.list_once(prefix, after, token, wanted).await?;
+            let reached = page.entries.last().map(|entry| entry.key.clone());
+            let reached = reached.or_else(|| start_after.cloned());
+            let after = reached.as_ref().filter(|_| token.is_none());
+            let asked = token.clone();
+            let (mut entries, onward) = self.list_once(prefix, after, token, wanted).await?;
+            let empty = entries.is_empty();
+            // Some servers begin with the key after which they were asked to begin.
+            entries.retain(|entry| Some(&entry.key) > reached.as_ref());
+            if entries.is_empty() && !empty {
+                let why = "its listing begins again instead of going on: this server can't be used";
+                return Err(Error::invalid(&self.place, why, None));
+            }
             page.entries.extend(entries);
-            page.more = next.is_some();
-            if page.entries.len() >= limit || next.is_none() {
+            page.more = !matches!(onward, Onward::End);
+            if page.entries.len() >= limit || !page.more {
                 return Ok(page);
             }
-            token = next;
+            token = match onward {
+                Onward::Token(next) if !(empty && asked.as_ref() == Some(&next)) => Some(next),
+                // The last key says it as well as a token.
+                Onward::Unsaid if !empty => None,
+                _ => return Err(self.lost(prefix, NO_ONWARD)),
+            };
         }
     }
 }

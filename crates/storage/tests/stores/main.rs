@@ -1,8 +1,11 @@
 //! Every store and wrapper against one contract, and the S3 store against a real server.
 
+mod crash;
 mod faults;
 mod local;
 mod s3;
+mod strange;
+mod virtual_host;
 mod wire;
 
 use std::sync::Arc;

@@ -21,12 +21,12 @@ use tidemark_testkit::s3::{Credential, S3Server};
 
 use crate::{bytes, clock, key, put, rng};
 
-struct Opener {
+pub(crate) struct Opener {
     folder: TempDir,
 }
 
 impl Opener {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             folder: tempfile::tempdir().expect("set up"),
         }
@@ -38,7 +38,7 @@ impl Opener {
         path
     }
 
-    async fn open(&self, url: &str, credential: &Credential, mode: ReadMode) -> S3Store {
+    pub(crate) async fn open(&self, url: &str, credential: &Credential, mode: ReadMode) -> S3Store {
         self.try_open(url, credential, mode)
             .await
             .expect("the store opens")

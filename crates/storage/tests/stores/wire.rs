@@ -17,13 +17,13 @@ use tidemark_testkit::s3::Credential;
 use crate::{bytes, clock, key, put, rng};
 
 /// Answers requests from a script, in order, one per connection, and keeps their heads.
-struct Scripted {
+pub(crate) struct Scripted {
     addr: SocketAddr,
     heads: Arc<Mutex<Vec<String>>>,
 }
 
 impl Scripted {
-    fn answering(script: Vec<String>) -> Self {
+    pub(crate) fn answering(script: Vec<String>) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
         let addr = listener.local_addr().expect("an address");
         let heads: Arc<Mutex<Vec<String>>> = Arc::default();
@@ -41,7 +41,7 @@ impl Scripted {
         Self { addr, heads }
     }
 
-    async fn store(&self, mode: ReadMode) -> S3Store {
+    pub(crate) async fn store(&self, mode: ReadMode) -> S3Store {
         self.store_with(mode, "").await
     }
 
@@ -53,10 +53,7 @@ impl Scripted {
             secret_key: "s".to_owned(),
         };
         credential.write_profile(&file).expect("writable");
-        let url = format!(
-            "s3://bucket/p?endpoint=http://{}&insecure=1{options}",
-            self.addr
-        );
+        let url = format!("{}{options}", self.url());
         let Ok(RegionUrl::S3(url)) = url.parse() else {
             panic!("an S3 URL")
         };
@@ -69,7 +66,12 @@ impl Scripted {
         S3Store::open(&name, &url, &options).await.expect("opens")
     }
 
-    fn heads(&self) -> Vec<String> {
+    /// The URL of a region there.
+    pub(crate) fn url(&self) -> String {
+        format!("s3://bucket/p?endpoint=http://{}&insecure=1", self.addr)
+    }
+
+    pub(crate) fn heads(&self) -> Vec<String> {
         self.heads.lock().expect("no other panic").clone()
     }
 }
@@ -95,14 +97,14 @@ fn read_request(stream: &mut TcpStream) -> String {
     }
 }
 
-fn answer(status: &str, headers: &str, body: &str) -> String {
+pub(crate) fn answer(status: &str, headers: &str, body: &str) -> String {
     format!(
         "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n{headers}\r\n{body}",
         body.len()
     )
 }
 
-fn error(status: &str, code: &str) -> String {
+pub(crate) fn error(status: &str, code: &str) -> String {
     answer(
         status,
         "",
@@ -110,7 +112,7 @@ fn error(status: &str, code: &str) -> String {
     )
 }
 
-fn quick() -> RetryPolicy {
+pub(crate) fn quick() -> RetryPolicy {
     RetryPolicy {
         first_wait_max: Duration::from_millis(2),
         ..RetryPolicy::STANDARD
