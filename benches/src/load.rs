@@ -17,8 +17,8 @@ use crate::data::{self, Payload, Random};
 use crate::process::Running;
 
 const RECORD: usize = 24;
-/// Between two checkpoints of an application that has its own.
-const CHECKPOINT_EVERY: Duration = Duration::from_millis(250);
+/// Between two checkpoints of an application that has its own: each of the four kinds every 4 s.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 
 /// What the application does in each transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,5 +1,8 @@
 //! What the agent adds to the application's commits, while the application runs checkpoints of every
 //! kind in another process.
+//!
+//! Each run beside the agent is compared with the one just before it without: a disk that stalls for
+//! 50 ms, or an application whose own checkpoint keeps its commits waiting, is not the agent.
 
 use anyhow::Result;
 
@@ -18,7 +21,7 @@ const HELD_MS: f64 = 50.0;
 pub(super) fn measure(setting: &Setting) -> Result<Row> {
     let originals = Originals::new(setting)?;
     let (mut added, mut held) = (Runs::default(), Runs::default());
-    let (mut alone_p99, mut alone_longest) = (Runs::default(), Runs::default());
+    let (mut alone_p99, mut longest) = (Runs::default(), [Runs::default(), Runs::default()]);
     for number in 0..setting.pairs {
         let run = originals.run(&format!("alone-{number}"), SMALL, 4096)?;
         let alone = latencies(&run)?;
@@ -38,23 +41,28 @@ pub(super) fn measure(setting: &Setting) -> Result<Row> {
         agent.stop()?;
         let p99 = |all: &[f64]| percentile(all, 0.99);
         added.push(p99(&beside) - p99(&alone));
-        held.push(percentile(&beside, 1.0));
         alone_p99.push(p99(&alone));
-        alone_longest.push(percentile(&alone, 1.0));
+        let both = [&alone, &beside].map(|all| percentile(all, 1.0));
+        let [without, with] = both;
+        held.push((with - without).max(0.0));
+        for (runs, one) in longest.iter_mut().zip(both) {
+            runs.push(one);
+        }
     }
+    let [without, with] = longest.map(|runs| runs.median());
     Ok(Row {
         name: "commit-latency",
         pairs: setting.pairs,
         setting: format!(
             "The application's commits at {RATE} a second for {SECONDS} s, while another of its \
-             processes runs PASSIVE, FULL, RESTART and TRUNCATE checkpoints in turn, four a second; \
-             without the agent p99 {:.3} ms, longest {:.1} ms.",
+             processes runs PASSIVE, FULL, RESTART and TRUNCATE checkpoints in turn, one a second. \
+             Without the agent p99 {:.3} ms; the longest commit of a run {without:.1} ms without and \
+             {with:.1} ms beside it (medians).",
             alone_p99.median(),
-            alone_longest.worst()
         ),
         measures: vec![
             Measure::at_most("added p99", &added, ADDED_P99_MS, "ms"),
-            Measure::never_above("longest commit beside the agent", &held, HELD_MS, "ms"),
+            Measure::never_above("longest commit, added", &held, HELD_MS, "ms"),
         ],
     })
 }
