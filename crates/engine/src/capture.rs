@@ -266,6 +266,12 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// # Errors
     /// Refusals, an absent database, the system's errors.
     fn open(&self, request: OpenRequest<'_>) -> Result<Opened, Error>;
+
+    /// What an open would meet, as far as it is cheap to look at: another text than before means
+    /// that an open which failed may go well now. `None` if nothing can be told without opening.
+    fn stamp(&self) -> Option<String> {
+        None
+    }
 }
 
 /// A database that is being captured.
