@@ -51,6 +51,13 @@ pub struct State {
     state: &'static str,
 }
 
+/// An alert that stands.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct AlertLabels {
+    code: String,
+    about: String,
+}
+
 type Seconds = Gauge<f64, AtomicU64>;
 
 /// The counters and gauges of a daemon.
@@ -66,6 +73,7 @@ pub struct Metrics {
     spool: Gauge,
     spool_limit: Gauge,
     alerts: Gauge,
+    alert: Family<AlertLabels, Gauge>,
     objects: Family<Lane, Counter>,
     bytes: Family<Lane, Counter>,
     points: Family<OfSource, Counter>,
@@ -101,6 +109,7 @@ impl Metrics {
             spool: Gauge::default(),
             spool_limit: Gauge::default(),
             alerts: Gauge::default(),
+            alert: Family::default(),
             objects: Family::default(),
             bytes: Family::default(),
             points: Family::default(),
@@ -147,6 +156,9 @@ impl Metrics {
             "Conditions that a person should know",
             self.alerts.clone(),
         );
+        let text =
+            "1 for each condition that stands: its code, which explain knows, and what it is about";
+        r.register("alert_active", text, self.alert.clone());
         r.register(
             "shipped_objects",
             "Objects created in a region",
@@ -260,6 +272,14 @@ impl Metrics {
         }
         self.spool.set(whole(status.spool_bytes));
         self.spool_limit.set(whole(status.spool_max));
+        self.alert.clear();
+        for alert in &status.alerts {
+            let labels = AlertLabels {
+                code: alert.code.clone(),
+                about: alert.about.clone(),
+            };
+            self.alert.get_or_create(&labels).set(1);
+        }
         self.alerts.set(whole(
             u64::try_from(status.alerts.len()).unwrap_or(u64::MAX),
         ));

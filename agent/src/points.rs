@@ -93,7 +93,10 @@ fn head(
         seq: record.point.next,
         put: tools.rng.id(),
         prev: record.point.link,
-        at: record.not_before_the_log(tools.clock.now()),
+        // Neither before the log nor before the last point, whatever the clock does.
+        at: record
+            .not_before_the_log(tools.clock.now())
+            .max(record.point.at.unwrap_or(jiff::Timestamp::MIN)),
         committed: last.committed,
         log_seq: last.seq,
         log_link: last.link,

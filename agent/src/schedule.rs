@@ -1,7 +1,7 @@
 //! When a base, a generation or a recovery point is due: pure decisions.
 //!
 //! Wall time counts for the crontab alone (it speaks of civil time); everything else is elapsed
-//! time. A clock that stepped back delays a scheduled base at most until it passes again.
+//! time. A clock that stepped back makes no base due; its caller begins the schedule anew from there.
 
 use std::time::Duration;
 

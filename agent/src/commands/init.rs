@@ -122,6 +122,18 @@ fn new_source(args: &InitArgs) -> Result<NewSource, Failure> {
         path: args.sqlite.clone(),
         source,
     })?;
+    if sqlite.to_str().is_none() {
+        return Err(Failure::Usage(format!(
+            "{}: the path is not UTF-8, and a config holds nothing else; rename the file or its folder",
+            sqlite.display()
+        )));
+    }
+    if !sqlite.is_file() {
+        return Err(Failure::Usage(format!(
+            "{}: not a file; --sqlite takes the database file itself",
+            sqlite.display()
+        )));
+    }
     let named = args.name.clone().or_else(|| name_from_path(&sqlite));
     let name: SourceName = named.ok_or_else(|| {
         Failure::Usage(format!(
