@@ -1,7 +1,11 @@
 //! `docs/decode.py` restores the golden repository: the format is what its document says, not what
 //! our code does.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use crate::{golden::golden, make::SOURCE};
 
@@ -31,12 +35,17 @@ fn python() -> Option<PathBuf> {
 }
 
 fn decode(position: Option<&str>) -> Option<(Vec<u8>, String)> {
+    decode_in(&golden(), position)
+}
+
+/// Restores the repository below `root`.
+pub(crate) fn decode_in(root: &Path, position: Option<&str>) -> Option<(Vec<u8>, String)> {
     let python = python()?;
     let scratch = tempfile::tempdir().unwrap();
     let target = scratch.path().join("restored.db");
     let output = Command::new(python)
         .arg(tidemark_tests::root().join("docs/decode.py"))
-        .args([golden().join("region"), golden().join("text/identity")])
+        .args([root.join("region"), root.join("text/identity")])
         .arg(SOURCE)
         .arg(&target)
         .args(position)

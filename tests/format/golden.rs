@@ -87,7 +87,7 @@ fn head_keys(bytes: &[u8]) -> Vec<String> {
 }
 
 /// Every file below `region/`, by its key.
-fn objects(root: &Path) -> Vec<(String, Vec<u8>)> {
+pub(crate) fn objects(root: &Path) -> Vec<(String, Vec<u8>)> {
     let region = root.join("region");
     let mut found = Vec::new();
     let mut folders = vec![region.clone()];
@@ -161,8 +161,8 @@ fn the_golden_tables_read_back_to_the_same_bytes() {
     assert!(payload.pages().count() > 0);
 }
 
-fn identity() -> Identity {
-    let text = fs::read_to_string(golden().join("text/identity")).unwrap();
+pub(crate) fn identity(root: &Path) -> Identity {
+    let text = fs::read_to_string(root.join("text/identity")).unwrap();
     Identity::parse(&text, None).unwrap()
 }
 
@@ -198,7 +198,7 @@ async fn the_golden_repository_is_restored_by_the_read_path() {
     }];
     let regions = RegionSet::new(readers, SystemClock::shared()).unwrap();
     let opener = Opener::new(
-        identity(),
+        identity(&golden()),
         Arc::new(regions),
         Arc::new(|_signer, _kind| true),
         Cpu::Inline,

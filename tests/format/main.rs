@@ -7,5 +7,6 @@
 #![expect(clippy::unwrap_used, reason = "a test that can't go on says where")]
 
 mod decode;
+mod future;
 mod golden;
 mod make;

@@ -297,8 +297,8 @@ fn whole_digest(key: &[u8; 32], image: &[u8]) -> PageDigest {
         })
 }
 
-/// Writes the golden files below `root`. The last state is `expected.db`.
-pub(crate) fn make(root: &Path, scratch: &Path) {
+/// Writes the golden files below `root`. The last state is `expected.db`. Returns the agent's key.
+pub(crate) fn make(root: &Path, scratch: &Path) -> SigningKey {
     let rng = TestRng::shared(20_261_121);
     let keys = NewKeys::generate(rng.as_ref(), at(0));
     let agent = custody::new_signing_key(rng.as_ref());
@@ -323,6 +323,7 @@ pub(crate) fn make(root: &Path, scratch: &Path) {
     second_epoch(&mut maker, &states, end);
     others(&mut maker, &states);
     fs::write(root.join("expected.db"), &states[5]).unwrap();
+    maker.agent
 }
 
 fn custody_files(maker: &Maker, root: &Path) {

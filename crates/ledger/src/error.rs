@@ -1,7 +1,8 @@
 //! The one error of this crate: what happened, what it means, what to do.
 
 use jiff::Timestamp;
-use tidemark_format::{Epoch, FormatError, KeyId, RepoId, SourceName, WriterId};
+use tidemark_format::recipient::RecipientKey;
+use tidemark_format::{Epoch, FormatError, KeyId, RegionName, RepoId, SourceName, WriterId};
 use tidemark_host::files::FileError;
 use tidemark_storage::{Error as StorageError, ErrorKind as StorageErrorKind};
 
@@ -91,6 +92,36 @@ pub enum LedgerError {
     Keyring {
         /// Why.
         why: String,
+    },
+    /// Two regions hold keyrings that the root signed apart from each other.
+    #[error(
+        "regions {region} and {other} hold different keyrings from version {version} on, so a new version could follow only one of them and would leave the other unreadable: nothing was changed. Each can still be restored from by itself. Find out which one is right (tidemark-restore keys list --region URL, one region at a time), then give the other one a new, empty prefix in the agent's config and here; the agent fills it"
+    )]
+    KeyringsDisagree {
+        /// A region.
+        region: RegionName,
+        /// The other one.
+        other: RegionName,
+        /// The first version that differs.
+        version: u32,
+    },
+    /// A change of the keyring that makes no sense, or that nobody could undo.
+    #[error("the keyring was not changed: {why}")]
+    Unchanged {
+        /// Why.
+        why: String,
+    },
+    /// Nobody could read what is written from then on.
+    #[error(
+        "recipient {name} ({id}) is the last one: without it nobody could read what is written from now on. Add another one first: on the host that is to read, tidemark-restore keys new --repository {key} --out FILE; then here tidemark-restore keys enrol --recipient"
+    )]
+    LastRecipient {
+        /// Its name in the keyring.
+        name: String,
+        /// Its id.
+        id: KeyId,
+        /// Its public key.
+        key: RecipientKey,
     },
     /// A keyring older than one that was seen before.
     #[error(
@@ -222,6 +253,9 @@ impl LedgerError {
                 LedgerErrorKind::NoRepository
             }
             Self::Keyring { .. }
+            | Self::KeyringsDisagree { .. }
+            | Self::Unchanged { .. }
+            | Self::LastRecipient { .. }
             | Self::KeyringOlder { .. }
             | Self::UnknownSigner { .. }
             | Self::WrongRole { .. }

@@ -9,10 +9,12 @@ use std::fmt;
 
 use jiff::Timestamp;
 use tidemark_format::envelope::Kind;
-use tidemark_format::heads::{KeyringHead, Member, RecipientEntry, Role, ValidUntil};
+use tidemark_format::heads::{
+    Anchors, KeyringHead, Member, RecipientEntry, Revocation, Role, ValidUntil,
+};
 use tidemark_format::recipient::RecipientKey;
 use tidemark_format::sign::PublicKey;
-use tidemark_format::{Epoch, Hash, KeyId, LogSeq, RepoId, SourceName, keys};
+use tidemark_format::{BaseNumber, Epoch, Hash, KeyId, LogSeq, PointSeq, RepoId, SourceName, keys};
 use tidemark_storage::ReadStore;
 
 use crate::object::{Placed, Verified};
@@ -51,8 +53,64 @@ pub enum Subject {
         /// The place in the epoch.
         seq: LogSeq,
     },
+    /// A recovery point. From a revoked key it counts up to the one that the revocation names.
+    Point {
+        /// The source.
+        source: SourceName,
+        /// The epoch.
+        epoch: Epoch,
+        /// The place in the epoch.
+        seq: PointSeq,
+        /// When it was made, by its signer's clock.
+        at: Timestamp,
+    },
+    /// A base. From a revoked key it counts up to the one of its generation that the revocation
+    /// names.
+    Base {
+        /// The source.
+        source: SourceName,
+        /// The epoch.
+        epoch: Epoch,
+        /// The generation.
+        generation: LogSeq,
+        /// The place in the generation.
+        number: BaseNumber,
+        /// When it was made, by its signer's clock.
+        at: Timestamp,
+    },
+    /// A claim. From a revoked key it counts if the revocation names it.
+    Claim {
+        /// The source.
+        source: SourceName,
+        /// The epoch.
+        epoch: Epoch,
+        /// When it was made, by its signer's clock.
+        at: Timestamp,
+    },
+    /// A fence. From a revoked key it counts if the revocation names it, or the claim that it was
+    /// set for.
+    Fence {
+        /// The source.
+        source: SourceName,
+        /// The epoch that it ends.
+        epoch: Epoch,
+        /// Its place in the log.
+        seq: LogSeq,
+        /// The epoch that it was set for.
+        by_epoch: Epoch,
+        /// When it was made, by its signer's clock.
+        at: Timestamp,
+    },
+    /// A beat. From a revoked key it counts up to the number that the revocation names.
+    Beat {
+        /// Its number.
+        number: u64,
+        /// When it was made, by its signer's clock.
+        at: Timestamp,
+    },
     /// Another object that says when it was made. From a revoked key it counts if that was before
-    /// the revocation.
+    /// the revocation. Where a revocation names no anchors, the same holds for the kinds above but
+    /// the log.
     Dated {
         /// What it is.
         kind: Kind,
@@ -78,6 +136,26 @@ impl fmt::Display for Subject {
             Self::Log { source, epoch, seq } => {
                 write!(f, "log object {seq} of {source}, epoch {epoch},")
             }
+            Self::Point {
+                source, epoch, seq, ..
+            } => write!(f, "recovery point {seq} of {source}, epoch {epoch},"),
+            Self::Base {
+                source,
+                epoch,
+                generation,
+                number,
+                ..
+            } => write!(
+                f,
+                "base {number} of {source}, epoch {epoch}, generation {generation},"
+            ),
+            Self::Claim { source, epoch, .. } => {
+                write!(f, "the claim of {source}, epoch {epoch},")
+            }
+            Self::Fence {
+                source, epoch, seq, ..
+            } => write!(f, "a fence at {seq} of {source}, epoch {epoch},"),
+            Self::Beat { number, .. } => write!(f, "beat {number}"),
             Self::Dated { kind, at } => write!(f, "a {} of {at}", kind.name()),
             Self::Referenced(kind) => write!(f, "a {}", kind.name()),
         }
@@ -88,7 +166,8 @@ impl fmt::Display for Subject {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Keyring {
     head: KeyringHead,
-    link: Hash,
+    /// The link of every version, from the first on.
+    links: Vec<Hash>,
     trust: Trust,
 }
 
@@ -141,8 +220,9 @@ impl Keyring {
             )));
         }
         object.check_place(trust.repo)?;
-        let (version, prev) =
-            before.map_or((1, None), |k| (k.version().saturating_add(1), Some(k.link)));
+        let (version, prev) = before.map_or((1, None), |before| {
+            (before.version().saturating_add(1), Some(before.link()))
+        });
         if object.head.version != version {
             return Err(refuse(format!(
                 "version {version} is missing while version {} is there: somebody removed it or a copy failed",
@@ -154,9 +234,11 @@ impl Keyring {
                 "version {version} does not follow the version before it"
             )));
         }
+        let mut links = before.map_or_else(Vec::new, |before| before.links.clone());
+        links.push(object.link);
         Ok(Self {
             head: object.head,
-            link: object.link,
+            links,
             trust: *trust,
         })
     }
@@ -187,8 +269,17 @@ impl Keyring {
 
     /// The link that the next version names.
     #[must_use]
-    pub const fn link(&self) -> Hash {
-        self.link
+    pub fn link(&self) -> Hash {
+        self.links.last().copied().unwrap_or(Hash([0; 32]))
+    }
+
+    /// The first version at which this and another region's keyring are not the same object, if
+    /// there is one. A keyring that merely has fewer versions does not differ.
+    #[must_use]
+    pub fn differs_from(&self, other: &Self) -> Option<u32> {
+        let pairs = self.links.iter().zip(&other.links);
+        let version = (1..).zip(pairs).find(|(_, (ours, theirs))| ours != theirs);
+        version.map(|(version, _)| version)
     }
 
     /// Every signer, revoked ones included.
@@ -221,6 +312,16 @@ impl Keyring {
     /// # Errors
     /// [`LedgerError::UnknownSigner`], [`LedgerError::WrongRole`] or [`LedgerError::Revoked`].
     pub fn check(&self, signer: &PublicKey, roles: &[Role], subject: &Subject) -> Result<&Member> {
+        self.judge(signer, roles, subject, None)
+    }
+
+    fn judge(
+        &self,
+        signer: &PublicKey,
+        roles: &[Role],
+        subject: &Subject,
+        link: Option<Hash>,
+    ) -> Result<&Member> {
         let member = self
             .member(signer)
             .ok_or_else(|| LedgerError::UnknownSigner {
@@ -237,22 +338,11 @@ impl Keyring {
         let Some(revocation) = &member.revoked else {
             return Ok(member);
         };
-        let still_counts = match subject {
-            Subject::Log { source, epoch, seq } => covered(&revocation.valid_until, source, *epoch)
-                .is_some_and(|last| *seq <= last.seq),
-            Subject::Dated { at, .. } => *at <= revocation.at,
-            Subject::Referenced(_) => true,
-        };
-        if still_counts {
-            return Ok(member);
+        if counts(revocation, subject, link) {
+            Ok(member)
+        } else {
+            Err(revoked(member, revocation, subject))
         }
-        Err(LedgerError::Revoked {
-            signer: signer.id(),
-            name: member.name.clone(),
-            at: revocation.at,
-            reason: revocation.reason.clone(),
-            what: subject.to_string(),
-        })
     }
 
     /// Checks signer, place and repository of an object whose signature was checked.
@@ -261,24 +351,143 @@ impl Keyring {
     /// What doesn't fit.
     pub fn accept<H: Placed>(&self, object: &Verified<H>, roles: &[Role]) -> Result<&Member> {
         object.check_place(self.trust.repo)?;
-        self.check(&object.signer, roles, &object.head.subject())
+        let subject = object.head.subject();
+        self.judge(&object.signer, roles, &subject, Some(object.link))
     }
 
-    /// The last object of an epoch that a revoked key's signature counts for; `None` when the key
-    /// isn't revoked or nothing of that epoch counts.
-    #[must_use]
-    pub fn anchor(
+    /// The last objects of an epoch, one for each region that was read then, that a revoked key's
+    /// signature counts for; none when the key isn't revoked or nothing of that epoch counts.
+    pub fn log_anchors(
         &self,
         signer: &PublicKey,
         source: &SourceName,
         epoch: Epoch,
-    ) -> Option<&ValidUntil> {
-        let revocation = self.member(signer)?.revoked.as_ref()?;
-        covered(&revocation.valid_until, source, epoch)
+    ) -> impl Iterator<Item = &ValidUntil> {
+        let revocation = self.revocation(signer);
+        let all = revocation.map_or(&[][..], |revocation| &revocation.valid_until);
+        all.iter()
+            .filter(move |last| last.source == *source && last.epoch == epoch)
+    }
+
+    /// What a revoked key had signed besides its log, if its revocation says so.
+    #[must_use]
+    pub fn anchors(&self, signer: &PublicKey) -> Option<&Anchors> {
+        self.revocation(signer)?.anchors.as_ref()
+    }
+
+    fn revocation(&self, signer: &PublicKey) -> Option<&Revocation> {
+        self.member(signer)?.revoked.as_ref()
+    }
+
+    /// Why `object`, signed by a key that is revoked by now, does not count.
+    pub(crate) fn refusal<H: Placed>(&self, object: &Verified<H>) -> LedgerError {
+        let subject = object.head.subject();
+        let unknown = || LedgerError::UnknownSigner {
+            signer: object.signer.id(),
+            what: subject.to_string(),
+        };
+        let member = self.member(&object.signer);
+        let revocation = member.and_then(|member| member.revoked.as_ref());
+        member
+            .zip(revocation)
+            .map_or_else(unknown, |(member, revocation)| {
+                revoked(member, revocation, &subject)
+            })
     }
 }
 
-fn covered<'a>(all: &'a [ValidUntil], source: &SourceName, epoch: Epoch) -> Option<&'a ValidUntil> {
-    all.iter()
-        .find(|last| last.source == *source && last.epoch == epoch)
+fn revoked(member: &Member, revocation: &Revocation, subject: &Subject) -> LedgerError {
+    LedgerError::Revoked {
+        signer: member.key.id(),
+        name: member.name.clone(),
+        at: revocation.at,
+        reason: revocation.reason.clone(),
+        what: subject.to_string(),
+    }
+}
+
+/// Whether what a revoked key signed still counts; with its `link` also whether it is the very
+/// object that an anchor names.
+fn counts(revocation: &Revocation, subject: &Subject, link: Option<Hash>) -> bool {
+    let anchors = revocation.anchors.as_ref();
+    let dated = |at: &Timestamp| anchors.is_none() && *at <= revocation.at;
+    match subject {
+        Subject::Log { source, epoch, seq } => {
+            let all = revocation.valid_until.iter();
+            let mut own = all.filter(|last| last.source == *source && last.epoch == *epoch);
+            own.any(|last| *seq <= last.seq)
+        }
+        Subject::Point {
+            source,
+            epoch,
+            seq,
+            at,
+        } => {
+            let all = anchors.iter().flat_map(|anchors| &anchors.points);
+            let own = all.filter(|last| last.source == *source && last.epoch == *epoch);
+            dated(at) || within(own.map(|last| (last.seq, last.link)), *seq, link)
+        }
+        Subject::Base {
+            source,
+            epoch,
+            generation,
+            number,
+            at,
+        } => {
+            let all = anchors.iter().flat_map(|anchors| &anchors.bases);
+            let own = all.filter(|last| last.source == *source && last.epoch == *epoch);
+            let own = own.filter(|last| last.generation == *generation);
+            dated(at) || within(own.map(|last| (last.number, last.link)), *number, link)
+        }
+        Subject::Claim { source, epoch, at } => {
+            dated(at) || anchors.is_some_and(|anchors| claimed(anchors, source, *epoch, link))
+        }
+        Subject::Fence {
+            source,
+            epoch,
+            seq,
+            by_epoch,
+            at,
+        } => {
+            let named = |anchors: &Anchors| {
+                let mut all = anchors.fences.iter();
+                all.any(|fence| {
+                    fence.source == *source
+                        && (fence.epoch, fence.seq) == (*epoch, *seq)
+                        && link.is_none_or(|link| link == fence.link)
+                }) || claimed(anchors, source, *by_epoch, None)
+            };
+            dated(at) || anchors.is_some_and(named)
+        }
+        Subject::Beat { number, at } => {
+            let last = anchors.and_then(|anchors| anchors.beat);
+            dated(at) || last.is_some_and(|last| *number <= last)
+        }
+        Subject::Dated { at, .. } => *at <= revocation.at,
+        Subject::Referenced(_) => true,
+    }
+}
+
+fn claimed(anchors: &Anchors, source: &SourceName, epoch: Epoch, link: Option<Hash>) -> bool {
+    anchors.claims.iter().any(|claim| {
+        claim.source == *source
+            && claim.epoch == epoch
+            && link.is_none_or(|link| link == claim.link)
+    })
+}
+
+/// Whether `place` is at most the furthest of `anchors` and, where one of them names this very
+/// place, `link` is the one it names.
+fn within<T: Ord + Copy>(
+    anchors: impl Iterator<Item = (T, Hash)>,
+    place: T,
+    link: Option<Hash>,
+) -> bool {
+    let (mut furthest, mut named, mut same) = (None, false, false);
+    for (last, its_link) in anchors {
+        furthest = furthest.max(Some(last));
+        named |= last == place;
+        same |= last == place && link.is_none_or(|link| link == its_link);
+    }
+    furthest.is_some_and(|furthest| place <= furthest) && (same || !named)
 }

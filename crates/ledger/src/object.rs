@@ -61,27 +61,51 @@ placed!(
 placed!(
     FenceHead,
     |this, _signer| keys::log(&this.source, this.epoch, this.seq),
-    Subject::dated(Kind::Fence, this.at)
+    Subject::Fence {
+        source: this.source.clone(),
+        epoch: this.epoch,
+        seq: this.seq,
+        by_epoch: this.by_epoch,
+        at: this.at
+    }
 );
 placed!(
     ClaimHead,
     |this, _signer| keys::claim(&this.source, this.epoch),
-    Subject::dated(Kind::Claim, this.at)
+    Subject::Claim {
+        source: this.source.clone(),
+        epoch: this.epoch,
+        at: this.at
+    }
 );
 placed!(
     PointHead,
     |this, _signer| keys::point(&this.source, this.epoch, this.seq),
-    Subject::dated(Kind::Point, this.at)
+    Subject::Point {
+        source: this.source.clone(),
+        epoch: this.epoch,
+        seq: this.seq,
+        at: this.at
+    }
 );
 placed!(
     BaseHead,
     |this, _signer| keys::base(&this.source, this.epoch, this.generation, this.number),
-    Subject::dated(Kind::Base, this.finished_at)
+    Subject::Base {
+        source: this.source.clone(),
+        epoch: this.epoch,
+        generation: this.generation,
+        number: this.number,
+        at: this.finished_at
+    }
 );
 placed!(
     BeatHead,
     |this, signer| keys::beat(signer, this.number),
-    Subject::dated(Kind::Beat, this.at)
+    Subject::Beat {
+        number: this.number,
+        at: this.at
+    }
 );
 placed!(
     KeyringHead,

@@ -221,6 +221,36 @@ async fn a_revoked_agents_earlier_log_counts_and_its_later_one_does_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_thief_of_a_revoked_key_can_not_backdate_a_point_a_base_or_a_claim() {
+    // GIVEN a revoked agent, whose revocation says what it had signed
+    let (mut world, last) = lived(2);
+    let agent = world.agent.public().id().to_string();
+    let root = world.path("root");
+    let words = ["keys", "revoke", &agent, "--reason", "stolen", "--root"];
+    let ran = world.run(&[&words[..], &[&root, "--yes"]].concat()).await;
+    assert_eq!(ran.exit, Exit::Ok, "{ran:?}");
+    // WHEN a thief goes on with its key, by a clock that never passed the revocation (the world's
+    // stood still): a log, a base and a point that rests on both
+    world.insert(100);
+    world.base();
+    world.point(Some("forged"));
+    // THEN a restore neither believes nor is stopped by any of it, and says what was refused
+    let ran = world.restore("latest").await;
+    assert!(matches!(ran.exit, Exit::Ok | Exit::Exceptions), "{ran:?}");
+    world.assert_restored(last);
+    let listed = world.run(&["list"]).await;
+    assert!(!listed.out.contains("forged"), "{}", listed.out);
+    let checked = world.run(&["verify", "--quick"]).await;
+    assert_eq!(checked.exit, Exit::Integrity, "{checked:?}");
+    for refused in ["meta/point/", "meta/base/"] {
+        assert!(
+            format!("{}{}", checked.out, checked.err).contains(refused),
+            "{refused} in {checked:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn with_two_regions_the_older_one_is_reported_and_the_newer_one_restored() {
     let mut world = World::new(2);
     world.insert(100);

@@ -3,8 +3,9 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::Facts;
 use crate::{
-    Epoch, Hash, LogSeq, PutId, RepoId, SourceName,
+    BaseNumber, Epoch, Hash, LogSeq, PointSeq, PutId, RepoId, SourceName,
     envelope::{Head, Kind},
     recipient::RecipientKey,
     sign::PublicKey,
@@ -35,6 +36,83 @@ pub struct ValidUntil {
     pub link: Hash,
 }
 
+/// The last recovery point of an epoch that a revoked agent's signature still counts for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PointAnchor {
+    /// The source.
+    pub source: SourceName,
+    /// The epoch.
+    pub epoch: Epoch,
+    /// The last point that stays valid.
+    pub seq: PointSeq,
+    /// Its link.
+    pub link: Hash,
+}
+
+/// The last base of a generation that a revoked agent's signature still counts for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaseAnchor {
+    /// The source.
+    pub source: SourceName,
+    /// The epoch.
+    pub epoch: Epoch,
+    /// The generation.
+    pub generation: LogSeq,
+    /// The last base that stays valid; those that it builds on stay valid with it.
+    pub number: BaseNumber,
+    /// Its link.
+    pub link: Hash,
+}
+
+/// A claim that a revoked agent's signature still counts for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClaimAnchor {
+    /// The source.
+    pub source: SourceName,
+    /// The epoch that it took.
+    pub epoch: Epoch,
+    /// Its link.
+    pub link: Hash,
+}
+
+/// A fence that a revoked key's signature still counts for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FenceAnchor {
+    /// The source.
+    pub source: SourceName,
+    /// The epoch that it ended.
+    pub epoch: Epoch,
+    /// Its place in the log.
+    pub seq: LogSeq,
+    /// Its link.
+    pub link: Hash,
+}
+
+/// What a revoked key had signed besides its log: so that no date that a thief writes into an
+/// object makes it count. Where regions held different last objects, each of them is listed, the
+/// furthest first.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Anchors {
+    /// Every claim.
+    #[serde(default)]
+    pub claims: Vec<ClaimAnchor>,
+    /// Every fence.
+    #[serde(default)]
+    pub fences: Vec<FenceAnchor>,
+    /// The last point of each epoch.
+    #[serde(default)]
+    pub points: Vec<PointAnchor>,
+    /// The last base of each generation.
+    #[serde(default)]
+    pub bases: Vec<BaseAnchor>,
+    /// The number of the newest beat; none if there was none.
+    #[serde(default)]
+    pub beat: Option<u64>,
+    /// What newer writers added.
+    #[serde(flatten)]
+    pub more: Facts,
+}
+
 /// A removal of access.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Revocation {
@@ -46,6 +124,27 @@ pub struct Revocation {
     /// here is refused.
     #[serde(default)]
     pub valid_until: Vec<ValidUntil>,
+    /// What else it had signed by then. Without it (written before anchors were known, or of a
+    /// recipient) an object counts by the time that it states itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anchors: Option<Anchors>,
+    /// What newer writers added.
+    #[serde(flatten)]
+    pub more: Facts,
+}
+
+impl Revocation {
+    /// A removal that leaves nothing valid of what a member signed; of a recipient, all there is.
+    #[must_use]
+    pub const fn new(at: Timestamp, reason: String) -> Self {
+        Self {
+            at,
+            reason,
+            valid_until: Vec::new(),
+            anchors: None,
+            more: Facts::new(),
+        }
+    }
 }
 
 /// A signing key and its role.
@@ -62,6 +161,9 @@ pub struct Member {
     /// Set once it may sign no more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoked: Option<Revocation>,
+    /// What newer writers added: kept when the next version is made.
+    #[serde(flatten)]
+    pub more: Facts,
 }
 
 /// A key to which secrets are sealed.
@@ -76,6 +178,9 @@ pub struct RecipientEntry {
     /// Set once new sessions are no longer sealed to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoked: Option<Revocation>,
+    /// What newer writers added: kept when the next version is made.
+    #[serde(flatten)]
+    pub more: Facts,
 }
 
 /// The keyring: dense versions, each naming the one before; the highest one counts.
@@ -95,6 +200,9 @@ pub struct KeyringHead {
     pub members: Vec<Member>,
     /// To whom secrets are sealed.
     pub recipients: Vec<RecipientEntry>,
+    /// What newer writers added: kept when the next version is made.
+    #[serde(flatten)]
+    pub more: Facts,
 }
 
 impl Head for KeyringHead {

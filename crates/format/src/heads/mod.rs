@@ -1,8 +1,9 @@
 //! The signed heads, one module by purpose.
 //!
 //! Heads are JSON: read by people and by `decode.py`, signed as stored. Unknown keys are ignored
-//! by readers and stay part of what is signed; what a head must hold is not optional here. Times
-//! are RFC 3339 in UTC; ids are hex.
+//! by readers and stay part of what is signed; those of the keyring, whose next version is made from
+//! the last one, are kept. What a head must hold is not optional here. Times are RFC 3339 in UTC;
+//! ids are hex.
 
 mod keyring;
 mod log;
@@ -10,7 +11,10 @@ mod point;
 mod region;
 mod session;
 
-pub use keyring::{EnrolHead, KeyringHead, Member, RecipientEntry, Revocation, Role, ValidUntil};
+pub use keyring::{
+    Anchors, BaseAnchor, ClaimAnchor, EnrolHead, FenceAnchor, KeyringHead, Member, PointAnchor,
+    RecipientEntry, Revocation, Role, ValidUntil,
+};
 pub use log::{ClaimHead, ClaimReason, EpochEnd, FenceHead, Gap, LogHead};
 pub use point::{BaseHead, BaseRef, BeatHead, BeatSource, ClockFacts, PointHead};
 pub use region::RegionHead;

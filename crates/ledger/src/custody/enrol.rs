@@ -44,13 +44,25 @@ pub async fn enrolments(
     store: &dyn ReadStore,
     keyring: &Keyring,
 ) -> Result<Vec<Verified<EnrolHead>>> {
+    let mut open = first_enrolments(store, keyring.repo()).await?;
+    open.retain(|request| keyring.member(&request.signer).is_none());
+    Ok(open)
+}
+
+/// The requests in a region of a repository that has no keyring yet: nobody has answered any.
+///
+/// # Errors
+/// The region's.
+pub async fn first_enrolments(
+    store: &dyn ReadStore,
+    repo: RepoId,
+) -> Result<Vec<Verified<EnrolHead>>> {
     let mut open = Vec::new();
     for entry in list_all(store, keys::ENROLMENTS).await? {
         match read_verified::<EnrolHead>(store, &entry.key, Some(entry.size)).await {
             Ok(request) => {
-                let own = request.signer == request.head.key
-                    && request.check_place(keyring.repo()).is_ok();
-                if own && keyring.member(&request.signer).is_none() {
+                let own = request.signer == request.head.key && request.check_place(repo).is_ok();
+                if own {
                     open.push(request);
                 }
             }

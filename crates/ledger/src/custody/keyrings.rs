@@ -1,14 +1,11 @@
 //! Versions of the keyring, made by whoever holds the root key.
 
-use std::collections::BTreeMap;
-
 use jiff::Timestamp;
-use tidemark_format::heads::{KeyringHead, Member, RecipientEntry, Revocation, ValidUntil};
+use tidemark_format::heads::{Facts, KeyringHead, Member, RecipientEntry, Revocation};
 use tidemark_format::sign::PublicKey;
-use tidemark_format::{Epoch, KeyId, LogSeq, PutId, SourceName};
+use tidemark_format::{KeyId, PutId};
 
 use super::RootKey;
-use crate::history::{SourceHistory, Standing};
 use crate::object::Signed;
 use crate::{Keyring, LedgerError, Result};
 
@@ -54,6 +51,7 @@ pub fn first_keyring(
         at: now,
         members,
         recipients,
+        more: Facts::new(),
     };
     Signed::new(&head, &root.key)
 }
@@ -61,8 +59,8 @@ pub fn first_keyring(
 /// The version after `keyring`, with `changes`.
 ///
 /// # Errors
-/// [`LedgerError::Keyring`] when the root isn't this keyring's, when a key to revoke isn't in it,
-/// or when no recipient would be left.
+/// [`LedgerError::Keyring`] when the root isn't this keyring's, [`LedgerError::Unchanged`] when a key
+/// to revoke isn't in it or one to add is, [`LedgerError::LastRecipient`] when none would be left.
 pub fn amend(
     keyring: &Keyring,
     root: &RootKey,
@@ -86,14 +84,26 @@ pub fn amend(
     head.put = put;
     head.at = now;
     for change in changes {
-        apply(&mut head, change).map_err(refuse)?;
+        apply(&mut head, change).map_err(|why| LedgerError::Unchanged { why })?;
     }
     if head.recipients.iter().all(|entry| entry.revoked.is_some()) {
-        return Err(refuse(
-            "no recipient would be left: nobody could read new backups".to_owned(),
-        ));
+        return Err(last_recipient(keyring));
     }
     Signed::new(&head, &root.key)
+}
+
+/// Why the last of a keyring's recipients stays.
+fn last_recipient(keyring: &Keyring) -> LedgerError {
+    keyring.recipients().last().map_or_else(
+        || LedgerError::Unchanged {
+            why: "it names no recipient, so nobody could read new backups".to_owned(),
+        },
+        |last| LedgerError::LastRecipient {
+            name: last.name.clone(),
+            id: last.key.id(),
+            key: last.key,
+        },
+    )
 }
 
 fn apply(head: &mut KeyringHead, change: Change) -> std::result::Result<(), String> {
@@ -134,76 +144,4 @@ fn apply(head: &mut KeyringHead, change: Change) -> std::result::Result<(), Stri
         }
     }
     Ok(())
-}
-
-/// What a key to be revoked has written and stays valid: for every epoch it wrote, the last log
-/// object that counts in the regions read. Of several regions the furthest counts.
-///
-/// # Errors
-/// The regions'; [`LedgerError`] of an object that should count and is damaged in all of them is
-/// not one: the last good one before it is taken.
-pub async fn valid_until(histories: &[SourceHistory], key: &PublicKey) -> Result<Vec<ValidUntil>> {
-    let mut furthest: BTreeMap<(SourceName, Epoch), ValidUntil> = BTreeMap::new();
-    for history in histories {
-        for epoch in history
-            .epochs()
-            .map(|epoch| epoch.epoch)
-            .collect::<Vec<_>>()
-        {
-            let Some(last) = last_by(history, epoch, key).await? else {
-                continue;
-            };
-            let name = (last.source.clone(), last.epoch);
-            let further = furthest.get(&name).is_none_or(|known| last.seq > known.seq);
-            if further {
-                furthest.insert(name, last);
-            }
-        }
-    }
-    Ok(furthest.into_values().collect())
-}
-
-/// The last good object of an epoch, if `key` wrote the epoch.
-async fn last_by(
-    history: &SourceHistory,
-    epoch: Epoch,
-    key: &PublicKey,
-) -> Result<Option<ValidUntil>> {
-    let Some(shown) = history.epoch(epoch) else {
-        return Ok(None);
-    };
-    let wrote = shown
-        .claim
-        .as_ref()
-        .is_some_and(|claim| claim.signer == *key);
-    if !wrote {
-        return Ok(None);
-    }
-    // Past the newest point only what is dense counts; an ended epoch counts to its end.
-    let sealed = shown
-        .points
-        .last()
-        .map_or_else(|| shown.first_seq(), |point| point.head.log_seq);
-    let mut end = match shown.standing {
-        Standing::Ended { last, .. } => last.next(),
-        Standing::Live | Standing::EndUnknown { .. } | Standing::Claimed | Standing::Void => {
-            shown.dense_end(sealed)
-        }
-    };
-    while let Some(seq) = end.previous() {
-        let entries = history.log(epoch, seq..LogSeq(end.0)).await?;
-        if let Some(object) = entries.first().and_then(|entry| entry.state.object())
-            && object.signer == *key
-        {
-            let source = history.source().clone();
-            return Ok(Some(ValidUntil {
-                source,
-                epoch,
-                seq,
-                link: object.link,
-            }));
-        }
-        end = seq;
-    }
-    Ok(None)
 }

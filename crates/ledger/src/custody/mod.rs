@@ -4,6 +4,8 @@
 //! keys only. The root key signs keyrings and nothing else. Private keys are wiped from memory when
 //! dropped, never printed, and written to files that only their owner may read.
 
+mod anchors;
+mod copies;
 mod enrol;
 mod files;
 mod keyrings;
@@ -13,16 +15,20 @@ use std::fmt;
 use hpke::kem::{Kem as _, X25519HkdfSha256};
 use hpke::{Deserializable as _, Serializable as _};
 use jiff::Timestamp;
-use tidemark_format::heads::{Member, RecipientEntry, Role};
+use tidemark_format::heads::{Facts, Member, RecipientEntry, Role};
 use tidemark_format::recipient::{IdentityKey, RecipientKey};
 use tidemark_format::sign::{PublicKey, SigningKey};
 use tidemark_format::{KeyId, RepoId};
 use tidemark_host::{Rng, RngExt as _};
 use zeroize::Zeroizing;
 
-pub use enrol::{Adopted, adopt_recipients, enrol_request, enrolments, is_enrolled};
+pub use anchors::{anchors, valid_until};
+pub use copies::{KeyringCopies, KeyringCopy, Published, agree};
+pub use enrol::{
+    Adopted, adopt_recipients, enrol_request, enrolments, first_enrolments, is_enrolled,
+};
 pub use files::{IDENTITY_TITLE, IdentityFile, KeyFields, ROOT_TITLE, RootFile};
-pub use keyrings::{Change, amend, first_keyring, valid_until};
+pub use keyrings::{Change, amend, first_keyring};
 
 use crate::Trust;
 
@@ -86,6 +92,7 @@ impl NamedIdentity {
             name: self.name.clone(),
             added_at: self.created,
             revoked: None,
+            more: Facts::new(),
         }
     }
 }
@@ -158,6 +165,7 @@ pub const fn member(role: Role, key: PublicKey, name: String, now: Timestamp) ->
         name,
         added_at: now,
         revoked: None,
+        more: Facts::new(),
     }
 }
 
@@ -188,11 +196,22 @@ mod tests {
 
     #[test]
     fn the_public_half_is_x25519s() {
-        // RFC 7748, section 5.2: the first iteration, scalar 9 times the base point.
-        let mut secret = [0; 32];
-        secret[0] = 9;
-        let public = "422c8e7a6227d7bca1350b3e2bb7279f7897b87bb6854b783c60e80311ae3079";
-        assert_eq!(hex::encode(public_of(&secret)), public);
+        // RFC 7748: section 5.2, the first iteration (9 times the base point); section 6.1, Alice.
+        let nine = "0900000000000000000000000000000000000000000000000000000000000000";
+        let alice = "77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c2a";
+        for (secret, public) in [
+            (
+                nine,
+                "422c8e7a6227d7bca1350b3e2bb7279f7897b87bb6854b783c60e80311ae3079",
+            ),
+            (
+                alice,
+                "8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a",
+            ),
+        ] {
+            let secret: [u8; 32] = hex::decode(secret).unwrap().try_into().unwrap();
+            assert_eq!(hex::encode(public_of(&secret)), public);
+        }
     }
 
     #[test]

@@ -76,6 +76,13 @@ impl Beats {
         Ok(found)
     }
 
+    /// The number of `signer`'s newest beat.
+    #[must_use]
+    pub fn newest_of(&self, signer: &PublicKey) -> Option<u64> {
+        let own = self.agents.iter().filter(|a| a.beat.signer == *signer);
+        own.map(|agent| agent.beat.head.number).max()
+    }
+
     /// What `signer`'s newest beat says of a source.
     fn of(&self, signer: &PublicKey, history: &SourceHistory) -> Option<(&AgentBeat, &BeatSource)> {
         let agent = self

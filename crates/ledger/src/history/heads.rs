@@ -134,6 +134,7 @@ impl SourceHistory {
             entries.extend(self.raw(history, end, anchor.next()).await?);
         }
         self.check_links(history, &mut entries);
+        self.refuse_past_anchors(history, &mut entries).await?;
         entries.truncate(span(range.start, end));
         Ok(entries)
     }
@@ -189,7 +190,7 @@ impl SourceHistory {
         read.into_iter().collect()
     }
 
-    async fn state_at(&self, history: &EpochHistory, seq: LogSeq) -> Result<LogState> {
+    pub(super) async fn state_at(&self, history: &EpochHistory, seq: LogSeq) -> Result<LogState> {
         if let Some(known) = self.cached(history.epoch, seq) {
             return Ok(known);
         }
@@ -234,9 +235,10 @@ impl SourceHistory {
     fn anchor_past(&self, history: &EpochHistory, entries: &[LogEntry]) -> Option<LogSeq> {
         let objects = entries.iter().filter_map(|entry| entry.state.object());
         let anchors = objects.filter_map(|object| {
-            self.keyring
-                .anchor(&object.signer, &self.source, history.epoch)
-                .map(|last| last.seq)
+            let all = self
+                .keyring
+                .log_anchors(&object.signer, &self.source, history.epoch);
+            all.map(|last| last.seq).max()
         });
         anchors.max()
     }
@@ -245,10 +247,10 @@ impl SourceHistory {
         let mut expected = expected_links(history);
         let signers = entries.iter().filter_map(|entry| entry.state.object());
         for object in signers {
-            let anchor = self
+            let anchors = self
                 .keyring
-                .anchor(&object.signer, &self.source, history.epoch);
-            expected.extend(anchor.map(|last| (last.seq, last.link)));
+                .log_anchors(&object.signer, &self.source, history.epoch);
+            expected.extend(anchors.map(|last| (last.seq, last.link)));
         }
         let mut before: Option<(LogSeq, Hash)> = None;
         for entry in entries {

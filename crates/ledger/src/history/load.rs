@@ -138,6 +138,7 @@ impl SourceHistory {
             bases: Vec::new(),
             void_points: Vec::new(),
             void_bases: Vec::new(),
+            forged: false,
         })
     }
 
@@ -268,7 +269,10 @@ impl SourceHistory {
                 self.remember(epoch, LogSeq(0), &LogState::Object(Arc::new(*object)));
             }
             Ok(AtName::Fence(_)) => {}
-            Err(error) if error.is_about_the_object() => self.trouble(&name.key, error),
+            Err(error) if error.is_about_the_object() => {
+                self.entry(epoch).forged = matches!(error, LedgerError::Revoked { .. });
+                self.trouble(&name.key, error);
+            }
             Err(error) => return Err(error),
         }
         Ok(())
@@ -284,13 +288,23 @@ impl SourceHistory {
                     .push((PointSeq(seq), entry.clone()));
             }
         }
-        for (epoch, mut names) in named {
+        for (epoch, names) in named {
             self.missing_points(epoch, &names);
-            if let PointsWanted::Newest(count) = wanted {
-                names.drain(..names.len().saturating_sub(count.max(1)));
-            }
             let entries: Vec<ListEntry> = names.into_iter().map(|(_, entry)| entry).collect();
-            let read = self.read_all::<PointHead>(&entries, &[Role::Agent]).await?;
+            let newest = match wanted {
+                PointsWanted::All => 0,
+                PointsWanted::Newest(count) => entries.len().saturating_sub(count.max(1)),
+            };
+            let (older, newest) = entries.split_at(newest);
+            let mut read = self.read_all::<PointHead>(newest, &[Role::Agent]).await?;
+            // What counts may stand below what does not: another's forgeries must not hide it.
+            let doubtful = |point: &Verified<_>| self.keyring.anchors(&point.signer).is_some();
+            if read.len() < newest.len() || read.iter().any(doubtful) {
+                let mut all = self.read_all::<PointHead>(older, &[Role::Agent]).await?;
+                all.append(&mut read);
+                read = all;
+            }
+            let read = self.anchored_points(epoch, read);
             let chained = self.chained(read);
             self.entry(epoch).points = chained;
         }
@@ -342,7 +356,8 @@ impl SourceHistory {
     }
 
     async fn read_bases(&mut self, entries: &[ListEntry]) -> Result<()> {
-        for base in self.read_all::<BaseHead>(entries, &[Role::Agent]).await? {
+        let read = self.read_all::<BaseHead>(entries, &[Role::Agent]).await?;
+        for base in self.anchored_bases(read) {
             let epoch = base.head.epoch;
             self.entry(epoch).bases.push(base);
         }
@@ -367,7 +382,11 @@ impl SourceHistory {
     /// What this region alone shows of each epoch.
     fn signs(&self) -> BTreeMap<Epoch, EpochSigns> {
         let signs = self.epochs.iter().map(|(epoch, history)| {
-            let has_log = !history.names.is_empty() || !history.void.is_empty();
+            let here = !history.names.is_empty() || !history.void.is_empty();
+            let points = history.points.iter().chain(&history.void_points);
+            let bases = history.bases.iter().chain(&history.void_bases);
+            let forged = history.forged && points.count() == 0 && bases.count() == 0;
+            let has_log = here && !forged;
             let fence = history.fence.as_ref().map(|fence| fence.head.seq);
             let object_zero = history.object_zero.clone();
             (
@@ -443,6 +462,17 @@ fn unlinked(before: &Verified<PointHead>, point: &Verified<PointHead>) -> Option
     None
 }
 
+fn orphaned(base: &BaseHead) -> String {
+    base.parent.map_or_else(
+        || "it names no base that it builds on".to_owned(),
+        |parent| {
+            let (source, epoch) = (&base.source, base.epoch);
+            let key = keys::base(source, epoch, parent.generation, parent.number);
+            format!("the base it builds on, {key}, is not here")
+        },
+    )
+}
+
 /// Takes out bases whose parent isn't here or isn't the one they name. Parents come first.
 fn drop_orphans(bases: &mut Vec<Verified<BaseHead>>) -> Vec<(Key, String)> {
     let mut orphans = Vec::new();
@@ -460,7 +490,7 @@ fn drop_orphans(bases: &mut Vec<Verified<BaseHead>>) -> Vec<(Key, String)> {
         if has_parent {
             good.push(base);
         } else {
-            orphans.push((base.key, "the base it builds on is not here".to_owned()));
+            orphans.push((base.key, orphaned(&base.head)));
         }
     }
     *bases = good;

@@ -8,6 +8,7 @@
 //! **Failure:** a region that can't be reached or refuses to answer is an error of the load. An
 //! object that is there and wrong is a trouble, so that one damaged object hides nothing else.
 
+mod anchored;
 mod beats;
 pub mod chain;
 mod freshness;
@@ -85,6 +86,8 @@ pub struct EpochHistory {
     pub void_points: Vec<Verified<PointHead>>,
     /// Bases past the end: void.
     pub void_bases: Vec<Verified<BaseHead>>,
+    /// Whether its object 0 is one that a revoked key wrote afterwards: such an epoch ends nothing.
+    forged: bool,
 }
 
 impl EpochHistory {

@@ -81,9 +81,8 @@ async fn what_a_revoked_agent_had_written_stays_valid_and_nothing_after_it() {
     assert_eq!(last.len(), 1);
     assert_eq!((last[0].seq, last[0].link), (LogSeq(9), writer.links[9]));
     let revocation = Revocation {
-        at: second(400),
-        reason: "stolen".to_owned(),
         valid_until: last,
+        ..Revocation::new(second(400), "stolen".to_owned())
     };
     repo.change(vec![Change::RevokeMember { key, revocation }])
         .await;
@@ -107,11 +106,7 @@ async fn what_a_revoked_agent_had_written_stays_valid_and_nothing_after_it() {
 async fn the_last_recipient_and_an_unknown_key_can_not_be_revoked() {
     let repo = Repo::new().await;
     let keyring = repo.keyring().await;
-    let revocation = || Revocation {
-        at: second(9),
-        reason: "test".to_owned(),
-        valid_until: Vec::new(),
-    };
+    let revocation = || Revocation::new(second(9), "test".to_owned());
     let both = [&repo.keys.identity, &repo.keys.escrow].map(|identity| Change::RevokeRecipient {
         id: identity.recipient().id(),
         revocation: revocation(),

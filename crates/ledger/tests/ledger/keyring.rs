@@ -1,19 +1,19 @@
 //! The keyring is believed from the pinned root on, whole or not at all.
 
+use tidemark_format::envelope::{self, Head, Kind};
 use tidemark_format::heads::{KeyringHead, Revocation, Role, ValidUntil};
 use tidemark_format::sign::SigningKey;
 use tidemark_format::{Epoch, Hash, KeyId, LogSeq, keys};
 use tidemark_ledger::custody::Change;
 use tidemark_ledger::{Keyring, LedgerError, LedgerErrorKind, Signed, Subject, Trust};
-use tidemark_storage::DeleteStore as _;
+use tidemark_storage::{CreateStore as _, DeleteStore as _};
 
 use crate::support::{Repo, app, second};
 
 fn revocation(valid_until: Vec<ValidUntil>) -> Revocation {
     Revocation {
-        at: second(400),
-        reason: "host stolen".to_owned(),
         valid_until,
+        ..Revocation::new(second(400), "host stolen".to_owned())
     }
 }
 
@@ -127,7 +127,7 @@ async fn a_revoked_agents_log_counts_up_to_the_listed_object_and_no_further() {
         text.contains(&id) && text.contains(&when) && text.contains("host stolen"),
         "{text}"
     );
-    let late = Subject::dated(tidemark_format::envelope::Kind::Point, second(401));
+    let late = Subject::dated(Kind::Point, second(401));
     assert!(keyring.check(&key, &[Role::Agent], &late).is_err());
 }
 
@@ -135,7 +135,7 @@ async fn a_revoked_agents_log_counts_up_to_the_listed_object_and_no_further() {
 async fn an_unknown_signer_and_a_wrong_role_are_told_apart() {
     let repo = Repo::new().await;
     let keyring = repo.keyring().await;
-    let subject = Subject::Referenced(tidemark_format::envelope::Kind::Pack);
+    let subject = Subject::Referenced(Kind::Pack);
     let stranger = SigningKey::from_secret(&[7; 32]).public();
     let error = keyring
         .check(&stranger, &[Role::Agent], &subject)
@@ -148,4 +148,59 @@ async fn an_unknown_signer_and_a_wrong_role_are_told_apart() {
         .check(&repo.agent.public(), &[Role::Drill], &subject)
         .unwrap_err();
     assert!(matches!(error, LedgerError::WrongRole { .. }), "{error}");
+}
+
+/// A keyring as a later version of the program might write it.
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+struct OfTheFuture(serde_json::Value);
+
+impl Head for OfTheFuture {
+    const KIND: Kind = Kind::Keyring;
+}
+
+#[tokio::test]
+async fn a_next_version_keeps_what_a_newer_program_had_added() {
+    // GIVEN a keyring with keys that we don't know at every level
+    let repo = Repo::new().await;
+    let keyring = repo.keyring().await;
+    let key = repo.agent.public();
+    let revoke = Change::RevokeMember {
+        key,
+        revocation: Revocation {
+            anchors: Some(tidemark_format::heads::Anchors::default()),
+            ..revocation(Vec::new())
+        },
+    };
+    repo.change(vec![revoke]).await;
+    let mut json = serde_json::to_value(repo.keyring().await.head()).unwrap();
+    json["version"] = 3.into();
+    json["prev"] = repo.keyring().await.link().to_string().into();
+    json["quorum"] = serde_json::json!({"of": 2});
+    json["members"][0]["device"] = "token".into();
+    json["members"][0]["revoked"]["ticket"] = 7.into();
+    json["members"][0]["revoked"]["anchors"]["evidence"] = serde_json::json!([1]);
+    json["recipients"][1]["device"] = "safe".into();
+    let bytes = envelope::encode(&OfTheFuture(json.clone()), &repo.keys.root.key, b"").unwrap();
+    let put = tidemark_format::PutId([4; 16]);
+    repo.store
+        .create(&keys::keyring(3), bytes.into(), &put)
+        .await
+        .unwrap();
+    assert_eq!(keyring.members().len(), 1);
+    // WHEN today's program reads it and makes the next one
+    repo.enrol(&SigningKey::from_secret(&[6; 32])).await;
+    // THEN all of it is still there, and is what the root signed
+    let next = serde_json::to_value(repo.keyring().await.head()).unwrap();
+    assert_eq!(next["version"], 4);
+    for path in [
+        "/quorum/of",
+        "/members/0/device",
+        "/members/0/revoked/ticket",
+        "/members/0/revoked/anchors/evidence/0",
+        "/recipients/1/device",
+    ] {
+        let kept = next.pointer(path);
+        assert!(kept.is_some() && kept == json.pointer(path), "{path}");
+    }
 }

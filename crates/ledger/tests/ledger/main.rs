@@ -11,4 +11,6 @@ mod keyring;
 #[cfg(test)]
 mod region;
 #[cfg(test)]
+mod revoked;
+#[cfg(test)]
 mod support;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use tidemark_format::envelope;
 use tidemark_format::heads::{
-    BaseHead, BaseRef, BeatHead, BeatSource, ClaimHead, ClaimReason, ClockFacts, EpochEnd,
+    BaseHead, BaseRef, BeatHead, BeatSource, ClaimHead, ClaimReason, ClockFacts, EpochEnd, Facts,
     FenceHead, Gap, KeyringHead, LogHead, Member, PointHead, Role,
 };
 use tidemark_format::sign::SigningKey;
@@ -125,6 +125,7 @@ impl Repo {
             at: second(1),
             members: Vec::new(),
             recipients: vec![self.keys.identity.entry()],
+            more: Facts::new(),
         }
     }
 }

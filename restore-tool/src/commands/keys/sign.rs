@@ -8,13 +8,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use tidemark_format::heads::{EnrolHead, Member, RecipientEntry, Revocation};
+use tidemark_format::heads::{Anchors, EnrolHead, Facts, Member, RecipientEntry, Revocation};
 use tidemark_format::recipient::RecipientKey;
 use tidemark_format::{KeyId, PutId, RegionName, keys};
 use tidemark_host::output::Console;
 use tidemark_host::{Exit, RngExt as _};
 use tidemark_ledger::custody::{
-    self, Change, KeyFields, ROOT_TITLE, RootFile, RootKey, amend, first_keyring, valid_until,
+    self, Change, KeyFields, ROOT_TITLE, RootFile, RootKey, amend, anchors, first_keyring,
+    valid_until,
 };
 use tidemark_ledger::history::{Beats, LoadOptions, SourceHistory};
 use tidemark_ledger::{
@@ -302,6 +303,7 @@ fn first_recipients(
                 name: name.to_owned(),
                 added_at: now,
                 revoked: None,
+                more: Facts::new(),
             });
         }
     };
@@ -343,15 +345,11 @@ pub(super) async fn revoke(
         .iter()
         .find(|member| member.key.id() == key && member.revoked.is_none());
     let recipient = keyring.recipients().find(|entry| entry.key.id() == key);
-    let mut revocation = Revocation {
-        at: now,
-        reason: reason.to_owned(),
-        valid_until: Vec::new(),
-    };
+    let mut revocation = Revocation::new(now, reason.to_owned());
     let (change, what) = match (member, recipient) {
         (Some(member), _) => {
             let what = format!("{} ({key}) may sign no more", member.name);
-            revocation.valid_until = still_valid(&rooted, &keyring, member).await?;
+            still_valid(&rooted, &keyring, member, &mut revocation).await?;
             (
                 Change::RevokeMember {
                     key: member.key,
@@ -388,17 +386,20 @@ pub(super) async fn revoke(
     )
 }
 
-/// What a key has written in any region and stays valid, being linked by hash.
+/// Writes into `revocation` what a key has signed in any region and stays valid.
 async fn still_valid(
     rooted: &Rooted,
     keyring: &Keyring,
     member: &Member,
-) -> Result<Vec<tidemark_format::heads::ValidUntil>> {
+    revocation: &mut Revocation,
+) -> Result<()> {
     let keyring = Arc::new(keyring.clone());
     let (no_beats, options) = (Beats::default(), LoadOptions::default());
-    let mut all = Vec::new();
+    let mut signed = Anchors::default();
     let mut names = std::collections::BTreeSet::new();
     for place in &rooted.places {
+        let beats = Beats::load(place.store.read.as_ref(), &keyring).await?;
+        signed.beat = signed.beat.max(beats.newest_of(&member.key));
         names.extend(sources(place.store.read.as_ref()).await?.into_keys());
     }
     for name in names {
@@ -414,9 +415,12 @@ async fn still_valid(
             }
         }
         SourceHistory::settle(&mut histories);
-        all.extend(valid_until(&histories, &member.key).await?);
+        let last = valid_until(&histories, &member.key).await?;
+        revocation.valid_until.extend(last);
+        anchors(&histories, &member.key, &mut signed);
     }
-    Ok(all)
+    revocation.anchors = Some(signed);
+    Ok(())
 }
 
 fn confirm(what: &str, yes: bool, console: &Console) -> Result<()> {
