@@ -164,6 +164,9 @@ pub enum Config {
     },
     /// Show the config as it holds, defaults included
     Show,
+    /// Check the config file, then have the running agent read credentials, certificates, keyring and
+    /// recipients again; what changed in the file itself takes a restart
+    Reload,
 }
 
 #[cfg(test)]

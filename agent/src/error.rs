@@ -31,6 +31,22 @@ pub enum AgentError {
          written to any source's log; decide which machine is the right one and run `tidemark-agent take-over` there"
     )]
     Cloned,
+    /// The root has not signed for this agent's key yet.
+    #[error("{}", crate::enrolment::waiting(.command))]
+    NotEnrolled {
+        /// What enrols it.
+        command: String,
+    },
+    /// The root took this agent's key back.
+    #[error(
+        "this agent's key was revoked, so nothing that it signs counts any more ({why}). What it had written before stays \
+         restorable. If this host is to be protected again: move config and state_dir away and run `tidemark-agent init`, \
+         which makes a new key; it has to be enrolled"
+    )]
+    Revoked {
+        /// As the keyring says.
+        why: String,
+    },
     /// No region can be used, and there is nothing that could be done without one.
     #[error(
         "no region could be reached and no source has an epoch to resume: nothing can be protected yet ({why})"

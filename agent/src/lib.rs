@@ -9,6 +9,7 @@ pub mod commands;
 pub mod control;
 mod demo;
 pub mod disk;
+pub mod enrolment;
 mod error;
 pub mod metrics;
 mod metrics_http;

@@ -102,6 +102,8 @@ pub fn code(error: &AgentError) -> Code {
         AgentError::SigningKey { .. } => codes::CONFIG_INVALID,
         AgentError::UnknownSource { .. } => codes::NO_SOURCE,
         AgentError::Lock(_) => codes::STATE_IN_USE,
+        AgentError::NotEnrolled { .. } => codes::NOT_ENROLLED,
+        AgentError::Revoked { .. } => codes::AGENT_REVOKED,
         AgentError::Record(_) => codes::NEWER_CHAIN,
         AgentError::Spool(error) if error.is_full() => codes::SPOOL_FULL,
         AgentError::File(error) if error.is_full() => codes::SPOOL_FULL,

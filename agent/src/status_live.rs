@@ -25,6 +25,8 @@ pub enum SourceState {
     Starting,
     /// No region could be reached to claim it yet.
     WaitingForRegion,
+    /// The root has not signed for this agent yet, so it can't be claimed.
+    WaitingForEnrolment,
     /// The database can't be opened; it is tried again and again.
     WaitingForDatabase,
     /// What was missed while the agent was away is being found.
@@ -54,6 +56,7 @@ impl SourceState {
         match self {
             Self::Starting => "starting",
             Self::WaitingForRegion => "waiting-for-region",
+            Self::WaitingForEnrolment => "waiting-for-enrolment",
             Self::WaitingForDatabase => "waiting-for-database",
             Self::CatchingUp => "catching-up",
             Self::Capturing => "capturing",
@@ -333,6 +336,14 @@ impl Board {
     ) -> T {
         let written = self.lock();
         with(&written.sources, &written.regions, written.alerts.len())
+    }
+
+    /// The message of an alert that stands.
+    #[must_use]
+    pub fn message(&self, code: &str, about: &str) -> Option<String> {
+        let written = self.lock();
+        let alert = written.alerts.get(&(code.to_owned(), about.to_owned()));
+        alert.map(|alert| alert.message.clone())
     }
 
     /// The alerts that stand.

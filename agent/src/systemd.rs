@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use sd_notify::NotifyState;
-use tidemark_host::duration;
+use tidemark_host::{codes, duration};
 
+use crate::ship::looking::AGENT;
 use crate::status_live::{Board, SourceState};
 
 /// How much more time is asked for while stopping; asked for again before it is over.
@@ -65,6 +66,9 @@ pub fn is_ready(board: &Board, sources: usize) -> bool {
 /// The status line: the worst exposure, each region, what needs somebody.
 #[must_use]
 pub fn status_line(board: &Board, now: Timestamp) -> String {
+    if let Some(text) = board.message(codes::NOT_ENROLLED.id, AGENT) {
+        return format!("NOT PROTECTED · {text}");
+    }
     let mut line = match board.worst_exposure(now) {
         Some((source, exposure)) => {
             let seconds = Duration::from_secs(exposure.as_secs());
@@ -113,6 +117,19 @@ mod tests {
         assert_eq!(status_line(&board, now), "exposure 11s (app) · aarhus ok");
         board.region(&RegionName::new("odense").unwrap(), |live| live.up = false);
         assert!(status_line(&board, now).ends_with("odense AWAY"));
+    }
+
+    #[test]
+    fn the_status_line_of_an_agent_that_is_not_enrolled_is_the_command_that_is_missing() {
+        let board = Board::default();
+        let now = Timestamp::from_second(100).unwrap();
+        let app = SourceName::new("app").unwrap();
+        board.source(&app, |live| live.state = SourceState::WaitingForEnrolment);
+        board.alert(codes::NOT_ENROLLED.id, AGENT, "run keys enrol", now);
+        assert_eq!(status_line(&board, now), "NOT PROTECTED · run keys enrol");
+        assert!(is_ready(&board, 1), "nothing more will come by waiting");
+        board.clear(codes::NOT_ENROLLED.id, AGENT);
+        assert!(status_line(&board, now).contains("waiting-for-enrolment"));
     }
 
     #[test]

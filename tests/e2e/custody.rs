@@ -5,9 +5,14 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use tidemark_tests::eventually;
+
 use crate::process::{Ran, SOON};
-use crate::site::Site;
+use crate::site::{Agent, Site};
 use crate::writer::{assert_committed_prefix, create, write};
+
+/// How an agent ends whose key was revoked.
+const REVOKED: i32 = 12;
 
 /// Keys made on another host.
 #[derive(Debug)]
@@ -153,34 +158,154 @@ fn production_keys_never_touch_the_database_host_and_either_recipient_restores()
     }
 }
 
-#[test]
-fn agent_that_is_not_enrolled_yet_says_so_and_protects_once_it_is() {
-    let (site, keys) = production();
-    let mut early = site.launch();
-    tidemark_tests::eventually("the agent says what it waits for", SOON, || {
-        early.log().contains("keys enrol").then_some(())
+/// The agent waits for its enrolment, and everybody who is asked says what to do; the command, as
+/// `status` prints it.
+#[track_caller]
+fn assert_waits_for_enrolment(agent: &Agent<'_>) -> String {
+    let status = eventually("status says what the agent waits for", SOON, || {
+        let status = agent.status();
+        (status.alerts() == ["TM1208"]).then_some(status)
     });
-    // systemd starts it again until somebody has signed; here we do.
-    early.kill();
-    let target = site.fresh("restored");
-    let mut refused = site.restore_command(&[&site.regions[0]], &target);
-    let refused = Ran::of(refused.args(["--to", "latest"]));
-    assert!(refused.code != 0 && !target.exists(), "{refused}");
-    enrol(&site, &keys);
-    let daemon = site.start();
+    assert_eq!(status.state().as_deref(), Some("waiting-for-enrolment"));
+    for region in status.0["regions"].as_array().unwrap() {
+        assert_eq!(region["agent"], "not-enrolled", "{region}");
+        assert!(region["away"].is_null(), "{region}");
+    }
+    let findings = &status.0["sources"][0]["judgement"]["findings"];
+    let said = findings[0].as_str().unwrap();
+    let command = said.split_once("run: ").unwrap().1;
+    let command = command.split_once(". The agent").unwrap().0.to_owned();
+    assert!(command.starts_with("tidemark-restore keys enrol "));
+    agent.run(&["status"]).ends_with(2).says(&[&command]);
+    agent.run(&["doctor"]).ends_with(2).says(&[&command]);
+    agent.run(&["snapshot"]).ends_with(12).says(&[&command]);
+    command
+}
+
+/// Types what an agent said, with the root key's file in it.
+#[track_caller]
+fn type_as_said(site: &Site, command: &str, keys: &Keys) {
+    let root = keys.root();
+    let command = command.replace("FILE.root", root.to_str().unwrap());
+    let mut words = command.split(' ');
+    let mut typed = site.command(words.next().unwrap());
+    Ran::of(typed.args(words)).ok();
+}
+
+#[test]
+fn agent_that_was_never_enrolled_says_what_to_do_and_protects_by_itself_once_it_is() {
+    let (site, keys) = production();
+    site.tool(&["keys", "list"])
+        .ok()
+        .says(&["no keyring yet", "Ask to be enrolled"]);
+    let mut daemon = site.start();
+    let command = assert_waits_for_enrolment(&site.first_agent());
+    assert!(daemon.log().contains(&command), "{}", daemon.log());
+    write(&site.database, 30);
+    site.restore(&[&site.regions[0]], &["--to", "latest"])
+        .refused(10, &[]);
+    type_as_said(&site, &command, &keys);
     let journal = write(&site.database, 60);
-    site.agent(&["snapshot"]).ok();
     site.wait_shipped();
+    site.agent(&["snapshot"]).ok();
+    let status = site.status();
+    assert_eq!(status.alerts(), Vec::<String>::new());
+    daemon.assert_running();
     daemon.terminate();
     let k = assert_committed_prefix(&site.restore_latest(0).path);
     assert_eq!(k, journal.last().unwrap().n);
 }
 
 #[test]
-fn revoked_agents_objects_are_refused_from_the_revocation_on() {
+fn agent_added_to_a_repository_waits_and_protects_by_itself_once_it_is_enrolled() {
+    let (site, keys) = production();
+    enrol(&site, &keys);
+    let mut first = site.start();
+    write(&site.database, 30);
+    site.wait_shipped();
+    let folder = site.path("second");
+    std::fs::create_dir(&folder).unwrap();
+    let database = folder.join("other.db");
+    create(&database);
+    let second = Agent::at(&site, folder.join("agent.toml"));
+    let mut init = site.command("tidemark-agent");
+    init.arg("init").arg("--sqlite").arg(&database);
+    for region in &site.regions {
+        init.args(["--region", region]);
+    }
+    init.args(keys.words()).arg("--config").arg(&second.config);
+    Ran::of(&mut init).ok().says(&["keys enrol"]);
+    second.shorten();
+    let mut daemon = second.start();
+    let command = assert_waits_for_enrolment(&second);
+    site.tool(&["keys", "list"])
+        .ok()
+        .says(&["keyring version 1", "Ask to be enrolled"]);
+    type_as_said(&site, &command, &keys);
+    let journal = write(&database, 60);
+    eventually("the second agent protects", 2 * SOON, || {
+        (second.run(&["snapshot"]).code == 0).then_some(())
+    });
+    first.assert_running();
+    daemon.assert_running();
+    daemon.terminate();
+    first.terminate();
+    let words = ["--to", "latest", "--source", "other"];
+    let restored = site.restore(&[&site.regions[1]], &words).ok();
+    let k = assert_committed_prefix(&restored.path);
+    assert_eq!(k, journal.last().unwrap().n);
+}
+
+#[test]
+fn recipient_that_is_revoked_reads_nothing_that_is_written_from_the_reload_on() {
     let (site, keys) = production();
     enrol(&site, &keys);
     let daemon = site.start();
+    let before = write(&site.database, 60);
+    site.agent(&["snapshot"]).ok();
+    site.wait_shipped();
+    let through = site.status().log_through("region-a").unwrap();
+    let listed = site.tool(&["keys", "list", "--json"]).ok().json();
+    let recipients = listed["recipients"].as_array().unwrap();
+    let of_identity = |entry: &&Value| entry["recipient"] == keys.recipients[0].as_str();
+    let lost = recipients.iter().find(of_identity).unwrap()["key"].clone();
+    let root = keys.root();
+    let words = ["keys", "revoke", lost.as_str().unwrap(), "--reason", "lost"];
+    let signed = ["--root", root.to_str().unwrap(), "--yes"];
+    site.tool(&[&words[..], &signed[..]].concat()).ok();
+    site.agent(&["config", "reload"])
+        .ok()
+        .says(&["keyring version 2", "1 recipient"]);
+    let after = write(&site.database, 60);
+    site.agent(&["snapshot", "--base"]).ok();
+    site.wait_shipped();
+    daemon.terminate();
+    let escrow = keys.escrow();
+    let with = |identity: &Path, to: &str| {
+        let target = site.fresh("restored");
+        let mut command = site.command("tidemark-restore");
+        command.args(["restore", "--to", to, "--region", &site.regions[0]]);
+        command.arg("--target").arg(&target);
+        let ran = Ran::of(command.arg("--identity").arg(identity));
+        (ran, target)
+    };
+    let (ran, target) = with(&escrow, "latest");
+    ran.ok();
+    assert_eq!(assert_committed_prefix(&target), after.last().unwrap().n);
+    let (ran, target) = with(&keys.identity, "latest");
+    ran.ends_with(12);
+    assert!(!target.exists());
+    // What was written while it was a recipient stays readable to it.
+    let (ran, target) = with(&keys.identity, &format!("1:{through}"));
+    assert!(ran.code == 0 || ran.code == 3, "{ran}");
+    assert_eq!(assert_committed_prefix(&target), before.last().unwrap().n);
+}
+
+#[test]
+fn agent_whose_key_is_revoked_stops_and_what_it_signed_since_is_refused() {
+    let (site, keys) = production();
+    enrol(&site, &keys);
+    let mut daemon = site.start();
     let before = write(&site.database, 60);
     site.agent(&["snapshot"]).ok();
     site.wait_shipped();
@@ -197,12 +322,16 @@ fn revoked_agents_objects_are_refused_from_the_revocation_on() {
     ];
     site.tool(&words).ends_with(2).says(&["--yes"]);
     site.tool(&[&words[..], &["--yes"]].concat()).ok();
+    // Until its next look round the regions it goes on signing, as a thief with its key would.
     write(&site.database, 60);
-    drop(daemon);
-    // A thief with the key goes on signing; nothing of it is handed over unsaid.
-    let thief = site.start();
-    crate::process::pass(std::time::Duration::from_secs(3));
-    drop(thief);
+    assert_eq!(daemon.wait(), REVOKED, "{}", daemon.log());
+    assert!(daemon.log().contains("stolen"), "{}", daemon.log());
+    let mut again = site.launch();
+    assert_eq!(again.wait(), REVOKED, "{}", again.log());
+    site.agent(&["status"])
+        .ends_with(2)
+        .says(&["was revoked", "stolen", "tidemark-agent init"]);
+    site.agent(&["doctor"]).ends_with(2).says(&["stolen"]);
     let restored = site.restore(&[&site.regions[0]], &["--to", "latest"]);
     if restored.ran.code <= 3 {
         let k = assert_committed_prefix(&restored.path);
@@ -213,6 +342,27 @@ fn revoked_agents_objects_are_refused_from_the_revocation_on() {
     }
     let listed = site.tool(&["keys", "list"]).says(&["REVOKED", "stolen"]);
     assert!(listed.code == 0 || listed.code == 3, "{listed}");
+}
+
+#[test]
+fn hang_up_has_the_agent_read_the_keyring_again() {
+    let (site, keys) = production();
+    let daemon = site.start();
+    assert_waits_for_enrolment(&site.first_agent());
+    enrol(&site, &keys);
+    daemon.signal("HUP");
+    eventually("the agent has read the keyring", SOON, || {
+        let log = daemon.log();
+        (log.contains("keyring version 1")).then_some(())
+    });
+    site.agent(&["snapshot"]).ok();
+    site.agent(&["config", "reload"])
+        .ok()
+        .says(&["region-a: keyring version 1", "region-b: keyring version 1"]);
+    daemon.terminate();
+    site.agent(&["config", "reload"])
+        .ends_with(1)
+        .says(&["no agent runs"]);
 }
 
 fn restored_code(site: &Site) -> i32 {

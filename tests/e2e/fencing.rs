@@ -159,6 +159,44 @@ fn take_over_fences_the_old_agent_and_keeps_all_that_it_had_acknowledged() {
 }
 
 #[test]
+fn idle_agent_notices_a_take_over_by_itself_and_goes_on_with_its_other_source() {
+    let site = Site::new();
+    let second = site.second_agent("second");
+    let other = site.path("host").join("other.db");
+    crate::writer::create(&other);
+    let add = ["init", "--sqlite", other.to_str().unwrap()];
+    site.agent(&add).ok();
+    let mut first = site.start();
+    crate::writer::write(&site.database, 30);
+    wait_protecting(&site, &site.first_agent());
+    second.run(&["take-over", "--yes"]).ok();
+    // Nothing is committed any more: nothing would be refused.
+    eventually("the idle agent notices", SOON, || {
+        (site.status().alerts() == ["TM1101"]).then_some(())
+    });
+    let said = site.agent(&["status"]).ends_with(2);
+    let said = said.says(&["has taken app over", "epoch 2", "take-over --source app"]);
+    assert!(said.out.contains("fenced"), "{said}");
+    first.assert_running();
+    site.agent(&["snapshot", "--source", "other"]).ok();
+    // With every source taken it ends, so that somebody looks.
+    second.run(&add).ok();
+    second
+        .run(&["take-over", "--source", "other", "--yes"])
+        .ok();
+    assert_eq!(first.wait(), FENCED, "{}", first.log());
+    site.agent(&["status"])
+        .ends_with(2)
+        .says(&["has taken app over", "has taken other over"]);
+    let new = second.start();
+    crate::writer::write(&site.database, 30);
+    wait_protecting(&site, &second);
+    second.run(&["status"]).ok();
+    new.terminate();
+    assert_no_name_holds_two_log_objects(&site);
+}
+
+#[test]
 fn cloned_machine_leaves_exactly_one_of_the_two_running() {
     for _ in 0..3 {
         let site = Site::new();

@@ -142,7 +142,7 @@ fn unit_keeps_its_promises_to_the_operator() {
     for promised in [
         "Type=notify",
         "Restart=always",
-        "RestartPreventExitStatus=11 78",
+        "RestartPreventExitStatus=11 12 78",
         "StartLimitIntervalSec=0",
         "LimitCORE=0",
         "MemorySwapMax=0",

@@ -7,21 +7,22 @@ use std::path::Path;
 
 use serde::Serialize;
 use tidemark_engine::OpenRequest;
-use tidemark_format::KeyId;
+use tidemark_format::sign::PublicKey;
 use tidemark_host::{
     Exit, NtpState, RngExt as _,
     config::{AgentConfig, Engine, Source, failure_domains},
     lock::StateLock,
     output::{Console, Document, Table},
 };
-use tidemark_ledger::{Keyring, Trust, custody, read_marker};
+use tidemark_ledger::{Trust, read_marker};
 use tidemark_storage::{CreateOnly, region::AgentRegion};
 
 use super::{
     Failure,
     context::{self, Machine, open_regions},
+    standing::{Standing, agent_key, standing},
 };
-use crate::{bootstrap, cli::Global, policy, state::StateDir};
+use crate::{bootstrap, cli::Global, enrolment, policy, state::StateDir};
 
 /// What a check found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -194,7 +195,7 @@ fn database(source: &Source, config: &AgentConfig, machine: &Machine, findings: 
             policy::with_causes(&error),
             format!(
                 "tidemark-agent explain {}",
-                policy::of_engine(error.kind()).code
+                crate::source::refusal::of_engine_error(&error).code
             ),
         ),
     }
@@ -237,10 +238,7 @@ fn look_at(
 }
 
 async fn regions(config: &AgentConfig, machine: &Machine, findings: &mut Findings) {
-    let signer = bootstrap::load_signing_key(&StateDir::new(&config.state_dir).agent_key()).ok();
-    let agent = signer
-        .as_ref()
-        .map(tidemark_format::sign::SigningKey::public);
+    let agent = agent_key(config);
     for (region, opened) in open_regions(&config.regions, &machine.open_options()).await {
         let what = format!("region {}", region.name);
         let checked = match opened {
@@ -264,7 +262,7 @@ async fn regions(config: &AgentConfig, machine: &Machine, findings: &mut Finding
 async fn one_region(
     config: &AgentConfig,
     store: &AgentRegion,
-    agent: Option<tidemark_format::sign::PublicKey>,
+    agent: Option<PublicKey>,
     machine: &Machine,
     what: &str,
     findings: &mut Findings,
@@ -288,29 +286,30 @@ async fn one_region(
         root: config.root,
         ..Trust::of(first)
     };
-    let keyring = Keyring::load(store.meta.as_ref(), &trust).await?;
-    let enrolled = agent.map(|key| custody::is_enrolled(&keyring, &key));
-    match enrolled {
-        Some(Ok(true)) => findings.ok(
-            what,
-            format!("keyring {} knows this agent", keyring.version()),
-        ),
-        Some(Ok(false)) => findings.bad(
+    let (keyring, standing) = standing(store.meta.as_ref(), &trust, agent).await?;
+    let version = keyring.map_or(0, |keyring| keyring.version());
+    match standing {
+        Standing::Enrolled => {
+            findings.ok(what, format!("keyring {version} knows this agent"));
+        }
+        Standing::NotEnrolled => findings.bad(
             Grade::Broken,
             what,
             "this agent is not enrolled: a restore will not accept what it writes",
             format!(
-                "on the host with the root key: tidemark-restore keys enrol {}",
-                key_word(agent)
+                "on the host with the root key: {}",
+                agent.map_or_else(
+                    || "tidemark-restore keys enrol".to_owned(),
+                    |key| enrolment::command(key.id(), &config.regions)
+                )
             ),
         ),
-        Some(Err(error)) => findings.bad(
+        Standing::Revoked { why } => findings.bad(
             Grade::Broken,
             what,
-            policy::with_causes(&error),
-            "tidemark-agent init on a fresh state_dir makes a new key",
+            why,
+            "move config and state_dir away and run tidemark-agent init; the new key has to be enrolled",
         ),
-        None => {}
     }
     let report = store.probe.probe(&machine.rng.id()).await?;
     match report.create_only {
@@ -324,11 +323,4 @@ async fn one_region(
         ),
     }
     Ok(())
-}
-
-fn key_word(agent: Option<tidemark_format::sign::PublicKey>) -> String {
-    agent
-        .map(|key| key.id())
-        .map(|id: KeyId| id.to_string())
-        .unwrap_or_default()
 }

@@ -10,6 +10,7 @@ mod manual;
 mod operate;
 mod ownership;
 mod run;
+mod standing;
 mod status;
 mod systemd_files;
 
@@ -44,6 +45,7 @@ pub fn execute(cli: &Cli) -> ExitCode {
             config::check(&cli.global, file.as_deref(), &console)
         }
         Command::Config(Config::Show) => config::show(&cli.global, &console),
+        Command::Config(Config::Reload) => operate::reload(&cli.global, &console),
         Command::Explain { code } => explain(code.as_deref(), &console),
         Command::Completions { shell } => {
             console.raw(&manual::completions(*shell));

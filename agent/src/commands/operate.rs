@@ -183,6 +183,18 @@ pub(super) fn resume(global: &Global, console: &Console) -> Result<Exit, Failure
     )
 }
 
+/// `config reload`: a file that is wrong is refused here, and hurts nothing that runs.
+pub(super) fn reload(global: &Global, console: &Console) -> Result<Exit, Failure> {
+    let config = context::config(global)?;
+    through_daemon(
+        &config,
+        &Request::Reload {
+            config: config.hash,
+        },
+        console,
+    )
+}
+
 /// `retire`.
 pub(super) fn retire(global: &Global, yes: bool, console: &Console) -> Result<Exit, Failure> {
     let config = context::config(global)?;

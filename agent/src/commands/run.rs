@@ -1,6 +1,8 @@
-//! `run`: the daemon, until SIGTERM or SIGINT; the second one stops it at once.
+//! `run`: the daemon, until SIGTERM or SIGINT; the second one stops it at once. SIGHUP has it read
+//! credentials, keyring and recipients again, as `config reload` does.
 
 use std::os::unix::process::CommandExt as _;
+use std::sync::Arc;
 
 use tidemark_host::{
     Exit,
@@ -69,11 +71,11 @@ fn listen(shutdown: Shutdown) -> Result<tokio::task::JoinHandle<()>, Failure> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     let mut hang_up = signal(SignalKind::hangup()).map_err(failed)?;
     // Unheard, it would end the agent without draining.
+    let reload = Arc::clone(&shutdown.reload);
     tokio::spawn(async move {
         while hang_up.recv().await.is_some() {
-            tracing::warn!(
-                "SIGHUP: the config is read at the start; restart the agent to apply a change"
-            );
+            tracing::info!("SIGHUP: credentials, keyring and recipients are read again");
+            reload.notify_one();
         }
     });
     Ok(tokio::spawn(async move {

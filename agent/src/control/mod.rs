@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tidemark_format::{LogSeq, PointSeq, RegionName, SourceName};
+use tidemark_format::{Hash, LogSeq, PointSeq, RegionName, SourceName};
 
 pub use client::{Client, ClientError};
 pub(crate) use server::{Asked, serve};
@@ -51,6 +51,11 @@ pub enum Request {
     Resume {
         /// Which source; all of them if absent.
         source: Option<SourceName>,
+    },
+    /// Read credentials, keyring and recipients again.
+    Reload {
+        /// The hash of the config file as it stands now.
+        config: Hash,
     },
     /// Seal a last point and let go of the database for good.
     Retire {

@@ -3,24 +3,33 @@
 //! A region is greeted once per outage: its marker is read (or made), the keyring checked from the
 //! pinned root on, the agent's beat created, every kept session brought. A source is looked at once
 //! per region and process: another writer's claim, fence or object there stops it before it writes
-//! (invariant 7).
+//! (invariant 7). Between greetings [`Greeter::look_around`] asks, in two listings whatever the number
+//! of sources, whether the root or another writer has said anything new.
+//!
+//! An agent that is not enrolled asks to be, once per region and process, and nothing else of it is
+//! created there.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use tidemark_format::heads::Role;
 use tidemark_format::recipient::RecipientKey;
 use tidemark_format::sign::SigningKey;
-use tidemark_format::{Epoch, Hash, Key, LogSeq, PutId, RepoId, SourceName, WriterId, keys};
+use tidemark_format::{
+    Epoch, Hash, Key, LogSeq, PutId, RegionName, RepoId, SourceName, WriterId, keys,
+};
 use tidemark_host::{Clock, Rng, RngExt as _};
 use tidemark_ledger::fencing::{Own, RegionHandle, RegionView, Writer, inspect, join};
 use tidemark_ledger::{
-    Keyring, LedgerError, Trust, custody, ensure_marker, ensure_readme, list_all,
+    Keyring, LedgerError, Trust, custody, ensure_marker, ensure_readme, list_all, sources,
 };
 use tidemark_seal::Sealed;
 use tidemark_storage::region::AgentRegion;
 use tidemark_storage::{Error as StorageError, ErrorKind};
 
 use super::link::{RegionLink, ShipError, ToCreate};
+use crate::enrolment;
 
 /// Why a region or a source in it can't be used now.
 #[derive(Debug, thiserror::Error)]
@@ -29,11 +38,14 @@ pub enum GreetError {
     #[error("another agent beats with this agent's key: {0}")]
     Cloned(String),
     /// The agent isn't enrolled: nothing it signs counts yet.
-    #[error(
-        "this agent's key isn't in the keyring yet, so nothing it writes would count: on the host with the root key, \
-         run tidemark-restore keys enrol"
-    )]
-    NotEnrolled,
+    #[error("{}", enrolment::waiting(.command))]
+    NotEnrolled {
+        /// What enrols it.
+        command: String,
+    },
+    /// The root took the agent's key back: nothing it signs counts any more.
+    #[error("{0}")]
+    Revoked(String),
     /// What stands in `meta/`, or the region.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
@@ -59,6 +71,19 @@ struct Copied {
 struct Known {
     keyring: Option<Arc<Keyring>>,
     copies: Vec<Copied>,
+    /// Regions that hold this agent's request to be enrolled.
+    asked: BTreeSet<RegionName>,
+}
+
+/// What a look around a region has shown.
+#[derive(Debug)]
+pub struct Seen {
+    /// The keyring's version, as far as any region has shown it.
+    pub keyring_version: u32,
+    /// To how many recipients the next session is sealed.
+    pub recipients: usize,
+    /// Sources of ours that another writer has claimed under a later epoch, and who.
+    pub fenced: Vec<(SourceName, LedgerError)>,
 }
 
 /// Who greets.
@@ -76,6 +101,8 @@ pub struct Greeter {
     pub host: String,
     /// Recipients that the config names.
     pub recipients: Vec<RecipientKey>,
+    /// What enrols this agent, for people.
+    pub enrol: String,
     /// The clocks.
     pub clock: Arc<dyn Clock>,
     /// Randomness for put-ids.
@@ -96,6 +123,8 @@ pub struct Identity {
     pub host: String,
     /// Recipients that the config names.
     pub recipients: Vec<RecipientKey>,
+    /// What enrols this agent, for people.
+    pub enrol: String,
 }
 
 impl Greeter {
@@ -109,6 +138,7 @@ impl Greeter {
             writer: identity.writer,
             host: identity.host,
             recipients: identity.recipients,
+            enrol: identity.enrol,
             clock,
             rng,
             known: Mutex::default(),
@@ -146,14 +176,105 @@ impl Greeter {
         let now = self.clock.now();
         let marker = ensure_marker(read, create, self.repo, &self.signer, &*self.rng, now).await?;
         link.set_id(marker.region);
-        ensure_readme(create, self.repo, &*self.rng).await?;
-        let keyring = self.load_keyring(&stores).await?;
-        if !custody::is_enrolled(&keyring, &self.signer.public())? {
-            return Err(GreetError::NotEnrolled);
+        if !self.known().asked.contains(&link.name) {
+            ensure_readme(create, self.repo, &*self.rng).await?;
         }
+        self.adopt_keyring(link, &stores).await?;
+        Ok(())
+    }
+
+    /// Reads the keyring, and takes its recipients over if it names this agent; asks to be enrolled
+    /// if it doesn't.
+    async fn adopt_keyring(
+        &self,
+        link: &RegionLink,
+        stores: &AgentRegion,
+    ) -> Result<Arc<Keyring>, GreetError> {
+        let keyring = match self.load_keyring(stores).await? {
+            Some(keyring) if self.is_enrolled(&keyring)? => keyring,
+            Some(_) | None => {
+                self.ask_to_be_enrolled(link, stores).await?;
+                return Err(self.not_enrolled());
+            }
+        };
         link.sessions()
             .adopt(recipients(&keyring, &self.recipients));
+        Ok(keyring)
+    }
+
+    fn is_enrolled(&self, keyring: &Keyring) -> Result<bool, GreetError> {
+        custody::is_enrolled(keyring, &self.signer.public()).map_err(|error| match error {
+            revoked @ LedgerError::Revoked { .. } => GreetError::Revoked(revoked.to_string()),
+            other => other.into(),
+        })
+    }
+
+    fn not_enrolled(&self) -> GreetError {
+        let command = self.enrol.clone();
+        GreetError::NotEnrolled { command }
+    }
+
+    async fn ask_to_be_enrolled(
+        &self,
+        link: &RegionLink,
+        stores: &AgentRegion,
+    ) -> Result<(), GreetError> {
+        if self.known().asked.contains(&link.name) {
+            return Ok(());
+        }
+        let (put, now): (PutId, _) = (self.rng.id(), self.clock.now());
+        let name = &self.host;
+        let request = custody::enrol_request(self.repo, Role::Agent, name, &self.signer, put, now)?;
+        match request.create(&*stores.urgent).await {
+            Ok(_created) => {}
+            // It asked before, at `init` or by an earlier process: the first request stands.
+            Err(LedgerError::Storage(error)) if error.kind() == ErrorKind::Exists => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.known().asked.insert(link.name.clone());
         Ok(())
+    }
+
+    /// Asks a greeted region whether the root has signed anything new and whether another writer has
+    /// claimed one of `own` sources under a later epoch. Two listings if neither has.
+    ///
+    /// # Errors
+    /// [`GreetError`]; [`GreetError::Revoked`] when the root took this agent's key back.
+    pub async fn look_around(
+        &self,
+        link: &RegionLink,
+        own: &[(SourceName, Epoch)],
+    ) -> Result<Seen, GreetError> {
+        let stores = link.stores().await?;
+        let meta = &*stores.meta;
+        let known = self.keyring().ok_or_else(|| self.not_enrolled())?;
+        let newest = keys::keyring(known.version());
+        let newer = meta.list(keys::KEYRINGS, Some(&newest), 1).await?;
+        let keyring = if newer.entries.is_empty() {
+            known
+        } else {
+            self.adopt_keyring(link, &stores).await?
+        };
+        let claimed = sources(meta).await?;
+        let mut fenced = Vec::new();
+        for (source, epoch) in own {
+            let highest = claimed.get(source).and_then(BTreeSet::last);
+            if highest.is_none_or(|highest| highest <= epoch) {
+                continue;
+            }
+            // A name decides nothing: the claim must be an enrolled agent's.
+            let view = inspect(meta, &keyring, source, None).await?;
+            if let RegionView::Foreign(foreign) = view
+                && foreign.epoch > *epoch
+            {
+                fenced.push((source.clone(), foreign.error(source)));
+            }
+        }
+        Ok(Seen {
+            keyring_version: keyring.version(),
+            recipients: recipients(&keyring, &self.recipients).len(),
+            fenced,
+        })
     }
 
     /// Creates a beat. Its name is contended by nobody but a copy of this state directory.
@@ -174,7 +295,8 @@ impl Greeter {
         }
     }
 
-    async fn load_keyring(&self, stores: &AgentRegion) -> Result<Arc<Keyring>, GreetError> {
+    /// The keyring as this region has it; `None` if no root has signed one yet.
+    async fn load_keyring(&self, stores: &AgentRegion) -> Result<Option<Arc<Keyring>>, GreetError> {
         let read = &*stores.meta;
         let (seen, copies) = {
             let known = self.known();
@@ -195,9 +317,7 @@ impl Greeter {
                 Keyring::load_at_least(read, &self.trust, seen).await?
             }
             // No root has signed anything here yet, this agent's key included.
-            Err(LedgerError::NoRepository { .. }) if seen == 0 => {
-                return Err(GreetError::NotEnrolled);
-            }
+            Err(LedgerError::NoRepository { .. }) if seen == 0 => return Ok(None),
             loaded => loaded?,
         };
         let copies = copy_keyring(stores).await?;
@@ -205,7 +325,7 @@ impl Greeter {
         let mut known = self.known();
         known.keyring = Some(Arc::clone(&keyring));
         known.copies = copies;
-        Ok(keyring)
+        Ok(Some(keyring))
     }
 
     /// Looks at a source in a region before anything is written there by `own` writer in its epoch, and claims or
@@ -221,7 +341,7 @@ impl Greeter {
         link_of: &(dyn Fn(LogSeq) -> Option<Hash> + Sync),
     ) -> Result<(), GreetError> {
         let stores = link.stores().await?;
-        let keyring = self.keyring().ok_or(GreetError::NotEnrolled)?;
+        let keyring = self.keyring().ok_or_else(|| self.not_enrolled())?;
         let (writer, epoch) = own;
         let own = Own {
             writer,

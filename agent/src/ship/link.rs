@@ -170,6 +170,17 @@ impl RegionLink {
         Ok(stores)
     }
 
+    /// Opens the region anew: credentials and certificates are read again. Requests that are under
+    /// way end with what they began with; if opening fails, the old stores stay.
+    ///
+    /// # Errors
+    /// What opening says.
+    pub async fn reopen(&self) -> tidemark_storage::Result<()> {
+        let stores = self.opener.open().await?;
+        self.lock().stores = Some(stores);
+        Ok(())
+    }
+
     /// The stores, if they are open.
     #[must_use]
     pub fn open_stores(&self) -> Option<AgentRegion> {

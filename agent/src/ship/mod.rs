@@ -8,6 +8,7 @@
 pub mod greet;
 pub mod lane;
 pub mod link;
+pub(crate) mod looking;
 pub mod queue;
 pub mod quorum;
 pub mod region;

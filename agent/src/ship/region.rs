@@ -17,15 +17,16 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use jiff::Timestamp;
 use tidemark_format::{Epoch, SourceName, WriterId};
-use tidemark_host::{Monotonic, RngExt as _};
+use tidemark_host::{Monotonic, RngExt as _, codes};
 use tidemark_ledger::LedgerErrorKind;
 use tidemark_seal::Sealed;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio_util::sync::CancellationToken;
 
-use super::greet::GreetError;
+use super::greet::{GreetError, Seen};
 use super::lane::{Admission, Lane};
 use super::link::{RegionLink, ShipError};
+use super::looking::{AGENT, Look};
 use super::queue::Queue;
 pub use super::region_messages::{Command, LinkOf, Opening, Report, Tools};
 use super::shipping::{Shipped, meaning, ship, ship_meaning};
@@ -37,8 +38,13 @@ use crate::status_live::LiveLane;
 const AWAY_ALERT: Duration = Duration::from_secs(60);
 
 /// What came of something that was under way.
-enum Done {
+pub(super) enum Done {
     Greeted(Result<(), GreetError>),
+    Looked {
+        /// The beat that greeted, if the region had to be greeted before.
+        greeted: Option<u64>,
+        result: Result<Seen, GreetError>,
+    },
     Beaten {
         number: u64,
         result: Result<(), GreetError>,
@@ -55,7 +61,7 @@ enum Done {
     },
 }
 
-struct Known {
+pub(super) struct Known {
     own: (WriterId, Epoch),
     link_of: LinkOf,
     to: UnboundedSender<Report>,
@@ -70,16 +76,17 @@ type Work = Pin<Box<dyn Future<Output = Done> + Send>>;
 
 /// The driver of one region.
 pub struct Driver {
-    link: Arc<RegionLink>,
-    tools: Tools,
-    queue: Queue,
-    sources: BTreeMap<SourceName, Known>,
-    work: FuturesUnordered<Work>,
-    greeted: bool,
-    greeting: bool,
-    beat: Option<(u64, Sealed)>,
+    pub(super) link: Arc<RegionLink>,
+    pub(super) tools: Tools,
+    pub(super) queue: Queue,
+    pub(super) sources: BTreeMap<SourceName, Known>,
+    pub(super) work: FuturesUnordered<Work>,
+    pub(super) greeted: bool,
+    pub(super) greeting: bool,
+    pub(super) look: Look,
+    pub(super) beat: Option<(u64, Sealed)>,
     beating: bool,
-    beaten: u64,
+    pub(super) beaten: u64,
     probed: bool,
 }
 
@@ -101,6 +108,7 @@ impl Driver {
             work: FuturesUnordered::new(),
             greeted: greeted.is_some(),
             greeting: false,
+            look: Look::default(),
             beat: None,
             beating: false,
             beaten: greeted.unwrap_or(0),
@@ -111,6 +119,9 @@ impl Driver {
     /// Runs until `stop`, or until nobody commands any more.
     pub async fn run(mut self, mut commands: UnboundedReceiver<Command>, stop: CancellationToken) {
         self.show_region(None);
+        if self.greeted {
+            self.look_later();
+        }
         loop {
             self.begin();
             let wake = self.wake();
@@ -127,7 +138,7 @@ impl Driver {
         }
     }
 
-    fn now(&self) -> (Timestamp, Monotonic) {
+    pub(super) fn now(&self) -> (Timestamp, Monotonic) {
         (self.tools.clock.now(), self.tools.clock.monotonic())
     }
 
@@ -164,6 +175,7 @@ impl Driver {
                 let number = tidemark_format::keys::beat_number(&beat.key).unwrap_or(0);
                 self.beat = Some((number, beat));
             }
+            Command::Reload(answer) => self.reload(answer),
         }
     }
 
@@ -202,7 +214,7 @@ impl Driver {
     }
 
     /// Lets a source's items go if nothing stands against it.
-    fn release(&mut self, source: &SourceName) {
+    pub(super) fn release(&mut self, source: &SourceName) {
         if let Some(known) = self.sources.get(source) {
             let held = known.held || known.frozen || known.fenced || !known.checked;
             self.queue.hold(source, held);
@@ -221,6 +233,7 @@ impl Driver {
         outage
             .into_iter()
             .chain(self.queue.wake_at())
+            .chain(self.look_wake().filter(|_| !self.greeting))
             .min()
             .map(|due| due.since(now))
     }
@@ -234,6 +247,7 @@ impl Driver {
 
     /// Begins everything that may be begun now.
     fn begin(&mut self) {
+        self.begin_look();
         if !self.greeted {
             self.begin_greeting();
             return;
@@ -251,7 +265,7 @@ impl Driver {
         let Some((_, beat)) = self.beat.clone() else {
             return;
         };
-        if self.greeting || !self.may_try() {
+        if self.greeting || self.look.is_under_way() || !self.may_try() {
             return;
         }
         self.greeting = true;
@@ -353,6 +367,7 @@ impl Driver {
                     Err(error) => self.greeting_failed(&error),
                 }
             }
+            Done::Looked { greeted, result } => self.looked(greeted, result),
             Done::Probed(result) => self.found_out(result),
             Done::LookedAt { source, result } => self.looked_at(&source, result),
             Done::Shipped {
@@ -363,20 +378,20 @@ impl Driver {
         }
     }
 
-    fn greeted(&mut self) {
+    pub(super) fn greeted(&mut self) {
         self.greeted = true;
+        self.tools.board.clear(codes::NOT_ENROLLED.id, AGENT);
+        self.look_later();
         if let Some((number, _)) = &self.beat {
             self.beaten = self.beaten.max(*number);
         }
         self.answered();
     }
 
-    fn greeting_failed(&mut self, error: &GreetError) {
-        if let GreetError::Cloned(why) = error {
-            drop(self.tools.cloned.send(why.clone()));
-            return;
+    pub(super) fn greeting_failed(&mut self, error: &GreetError) {
+        if !self.not_believed(error) {
+            self.away(error, meaning(error));
         }
-        self.away(error, meaning(error));
     }
 
     fn found_out(&self, result: tidemark_storage::Result<tidemark_storage::ProbeReport>) {
@@ -418,7 +433,7 @@ impl Driver {
         self.release(source);
     }
 
-    fn fenced(&mut self, source: &SourceName, error: &dyn std::error::Error) {
+    pub(super) fn fenced(&mut self, source: &SourceName, error: &dyn std::error::Error) {
         if let Some(known) = self.sources.get_mut(source) {
             known.fenced = true;
             let why = policy::with_causes(error);
@@ -480,7 +495,7 @@ impl Driver {
         let before = self.queue.outage();
         self.queue.answered();
         let name = self.link.name.as_str();
-        for code in [tidemark_host::codes::REGION_AWAY.id, "region."] {
+        for code in [codes::REGION_AWAY.id, "region."] {
             self.tools.board.keep_alerts(code, name, &[]);
         }
         if before.is_some() {
@@ -496,7 +511,7 @@ impl Driver {
     }
 
     /// The region failed.
-    fn away(&mut self, error: &dyn std::error::Error, verdict: policy::Verdict) {
+    pub(super) fn away(&mut self, error: &dyn std::error::Error, verdict: policy::Verdict) {
         let now = self.now();
         let first = self.queue.outage().is_none();
         self.queue.away(now, &*self.tools.rng);
@@ -517,7 +532,7 @@ impl Driver {
         self.show_region(Some(text));
     }
 
-    fn show_region(&self, last_error: Option<String>) {
+    pub(super) fn show_region(&self, last_error: Option<String>) {
         let now = self.tools.clock.now();
         let stores = self.link.open_stores();
         let up = self.greeted && self.queue.outage().is_none();
@@ -563,6 +578,14 @@ impl Driver {
 }
 
 impl Known {
+    pub(super) const fn epoch(&self) -> Epoch {
+        self.own.1
+    }
+
+    pub(super) const fn is_fenced(&self) -> bool {
+        self.fenced
+    }
+
     const fn must_be_checked(&self) -> bool {
         !self.checked && !self.checking && !self.fenced
     }

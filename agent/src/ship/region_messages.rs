@@ -1,15 +1,18 @@
 //! What passes between a region's driver and everybody else.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tidemark_format::{Epoch, Hash, LogSeq, RegionName, SourceName, WriterId};
 use tidemark_host::{Clock, Rng};
 use tidemark_seal::Sealed;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
 
 use super::greet::Greeter;
 use super::lane::{Content, Lane};
 use super::queue::Ends;
+use crate::AgentError;
 use crate::disk::Disk;
 use crate::metrics::SharedMetrics;
 use crate::status_live::Board;
@@ -69,6 +72,8 @@ pub enum Command {
     Freeze(SourceName),
     /// The newest beat.
     Beat(Sealed),
+    /// Open the region anew and look around in it now; the answer says what came of it.
+    Reload(oneshot::Sender<String>),
 }
 
 /// What a region's driver reports about a source.
@@ -112,6 +117,8 @@ pub struct Tools {
     pub clock: Arc<dyn Clock>,
     /// Draws waits.
     pub rng: Arc<dyn Rng>,
-    /// Raised when a copy of this state directory was met: everything stops.
-    pub cloned: UnboundedSender<String>,
+    /// How often a greeted region is looked around for new keyrings and claims.
+    pub look_every: Duration,
+    /// Why everything must stop: a copy of this state directory was met, or the key was revoked.
+    pub fatal: UnboundedSender<AgentError>,
 }

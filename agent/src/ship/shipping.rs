@@ -67,9 +67,13 @@ pub(super) fn meaning(error: &GreetError) -> Verdict {
             response: Response::Stop,
             code: codes::FOREIGN_WRITER,
         },
-        GreetError::NotEnrolled => Verdict {
+        GreetError::NotEnrolled { .. } => Verdict {
             response: Response::Alert,
             code: codes::NOT_ENROLLED,
+        },
+        GreetError::Revoked(_) => Verdict {
+            response: Response::Stop,
+            code: codes::AGENT_REVOKED,
         },
         GreetError::Ledger(error) => policy::of_ledger(error),
         GreetError::Ship(error) => ship_meaning(error),

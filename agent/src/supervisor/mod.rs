@@ -6,7 +6,8 @@
 //! stop:   sources drain (last cut, last point) → last beat → regions → threads → lock
 //! ```
 //!
-//! **Failure.** A copy of the state directory ends everything at once. A fenced source ends alone;
+//! **Failure.** A copy of the state directory ends everything at once, and so does a revoked key: nothing
+//! that it signs counts. An agent that isn't enrolled yet runs and waits. A fenced source ends alone;
 //! when no source is left, the agent ends with exit code 11. Whatever else fails is tried again by
 //! whoever met it.
 
@@ -19,11 +20,12 @@ mod taking_over;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+mod trust;
 use std::time::Duration;
 
 use tidemark_format::SourceName;
 use tidemark_host::config::AgentConfig;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -46,7 +48,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// A capture turn that takes longer hangs.
 const TURN_MAX: Duration = Duration::from_secs(120);
 
-/// How the agent is told to stop.
+/// How the process's signals reach the agent.
 #[derive(Debug, Clone, Default)]
 pub struct Shutdown {
     /// Drain and stop.
@@ -55,6 +57,8 @@ pub struct Shutdown {
     pub abort: CancellationToken,
 }
 
+    /// No stop: read credentials, keyring and recipients again.
+    pub reload: Arc<Notify>,
 /// Runs the agent until it is told to stop.
 ///
 /// # Errors
@@ -66,7 +70,7 @@ pub async fn run(config: &AgentConfig, components: Components, shutdown: Shutdow
     let stopped = tokio::select! {
         biased;
         () = shutdown.abort.cancelled() => Err(AgentError::Refused("stopped at once, as asked".to_owned())),
-        stopped = running.stop(matches!(result, Err(AgentError::Cloned))) => stopped,
+        stopped = running.stop(is_at_once(&result)) => stopped,
     };
     result.and(stopped)
 }
@@ -84,6 +88,10 @@ pub async fn snapshot_once(
     let mut running = Running::start(config, components).await?;
     let (answer, mut answered) = oneshot::channel();
     running.dispatch(Asked {
+    if let Some(error) = running.not_enrolled() {
+        running.stop(true).await?;
+        return Err(error);
+    }
         request: snapshot,
         answer,
     });
@@ -94,8 +102,7 @@ pub async fn snapshot_once(
             result.and(Err(AgentError::Refused("interrupted".to_owned())))
         }
     };
-    let cloned = matches!(response, Err(AgentError::Cloned));
-    let stopped = running.stop(cloned).await;
+    let stopped = running.stop(is_at_once(&response)).await;
     match response? {
         // Why the source has ended says more than that it has.
         Response::Refused { .. } if matches!(stopped, Err(AgentError::Fenced { .. })) => {
@@ -117,10 +124,8 @@ impl Running {
                 biased;
                 () = shutdown.abort.cancelled() => return Ok(()),
                 () = shutdown.stop.cancelled() => return Ok(()),
-                Some(why) = self.cloned.recv() => {
-                    tracing::error!(why, "a copy of this state directory runs elsewhere");
-                    return Err(AgentError::Cloned);
-                }
+                Some(error) = self.fatal.recv() => return Err(error),
+                () = shutdown.reload.notified() => self.reload(None, None),
                 Some(ended) = self.sources.join_next() => {
                     if let Some(result) = self.source_ended(ended) {
                         return result;
@@ -225,6 +230,10 @@ impl Running {
         let mut extend = tokio::time::interval(Duration::from_secs(5));
         while !self.sources.is_empty() {
             tokio::select! {
+                if let Some(error) = self.not_enrolled() {
+                    drop(answer.send(refused(&error)));
+                    return;
+                }
                 biased;
                 ended = self.sources.join_next() => {
                     if let Some(Ok((source, Ended::Fenced(why)))) = ended {
@@ -259,6 +268,7 @@ impl Running {
                     answer,
                 };
                 self.ask(source.as_ref(), ask, answer, |points| Response::Points {
+            Request::Reload { config } => self.reload(Some(config), Some(answer)),
                     points,
                 });
             }
@@ -342,6 +352,11 @@ impl Running {
             None => AgentError::Refused("no source is being captured".to_owned()),
         }
     }
+
+/// Whether nothing may be shipped any more: what would be sealed last would not count.
+const fn is_at_once<T>(result: &Result<T>) -> bool {
+    matches!(result, Err(AgentError::Cloned | AgentError::Revoked { .. }))
+}
 
     /// How things stand.
     pub(crate) fn status(&self) -> LiveStatus {

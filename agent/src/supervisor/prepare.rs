@@ -8,6 +8,7 @@ use tidemark_format::RegionName;
 use tidemark_format::SourceName;
 use tidemark_format::heads::Facts;
 use tidemark_host::HostFacts;
+use tidemark_host::codes;
 use tidemark_host::config::{AgentConfig, Source};
 use tidemark_ledger::Trust;
 use tidemark_seal::Sealed;
@@ -18,9 +19,10 @@ use crate::bootstrap::Components;
 use crate::sessions::Sessions;
 use crate::ship::greet::{GreetError, Greeter, Identity};
 use crate::ship::link::RegionLink;
+use crate::ship::looking::AGENT;
 use crate::state::{SpoolUsage, StateDir};
 use crate::status_live::Board;
-use crate::{AgentError, Result, policy};
+use crate::{AgentError, Result, enrolment, policy};
 
 /// How long a region may take to be greeted before the start goes on without it.
 const GREET_TIME: Duration = Duration::from_secs(10);
@@ -66,6 +68,7 @@ pub(super) fn prepare(config: &AgentConfig, components: &Components) -> Result<P
         writer: components.writer.writer,
         host: components.host.hostname.clone(),
         recipients: config.recipients.clone(),
+        enrol: enrolment::command(components.signer.public().id(), &config.regions),
     };
     let greeter = Arc::new(Greeter::new(identity, machine.0, machine.1));
     let mut links: Vec<Arc<RegionLink>> = components
@@ -100,10 +103,18 @@ pub(super) async fn greet_all(prepared: &Prepared, beat: &Sealed) -> Result<BTre
             Ok(Ok(())) => {
                 link.set_up(true);
                 up.insert(link.name.clone());
+                prepared.board.clear(codes::NOT_ENROLLED.id, AGENT);
             }
             Ok(Err(GreetError::Cloned(why))) => {
                 tracing::error!(why, "a copy of this state directory runs elsewhere");
                 return Err(AgentError::Cloned);
+            }
+            Ok(Err(GreetError::Revoked(why))) => return Err(AgentError::Revoked { why }),
+            Ok(Err(GreetError::NotEnrolled { command })) => {
+                let (board, now) = (&prepared.board, prepared.greeter.clock.now());
+                let text = enrolment::waiting(&command);
+                board.alert(codes::NOT_ENROLLED.id, AGENT, &text, now);
+                board.region(&link.name, |live| live.last_error = Some(text));
             }
             Ok(Err(error)) => {
                 let text = policy::with_causes(&error);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidemark_format::{RegionName, SourceName};
+use tidemark_host::codes;
 use tidemark_host::config::Source;
 use tidemark_planner::schedule::Schedule;
 use tokio::sync::mpsc::{self, UnboundedReceiver};
@@ -15,6 +16,7 @@ use super::claims::{self, Local};
 use crate::schedule::BasePlan;
 use crate::ship::greet::Greeter;
 use crate::ship::link::RegionLink;
+use crate::ship::looking::AGENT;
 use crate::source::driver::{Driver, Ended, Outlet, Shared, SourceParts};
 use crate::source::requests::Request;
 use crate::source::slot::{Event, Handle};
@@ -106,19 +108,22 @@ impl Claimer {
             };
             let text = policy::with_causes(&error);
             let now = self.shared.clock.now();
-            if policy::code(&error) == tidemark_host::codes::FENCED {
+            if policy::code(&error) == codes::FENCED {
                 self.shared.board.alert("TM1101", name.as_str(), &text, now);
                 self.shared
                     .board
                     .source(name, |live| live.state = SourceState::Fenced);
                 return Err(Ended::Fenced(text));
             }
-            self.shared
-                .board
-                .alert("source.claim", name.as_str(), &text, now);
-            self.shared
-                .board
-                .source(name, |live| live.state = SourceState::WaitingForRegion);
+            let board = &self.shared.board;
+            if board.message(codes::NOT_ENROLLED.id, AGENT).is_some() {
+                // Told once, for all sources.
+                board.clear("source.claim", name.as_str());
+                board.source(name, |live| live.state = SourceState::WaitingForEnrolment);
+            } else {
+                board.alert("source.claim", name.as_str(), &text, now);
+                board.source(name, |live| live.state = SourceState::WaitingForRegion);
+            }
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Err(Ended::Drained),

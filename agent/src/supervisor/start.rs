@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidemark_engine::Engine;
-use tidemark_format::{KeyId, RegionName, RepoId, SourceName, WriterId, keys};
-use tidemark_host::Monotonic;
+use tidemark_format::{Hash, KeyId, RegionName, RepoId, SourceName, WriterId, keys};
 use tidemark_host::config::{AgentConfig, Protect, Source};
 use tidemark_host::lock::StateLock;
+use tidemark_host::{Monotonic, codes};
 use tidemark_seal::Sealed;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
@@ -33,6 +33,7 @@ use crate::ship::greet::Greeter;
 use crate::ship::link::RegionLink;
 use crate::ship::region::{Command, Driver as RegionDriver, Tools};
 use crate::source::driver::{Ended, Outlet, Shared};
+use crate::ship::looking::AGENT;
 use crate::source::pool::Pool;
 use crate::source::requests::Request;
 use crate::source::slot::{Parts, Slot};
@@ -53,6 +54,11 @@ const BASES_AT_ONCE: usize = 2;
 
 /// Makes the status that is shown.
 #[derive(Debug)]
+/// Beats from one look round the regions to the next: two listings for fifteen objects.
+const BEATS_A_LOOK: u32 = 15;
+/// The longest time between two looks, however rare the beats.
+const LOOK_EVERY_MAX: Duration = Duration::from_secs(3600);
+
 pub(super) struct Reporter {
     board: Arc<Board>,
     clock: Arc<dyn tidemark_host::Clock>,
@@ -102,6 +108,9 @@ pub(crate) struct Running {
     pub(super) links: Vec<Arc<RegionLink>>,
     pub(super) reporter: Arc<Reporter>,
     pub(super) sources: JoinSet<(SourceName, Ended)>,
+    pub(super) outlets: Vec<Outlet>,
+    /// The config's hash, as it was read at the start.
+    pub(super) config: Hash,
     pub(super) requests: BTreeMap<SourceName, mpsc::Sender<Request>>,
     pub(super) spool_max: BTreeMap<SourceName, u64>,
     pub(super) protect: BTreeMap<SourceName, Protect>,
@@ -113,7 +122,7 @@ pub(crate) struct Running {
     pub(super) stop_beats: CancellationToken,
     pub(super) stop_rest: CancellationToken,
     pub(super) asked: mpsc::Receiver<Asked>,
-    pub(super) cloned: UnboundedReceiver<String>,
+    pub(super) fatal: UnboundedReceiver<AgentError>,
     pub(super) no_room: UnboundedReceiver<SourceName>,
     pub(super) fenced: Option<(SourceName, String)>,
     pub(super) configured: usize,
@@ -123,6 +132,7 @@ pub(crate) struct Running {
     pub(super) alive_at: Monotonic,
     _lock: StateLock,
 }
+    pub(super) reminded_at: Monotonic,
 
 impl std::fmt::Debug for Running {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -157,7 +167,10 @@ impl Running {
         let (beats, beat) = made.await.map_err(task_ended)?;
         let beat = beat?;
         let up = greet_all(&prepared, &beat).await?;
-        if up.is_empty() && loaded.values().all(Option::is_none) {
+        // An agent that waits for its enrolment begins by itself; one that has reached nobody can't
+        // even ask.
+        let asks = prepared.board.message(codes::NOT_ENROLLED.id, AGENT);
+        if up.is_empty() && asks.is_none() && loaded.values().all(Option::is_none) {
             return Err(AgentError::NoRegion {
                 why: last_errors(&prepared.board),
             });
@@ -193,12 +206,9 @@ impl Running {
             rest: Rest::new(),
             stop_rest: CancellationToken::new(),
         };
-        let (outlets, cloned) = starting.regions(&first);
+        let (outlets, fatal) = starting.regions(&first, look_every(config.beat_every()));
         let stop_beats = CancellationToken::new();
-        let senders = outlets
-            .iter()
-            .map(|outlet| outlet.commands.clone())
-            .collect();
+        let senders = commands(&outlets);
         let mut beats = JoinSet::new();
         beats.spawn(first.beats.run(senders, stop_beats.clone()));
         let asked = starting.control(config, &reporter).await?;
@@ -211,6 +221,8 @@ impl Running {
             sources: JoinSet::new(),
             requests: BTreeMap::new(),
             spool_max: BTreeMap::new(),
+            outlets: outlets.clone(),
+            config: config.hash,
             protect: BTreeMap::new(),
             rest: Rest::new(),
             beats,
@@ -219,7 +231,7 @@ impl Running {
             stop_beats,
             stop_rest: starting.stop_rest.clone(),
             asked,
-            cloned,
+            fatal,
             no_room,
             fenced: None,
             configured: config.sources.len(),
@@ -231,6 +243,7 @@ impl Running {
         };
         let cut_budget = Budget::new(config.memory.get() / CUT_SHARE);
         for (source, local) in with_config(config, loaded) {
+            reminded_at: alive_at,
             let engine = components.engines.get(&source.name).cloned();
             let Some(engine) = engine else { continue };
             running.start_source(&starting, source, engine, local, (&outlets, &cut_budget));
@@ -335,6 +348,17 @@ struct FirstBeat {
     up: BTreeSet<RegionName>,
 }
 
+fn commands(outlets: &[Outlet]) -> Vec<UnboundedSender<Command>> {
+    let all = outlets.iter().map(|outlet| outlet.commands.clone());
+    all.collect()
+}
+
+/// How often the regions are looked around. Tied to the beats, so that it costs a fixed share of them;
+/// a revoked recipient is sealed to no longer than this.
+fn look_every(beat_every: Duration) -> Duration {
+    beat_every.saturating_mul(BEATS_A_LOOK).min(LOOK_EVERY_MAX)
+}
+
 /// What the tasks are started with.
 struct Starting {
     greeter: Arc<Greeter>,
@@ -347,12 +371,16 @@ struct Starting {
 
 impl Starting {
     /// Starts the regions' drivers.
-    fn regions(&mut self, first: &FirstBeat) -> (Vec<Outlet>, UnboundedReceiver<String>) {
-        let (cloned_to, cloned) = mpsc::unbounded_channel();
+    fn regions(
+        &mut self,
+        first: &FirstBeat,
+        look_every: Duration,
+    ) -> (Vec<Outlet>, UnboundedReceiver<AgentError>) {
+        let (fatal_to, fatal) = mpsc::unbounded_channel();
         let number = keys::beat_number(&first.beat.key);
         let mut outlets = Vec::new();
         for link in &self.links {
-            let tools = self.tools(&cloned_to);
+            let tools = self.tools(&fatal_to, look_every);
             let greeted = number.filter(|_| first.up.contains(&link.name));
             let driver = RegionDriver::new(Arc::clone(link), tools, greeted);
             let (commands, receiver) = mpsc::unbounded_channel();
@@ -364,10 +392,10 @@ impl Starting {
                 commands,
             });
         }
-        (outlets, cloned)
+        (outlets, fatal)
     }
 
-    fn tools(&self, cloned: &UnboundedSender<String>) -> Tools {
+    fn tools(&self, fatal: &UnboundedSender<AgentError>, look_every: Duration) -> Tools {
         Tools {
             greeter: Arc::clone(&self.greeter),
             items: Arc::clone(&self.shared.items),
@@ -376,7 +404,8 @@ impl Starting {
             metrics: Arc::clone(&self.shared.metrics),
             clock: Arc::clone(&self.shared.clock),
             rng: Arc::clone(&self.shared.rng),
-            cloned: cloned.clone(),
+            look_every,
+            fatal: fatal.clone(),
         }
     }
 

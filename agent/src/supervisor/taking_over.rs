@@ -12,7 +12,7 @@ use tidemark_storage::ReadStore;
 use super::claims::{handles, store_claim};
 use super::prepare::{domains, prepare};
 use crate::bootstrap::Components;
-use crate::ship::greet::Greeter;
+use crate::ship::greet::{GreetError, Greeter};
 use crate::ship::link::RegionLink;
 use crate::state::{StateDir, WriterState};
 use crate::{AgentError, Result, policy};
@@ -80,6 +80,10 @@ impl TakingOver {
         for link in &prepared.links {
             match prepared.greeter.greet_without_beat(link).await {
                 Ok(()) => link.set_up(true),
+                Err(GreetError::NotEnrolled { command }) => {
+                    return Err(AgentError::NotEnrolled { command });
+                }
+                Err(GreetError::Revoked(why)) => return Err(AgentError::Revoked { why }),
                 Err(error) => last = Some(policy::with_causes(&error)),
             }
         }

@@ -5,9 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
 use tidemark_agent::bootstrap::{self, RegionPart};
 use tidemark_agent::control::{Client, Request, Response};
 use tidemark_agent::status_live::LiveStatus;
@@ -16,7 +17,7 @@ use tidemark_engine_sqlite::sample::{Order, Shop};
 use tidemark_format::heads::Role;
 use tidemark_format::{RegionName, SourceName};
 use tidemark_host::config::{AgentConfig, Surroundings};
-use tidemark_host::{Clock as _, SystemClock, SystemRng};
+use tidemark_host::{Clock, Monotonic, NtpState, SystemClock, SystemRng};
 use tidemark_ledger::custody::{NewKeys, first_keyring, member};
 use tidemark_ledger::history::{Beats, LoadOptions};
 use tidemark_ledger::{Keyring, SourceHistory};
@@ -69,6 +70,52 @@ impl TestRegion {
     }
 }
 
+/// The machine's clocks with what a test adds to them: hours that pass at once, a wall clock that
+/// somebody steps. Everything that waits for real goes on.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct TestClock(Arc<Mutex<Shift>>);
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Shift {
+    passed: Duration,
+    wall: SignedDuration,
+}
+
+impl TestClock {
+    /// Lets time pass on all clocks.
+    pub(crate) fn pass(&self, time: Duration) {
+        self.0.lock().unwrap().passed += time;
+    }
+
+    /// Steps the wall clock alone, by seconds.
+    pub(crate) fn step(&self, seconds: i64) {
+        self.0.lock().unwrap().wall += SignedDuration::from_secs(seconds);
+    }
+
+    fn shift(&self) -> Shift {
+        *self.0.lock().unwrap()
+    }
+}
+
+impl Clock for TestClock {
+    fn now(&self) -> Timestamp {
+        let shift = self.shift();
+        SystemClock.now() + shift.passed + shift.wall
+    }
+
+    fn monotonic(&self) -> Monotonic {
+        SystemClock.monotonic().after(self.shift().passed)
+    }
+
+    fn since_boot(&self) -> Duration {
+        SystemClock.since_boot() + self.shift().passed
+    }
+
+    fn ntp(&self) -> NtpState {
+        SystemClock.ntp()
+    }
+}
+
 /// The world.
 pub(crate) struct World {
     pub(crate) dir: tempfile::TempDir,
@@ -76,6 +123,7 @@ pub(crate) struct World {
     pub(crate) keys: NewKeys,
     pub(crate) settings: String,
     pub(crate) sources: Vec<String>,
+    pub(crate) clock: TestClock,
 }
 
 impl World {
@@ -92,6 +140,7 @@ impl World {
             settings: "ship_every = \"100ms\"\nsnapshot_every = \"1s\"\nbeat_every = \"1s\"\n"
                 .to_owned(),
             sources: vec!["app".to_owned()],
+            clock: TestClock::default(),
         };
         std::fs::create_dir_all(world.state_dir()).unwrap();
         let signer =
@@ -174,7 +223,7 @@ impl World {
                 opener: Arc::new(region.open()),
             })
             .collect();
-        let clock = SystemClock::shared();
+        let clock: Arc<dyn Clock> = Arc::new(self.clock.clone());
         let engines: BTreeMap<_, _> = config
             .sources
             .iter()

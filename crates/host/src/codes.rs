@@ -101,7 +101,9 @@ impl Exit {
             Self::Exceptions => "Done, and something beside it was not as it should be.",
             Self::NoRepository => "The region answers and holds no repository, or no such source.",
             Self::Fenced => "Another writer has the source. systemd doesn't restart the agent.",
-            Self::Key => "A key is missing, wrong, revoked or unknown.",
+            Self::Key => {
+                "A key is missing, wrong, revoked or unknown. systemd doesn't restart the agent."
+            }
             Self::Integrity => "Bytes, links or signatures are not as they must be.",
             Self::NotRecoverable => {
                 "The instant asked for can't be reached; the message names what can."
@@ -155,6 +157,9 @@ impl Code {
             (_, Exit::Key) => "key-lost",
             (_, Exit::Integrity) => "damage-in-a-region",
             (_, Exit::NotRecoverable) => "wrong-statement",
+            ("TM1208", _) => "not-enrolled",
+            ("TM1210", _) => "agent-revoked",
+            ("TM1211", _) => "keyrings-disagree",
             (_, Exit::Space) => "disk-full",
             (_, Exit::Region) => "region-away",
             (_, Exit::Config | Exit::Policy) => "config-refused",
@@ -293,8 +298,10 @@ codes! {
          another repository, or the region was replaced.",
         "Compare the fingerprint with the printed key card before you trust either.";
     NOT_ENROLLED = "TM1208", Key, "this agent is not enrolled yet",
-        "Its signing key isn't in the keyring; a request was written to the region.",
-        "On the host with the root key: tidemark-restore keys enrol.";
+        "Its signing key isn't in the keyring: nothing that it writes would count. It has asked to \
+         be enrolled, and goes on by itself once it is.",
+        "On the host with the root key: tidemark-restore keys enrol. status prints the whole \
+         command; tidemark-restore keys list shows the request.";
     NO_SUCH_KEY = "TM1209", Key, "no such key",
         "The key named isn't in the keyring or among the requests, or nobody asks to be enrolled.",
         "tidemark-restore keys list shows members, recipients and requests.";
@@ -307,6 +314,30 @@ codes! {
         "Do not restore past it. Keep the region as it is and compare with another one.";
     MISSING_OBJECT = "TM1303", Integrity, "an object is missing",
         "The chain names an object that no given region has.",
+    AGENT_REVOKED = "TM1210", Key, "this agent's key was revoked",
+        "The root took the agent's key back: nothing that it signs counts any more, so it has \
+         stopped. What it had written before stays restorable; systemd doesn't restart it.",
+        "If this host is to be protected again, move config and state_dir away, run tidemark-agent \
+         init and enrol the new key.";
+    KEYRINGS_DISAGREE = "TM1211", Key, "the regions' keyrings disagree",
+        "Two regions hold different keyrings, both signed by this root, so a new version could follow \
+         only one of them and would leave the other region unreadable. Nothing is signed or copied \
+         until that is settled. Each region can be restored from by itself.",
+        "Look at each region alone (tidemark-restore keys list --region URL), decide which one is right, \
+         and give the other a new, empty prefix; the agent fills it.";
+    LAST_RECIPIENT = "TM1212", Key, "the last recipient stays",
+        "Without a recipient nobody could read what is written from then on.",
+        "Add another recipient first: tidemark-restore keys new --repository, then keys enrol \
+         --recipient. Then revoke this one.";
+    KEY_CHANGE = "TM1213", Key, "the keyring was not changed",
+        "The change asked for can't be made: the key is there already, is gone already, or somebody \
+         else changed the keyring at the same time.",
+        "tidemark-restore keys list shows how things stand.";
+    KEY_FILE = "TM1214", Key, "a key file can't be used",
+        "The file named is not the kind of key file that is needed here, is damaged, or is under a \
+         passphrase where none can be asked for.",
+        "The identity is the file that keys new --out names; the root key's file has .root at its end, \
+         the escrow's .escrow.";
         "Give all regions. If it is gone everywhere, the message names the latest instant that is \
          provable without it.";
     STALE_REGION = "TM1304", Integrity, "a region is older than it should be",

@@ -6,6 +6,8 @@ use serde::Serialize;
 use tidemark_format::KeyId;
 use tidemark_host::{config::AgentConfig, output::Document};
 
+use crate::enrolment;
+
 use super::{
     Made,
     keys::{Keys, beside},
@@ -28,6 +30,8 @@ pub(super) struct Initialised {
     regions: Vec<RegionLine>,
     agent: KeyId,
     enrolled: bool,
+    /// What enrols it.
+    enrol: String,
     /// A trial's private files.
     identity: Option<PathBuf>,
     escrow: Option<PathBuf>,
@@ -62,6 +66,7 @@ impl Initialised {
             regions: made.regions.iter().map(line).collect(),
             agent: made.agent,
             enrolled: made.enrolled,
+            enrol: enrolment::command(made.agent, &config.regions),
             escrow: identity.as_deref().map(|path| beside(path, "escrow")),
             root: identity.as_deref().map(|path| beside(path, "root")),
             identity,
@@ -110,14 +115,10 @@ impl Document for Initialised {
         }
         let mut steps = Vec::new();
         if !self.enrolled {
-            let region = self
-                .regions
-                .first()
-                .map_or("URL", |region| region.place.as_str());
             steps.push(format!(
-                "on the host that has the root key:  tidemark-restore keys enrol {} --root FILE.root --region {region}\n     \
-                 Until then nothing is protected: the agent looks for its enrolment at every start.",
-                self.agent
+                "on the host that has the root key:  {}\n     \
+                 Until then nothing is protected. A running agent notices by itself and begins.",
+                self.enrol
             ));
         }
         steps.push(if self.systemd {

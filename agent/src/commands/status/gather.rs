@@ -7,16 +7,18 @@ use jiff::Timestamp;
 use serde::Serialize;
 use tidemark_engine::COMPLETE_UNTIL;
 use tidemark_format::heads::{BaseHead, LogHead};
+use tidemark_format::sign::PublicKey;
 use tidemark_format::{Epoch, LogSeq, PointSeq, SourceName};
 use tidemark_host::config::{AgentConfig, Region};
 use tidemark_ledger::{
-    Keyring, LedgerErrorKind, Trust, Verified,
+    LedgerErrorKind, Trust, Verified,
     history::{Beats, LoadOptions, LogEntry, PointsWanted, SourceHistory},
 };
 use tidemark_storage::region::AgentRegion;
 
 use super::super::context::{Machine, open_regions};
-use crate::policy;
+use super::super::standing::{Standing, agent_key, own_epoch, revoked, standing, taken_over};
+use crate::{enrolment, policy};
 
 /// The newest recovery point of a source in a region.
 #[derive(Debug, Clone, Serialize)]
@@ -49,6 +51,8 @@ pub(crate) struct SourceFacts {
     pub(crate) troubles: Vec<String>,
     /// Nothing of it is here yet.
     pub(crate) absent: bool,
+    /// Another agent has claimed it under a later epoch: who, and what to do.
+    pub(crate) taken_over: Option<String>,
 }
 
 /// One region.
@@ -59,6 +63,10 @@ pub(crate) struct RegionFacts {
     pub(crate) domain: String,
     pub(crate) country: Option<String>,
     pub(crate) keyring_version: Option<u32>,
+    /// `enrolled`, `not-enrolled` or `revoked`: how the root stands to this agent there.
+    pub(crate) agent: Option<&'static str>,
+    /// Why nothing that this agent writes counts there, and what to do.
+    pub(crate) not_believed: Option<String>,
     /// Why it can't be read.
     pub(crate) away: Option<String>,
     pub(crate) sources: Vec<SourceFacts>,
@@ -93,6 +101,8 @@ impl RegionFacts {
             domain: region.failure_domain.clone(),
             country: region.country.as_ref().map(ToString::to_string),
             keyring_version: None,
+            agent: None,
+            not_believed: None,
             away: None,
             sources: Vec::new(),
         }
@@ -115,7 +125,15 @@ async fn read_region(
         root: config.root,
         ..trust
     };
-    let keyring = Arc::new(Keyring::load(store.meta.as_ref(), &trust).await?);
+    let agent = agent_key(config);
+    let (keyring, standing) = standing(store.meta.as_ref(), &trust, agent).await?;
+    facts.stands(config, agent, &standing);
+    let Some(keyring) = keyring.map(Arc::new) else {
+        let asked = config.sources.iter().map(|source| &source.name);
+        let asked = asked.filter(|name| only.is_none_or(|only| only == *name));
+        facts.sources = asked.map(absent).collect();
+        return Ok(());
+    };
     facts.keyring_version = Some(keyring.version());
     let beats = Beats::load(store.meta.as_ref(), &keyring).await?;
     for source in &config.sources {
@@ -133,12 +151,43 @@ async fn read_region(
             &options,
         );
         facts.sources.push(match loaded.await {
-            Ok(history) => read_source(&history).await?,
+            Ok(history) => SourceFacts {
+                taken_over: overtaken(&history, own_epoch(config, &source.name)),
+                ..read_source(&history).await?
+            },
             Err(error) if error.kind() == LedgerErrorKind::Missing => absent(&source.name),
             Err(error) => return Err(error),
         });
     }
     Ok(())
+}
+
+impl RegionFacts {
+    fn stands(&mut self, config: &AgentConfig, agent: Option<PublicKey>, standing: &Standing) {
+        let (word, why) = match standing {
+            Standing::Enrolled => ("enrolled", None),
+            Standing::NotEnrolled => {
+                let command = agent.map(|key| enrolment::command(key.id(), &config.regions));
+                let why = command.map(|command| enrolment::waiting(&command));
+                ("not-enrolled", why)
+            }
+            Standing::Revoked { why } => ("revoked", Some(revoked(why))),
+        };
+        self.agent = Some(word);
+        self.not_believed = why;
+    }
+}
+
+/// Who has claimed the source after this state directory did.
+fn overtaken(history: &SourceHistory, own: Option<Epoch>) -> Option<String> {
+    let own = own?;
+    let mut claims = history
+        .all_epochs()
+        .filter_map(|epoch| epoch.claim.as_ref());
+    let newest = claims.next_back();
+    let head = &newest.filter(|claim| claim.head.epoch > own)?.head;
+    let other = (head.epoch, head.host.as_str(), head.at);
+    Some(taken_over(history.source(), own, other))
 }
 
 fn absent(source: &SourceName) -> SourceFacts {
@@ -154,6 +203,7 @@ fn absent(source: &SourceName) -> SourceFacts {
         gaps: 0,
         troubles: Vec::new(),
         absent: true,
+        taken_over: None,
     }
 }
 
@@ -199,6 +249,7 @@ async fn read_source(history: &SourceHistory) -> tidemark_ledger::Result<SourceF
             })
             .collect(),
         absent: false,
+        taken_over: None,
     })
 }
 

@@ -83,6 +83,10 @@ pub(super) fn judge(
         .iter()
         .filter(|(region, _)| region.away.is_none())
         .count();
+    let distrusted = not_believed(regions);
+    for text in &distrusted {
+        find(Health::Critical, text.clone());
+    }
     match (best.map(age), quorum.map(age)) {
         (None, _) if readable == 0 => find(
             Health::Unknown,
@@ -103,7 +107,8 @@ pub(super) fn judge(
         ),
         (Some(_), Some(_)) => {}
     }
-    for (level, text) in troubles(regions, daemon_runs) {
+    // Starting an agent that nobody believes would help nobody.
+    for (level, text) in troubles(regions, daemon_runs || !distrusted.is_empty()) {
         find(level, text);
     }
     let millis = |age: Duration| u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
@@ -114,6 +119,20 @@ pub(super) fn judge(
         limit_ms: millis(limit),
         findings,
     }
+}
+
+/// Why nothing that this agent writes of the source counts: the root or another writer says so.
+fn not_believed(regions: &[(&RegionFacts, Option<&SourceFacts>)]) -> Vec<String> {
+    let mut found: Vec<String> = Vec::new();
+    for (region, source) in regions {
+        let taken_over = source.and_then(|source| source.taken_over.as_ref());
+        for text in region.not_believed.iter().chain(taken_over) {
+            if !found.contains(text) {
+                found.push(text.clone());
+            }
+        }
+    }
+    found
 }
 
 /// What is wrong beside the exposure.
@@ -188,6 +207,7 @@ mod tests {
             gaps: 0,
             troubles: vec![],
             absent: false,
+            taken_over: None,
         };
         RegionFacts {
             name: name.into(),
@@ -195,6 +215,8 @@ mod tests {
             domain: name.into(),
             country: None,
             keyring_version: Some(1),
+            agent: Some("enrolled"),
+            not_believed: None,
             away: None,
             sources: vec![source],
         }
@@ -234,6 +256,19 @@ mod tests {
     fn a_dead_daemon_is_critical_however_fresh_the_regions_are() {
         let judgement = judged(&[region("a", Some(999)), region("b", Some(999))], false);
         assert_eq!(judgement.health, Health::Critical);
+    }
+
+    #[test]
+    fn an_agent_that_nobody_believes_is_critical_and_is_told_what_to_do_first() {
+        let mut one = region("a", Some(999));
+        one.not_believed = Some("run keys enrol".into());
+        let judgement = judged(&[one.clone(), one.clone()], false);
+        assert_eq!(judgement.health, Health::Critical);
+        assert_eq!(judgement.findings, ["run keys enrol"]);
+        one.not_believed = None;
+        one.sources[0].taken_over = Some("run take-over".into());
+        let judgement = judged(&[one, region("b", Some(999))], false);
+        assert_eq!(judgement.findings, ["run take-over"]);
     }
 
     #[test]

@@ -126,10 +126,18 @@ impl Document for KeysListed {
         } else {
             "not pinned: no identity given"
         };
-        out.push_str(&format!(
-            "Repository {}, keyring version {}, root {} ({pinned})\n",
-            self.repository, self.version, self.root
-        ));
+        if self.version == 0 {
+            out.push_str(&format!(
+                "Repository {}, root {} ({pinned}): the root has signed no keyring yet, so nobody may sign. The \
+                 first enrolment makes it\n",
+                self.repository, self.root
+            ));
+        } else {
+            out.push_str(&format!(
+                "Repository {}, keyring version {}, root {} ({pinned})\n",
+                self.repository, self.version, self.root
+            ));
+        }
         let since = |at: Timestamp| format!("since {}", output::instant(at));
         let revoked = |at: Option<Timestamp>| {
             at.map_or_else(String::new, |at| format!("REVOKED {}", output::instant(at)))
@@ -157,7 +165,9 @@ impl Document for KeysListed {
         }
         table.write("  ", out);
         if !self.requests.is_empty() {
-            out.push_str("Ask to be enrolled (tidemark-restore keys enrol KEYID --root FILE):\n");
+            out.push_str(
+                "Ask to be enrolled (tidemark-restore keys enrol KEYID --root FILE.root):\n",
+            );
             let mut table = Table::new();
             for request in &self.requests {
                 table.row([

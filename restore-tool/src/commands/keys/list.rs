@@ -1,12 +1,14 @@
 //! `keys list`: who may sign, who may read, who asks.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use tidemark_format::KeyId;
 use tidemark_format::heads::{EnrolHead, Role};
+use tidemark_format::{KeyId, keys};
 use tidemark_host::Exit;
-use tidemark_ledger::Verified;
-use tidemark_ledger::custody::enrolments;
+use tidemark_ledger::custody::{enrolments, first_enrolments};
+use tidemark_ledger::{Trust, Verified, list_all, read_marker};
+use tidemark_storage::{OpenOptions, region};
 
 use super::documents::{KeysListed, MemberListed, RecipientListed, RequestListed};
 use crate::error::Result;
@@ -24,7 +26,15 @@ pub(super) const fn role_name(role: Role) -> &'static str {
 
 pub(super) async fn run(settings: &Settings, tools: &Tools) -> Result<Exit> {
     let trust = identity::trust_if_at_hand(settings);
-    let repository = Repository::open(settings, trust, tools).await?;
+    let repository = match Repository::open(settings, trust, tools).await {
+        Ok(repository) => repository,
+        Err(error) => {
+            // Before the first enrolment there is nothing but requests, and they are asked for.
+            let listed = before_the_first_keyring(settings, trust, tools).await;
+            tools.console.show(&listed.ok_or(error)?);
+            return Ok(Exit::Ok);
+        }
+    };
     let mut requests: BTreeMap<KeyId, Verified<EnrolHead>> = BTreeMap::new();
     for region in &repository.regions {
         let store = region.store.read.as_ref();
@@ -65,15 +75,52 @@ pub(super) async fn run(settings: &Settings, tools: &Tools) -> Result<Exit> {
                 revoked_at: entry.revoked.as_ref().map(|revoked| revoked.at),
             })
             .collect(),
-        requests: requests
-            .into_values()
-            .map(|request| RequestListed {
-                key: request.head.key.id(),
-                role: role_name(request.head.role).to_owned(),
-                name: request.head.name,
-                at: request.head.at,
-            })
-            .collect(),
+        requests: requests.into_values().map(listed).collect(),
     });
     Ok(Exit::Ok)
+}
+
+fn listed(request: Verified<EnrolHead>) -> RequestListed {
+    RequestListed {
+        key: request.head.key.id(),
+        role: role_name(request.head.role).to_owned(),
+        name: request.head.name,
+        at: request.head.at,
+    }
+}
+
+/// Who asks in a repository whose root has signed nothing yet; `None` if these regions are no such
+/// repository.
+async fn before_the_first_keyring(
+    settings: &Settings,
+    trust: Option<Trust>,
+    tools: &Tools,
+) -> Option<KeysListed> {
+    let options = OpenOptions::new(Arc::clone(&tools.clock), Arc::clone(&tools.rng));
+    let mut repo = None;
+    let mut requests: BTreeMap<KeyId, Verified<EnrolHead>> = BTreeMap::new();
+    for config in settings.regions().ok()? {
+        let store = region::open(&config.name, &config.url, &options)
+            .await
+            .ok()?;
+        let read = store.read.as_ref();
+        let marker = read_marker(read).await.ok()??;
+        let pinned = trust.map_or(marker.repo, |trust| trust.repo);
+        let one = *repo.get_or_insert(marker.repo) == marker.repo && pinned == marker.repo;
+        if !one || !list_all(read, keys::KEYRINGS).await.ok()?.is_empty() {
+            return None;
+        }
+        for request in first_enrolments(read, marker.repo).await.ok()? {
+            requests.entry(request.head.key.id()).or_insert(request);
+        }
+    }
+    Some(KeysListed {
+        repository: repo?.to_string(),
+        root: trust.map_or_else(|| "unknown".to_owned(), |trust| trust.root.to_string()),
+        root_pinned: trust.is_some(),
+        version: 0,
+        members: Vec::new(),
+        recipients: Vec::new(),
+        requests: requests.into_values().map(listed).collect(),
+    })
 }
