@@ -18,6 +18,7 @@ use tidemark_host::Monotonic;
 
 use crate::core::{Core, Position};
 use crate::error::SqliteError;
+use crate::holds::{Holds, LOCKED_MAX};
 use crate::log::{Captured, Hold, Log};
 use crate::marks::{Checkpoint, Marks};
 use crate::pending::Pending;
@@ -30,6 +31,12 @@ const MARK_EVERY: Duration = Duration::from_millis(20);
 /// How often it is looked whether another process waits for our mark with the write lock in its
 /// hands (two system calls); then the mark moves at once.
 const MARK_FAST: Duration = Duration::from_millis(5);
+/// The same for an application that ran such checkpoints lately: SQLite asks again after 1 ms, 2 ms,
+/// 5 ms, and every step missed is one that its commits wait longer.
+const MARK_KEEN: Duration = Duration::from_millis(1);
+const KEEN_FOR: Duration = Duration::from_secs(60);
+/// Such a checkpoint runs: it waits for us once more when everything is in the file.
+const MARK_AT_ONCE: Duration = Duration::from_micros(300);
 const IDLE_SOON: Duration = Duration::from_millis(50);
 const IDLE_LONG: Duration = Duration::from_millis(250);
 /// The path is looked at this often for another file under the same name.
@@ -42,12 +49,15 @@ const HAND_OFF_AGAIN: Duration = Duration::from_millis(500);
 const BULK_ROUNDS: u32 = 5;
 /// Fewer frames than this are left to the locked phase of a hand-off.
 const TAIL_FRAMES: u32 = 64;
-/// More than this many frames are too many for the locked phase: the next poll tries again.
-const LOCKED_TAIL_FRAMES: u32 = 512;
+/// More than this is too much for the locked phase: the next poll tries again.
+const LOCKED_TAIL_BYTES: u64 = 2 << 20;
 /// How long a hand-off looks for a moment without a writer.
 const ASK_WRITE_LOCK: Duration = Duration::from_millis(2);
-/// The larger the log, the longer the two above, up to this many times.
+/// The larger the log, the more of the two above, up to this many times.
 const PRESSURE_MAX: u32 = 4;
+/// A log this many times too large is worth a longer locked phase than others should wait for: the
+/// alternative is to let go at `wal_max_bytes`.
+const PRESSURE_EXTREME: u64 = 16;
 /// Read from the file by one poll of a catch-up.
 const DIFF_BYTES: u32 = 8 << 20;
 
@@ -72,7 +82,7 @@ pub(crate) struct WalCapture {
     marked: Option<WalIndex>,
     released: bool,
     hand_off_wait: Duration,
-    hold_max: Duration,
+    holds: Holds,
 }
 
 impl WalCapture {
@@ -93,7 +103,7 @@ impl WalCapture {
             marked: None,
             released: false,
             hand_off_wait: Duration::ZERO,
-            hold_max: Duration::ZERO,
+            holds: Holds::begin(now),
         }
     }
 
@@ -106,13 +116,17 @@ impl WalCapture {
         if now.since(self.times.place) >= PLACE_EVERY {
             self.times.place = now;
             self.core.file.check_in_place()?;
+            self.log.shm.check_in_place()?;
+            self.log.tail.check_in_place()?;
         }
         if !self.released && !self.marks.is_held() {
             self.reacquire()?;
         }
         self.note_marks();
-        if self.may_wait(now) {
-            return Ok(self.core.poll_answer(MARK_FAST));
+        let waited_for = self.log.shm.blocking_checkpoint_elsewhere();
+        self.holds.looked(now, waited_for);
+        if !waited_for && self.may_wait(now) {
+            return Ok(self.core.poll_answer(self.look_again(now)));
         }
         self.times.full = now;
         let before = self.log.cursor;
@@ -132,9 +146,21 @@ impl WalCapture {
             self.keep_the_log_small(&captured.index, now, work)?;
         }
         let more = self.catch_up(captured.all, work)?;
-        Ok(self
-            .core
-            .poll_answer(if more { Duration::ZERO } else { self.pace(now) }))
+        let next = match (more, waited_for) {
+            (true, _) => Duration::ZERO,
+            (false, true) => MARK_AT_ONCE,
+            (false, false) => self.pace(now),
+        };
+        Ok(self.core.poll_answer(next))
+    }
+
+    /// How long until it is looked again whether somebody waits.
+    fn look_again(&self, now: Monotonic) -> Duration {
+        if self.holds.waited_within(now, KEEN_FOR) {
+            MARK_KEEN
+        } else {
+            MARK_FAST
+        }
     }
 
     /// Without a mark a restart of the log is a loss, however it came that there is none.
@@ -149,14 +175,14 @@ impl WalCapture {
         let since = now.since(self.times.full);
         let quiet = !self.released && self.core.lost.is_none() && self.core.diff.is_none();
         let soon = !since.is_zero() && since < MARK_EVERY;
-        quiet && soon && !self.core.is_full() && !self.log.shm.blocking_checkpoint_elsewhere()
+        quiet && soon && !self.core.is_full()
     }
 
     /// How long until the next poll.
     fn pace(&self, now: Monotonic) -> Duration {
         let idle = now.since(self.times.change);
         if self.core.is_full() || idle < SETTLE_AFTER * 2 {
-            MARK_FAST
+            self.look_again(now)
         } else if idle < Duration::from_secs(30) {
             IDLE_SOON
         } else {
@@ -211,7 +237,10 @@ impl WalCapture {
             Ok(true) => {
                 self.log.hold =
                     after.map_or(Hold::MaybeAtRest, |after| hold_after(&before, &after));
-                self.marked = after;
+                // It was taken somewhere between the two: where they differ it may stand before the
+                // last commit, and must move again although no other commit comes.
+                self.marked = Some(before);
+                self.holds.mark_moved(self.core.clock.monotonic());
                 Ok(())
             }
             Ok(false) | Err(SqliteError::Busy { .. }) => Ok(()),
@@ -219,46 +248,60 @@ impl WalCapture {
         }
     }
 
-    /// The two-phase sealed hand-off.
-    fn hand_off(&mut self, work: &mut Workspace) -> Result<(), SqliteError> {
+    /// The phase of a hand-off that holds up nobody.
+    fn bulk(&mut self, work: &mut Workspace) -> Result<(), SqliteError> {
         // Each round leaves less, for it takes less time; under the heaviest load it stops shrinking.
         let mut left = u32::MAX;
         for _round in 0..BULK_ROUNDS {
             let index = self.log.index(&self.core)?;
             let now_left = index.frames - index.backfilled;
-            if now_left <= TAIL_FRAMES || now_left > left / 4 * 3 {
+            let few = now_left <= TAIL_FRAMES && self.holds.expected(now_left).is_some();
+            if now_left == 0 || few || now_left > left / 4 * 3 {
                 break;
             }
             left = now_left;
+            let begun = self.core.clock.monotonic();
             self.marks.checkpoint()?;
+            let took = self.core.clock.monotonic().since(begun);
+            self.holds.checkpointed(now_left, took);
             self.move_mark(work)?;
         }
+        Ok(())
+    }
+
+    /// The two-phase sealed hand-off.
+    fn hand_off(&mut self, work: &mut Workspace) -> Result<(), SqliteError> {
+        self.bulk(work)?;
         let before = self.log.index(&self.core)?;
-        let pressure = self.log_bytes(&before) / self.core.config.hand_off_bytes.max(1);
-        let pressure = u32::try_from(pressure)
-            .unwrap_or(u32::MAX)
-            .clamp(1, PRESSURE_MAX);
-        let (log, core) = (&mut self.log, &mut self.core);
+        let bound = self.locked_bound(&before);
+        if !bound.allows(&before, &self.holds) {
+            self.holds.forget();
+            self.times.hand_off = self.core.clock.monotonic();
+            self.hand_off_wait = HAND_OFF_AGAIN;
+            return Ok(());
+        }
+        let (log, core, holds) = (&mut self.log, &mut self.core, &self.holds);
         let clock = Arc::clone(&core.clock);
-        let (asked, mut locked) = (clock.monotonic(), clock.monotonic());
-        let patient = || clock.monotonic().since(asked) < ASK_WRITE_LOCK * pressure;
+        let (asked, mut locked) = (clock.monotonic(), None);
+        let patient = || clock.monotonic().since(asked) < ASK_WRITE_LOCK * bound.pressure;
         let done = self.marks.sealed_hand_off(patient, || {
-            locked = clock.monotonic();
-            let captured = log.capture(core, work)?;
-            let tail = captured
-                .index
-                .frames
-                .saturating_sub(captured.index.backfilled);
-            Ok::<_, SqliteError>(captured.all && tail <= LOCKED_TAIL_FRAMES * pressure)
+            locked = Some(clock.monotonic());
+            // Others wait from here on: looked at before it is read.
+            if !bound.allows(&log.index(core)?, holds) {
+                return Ok(false);
+            }
+            Ok::<_, SqliteError>(log.capture(core, work)?.all)
         });
         let now = clock.monotonic();
+        if let Some(locked) = locked {
+            self.holds.write_locked(now.since(locked));
+        }
         match done {
             Ok(Some(checkpoint)) => {
                 let after = self.log.index(&self.core)?;
                 self.log.hold = hold_after(&before, &after);
                 self.marked = Some(after);
                 self.times.hand_off = now;
-                self.hold_max = self.hold_max.max(now.since(locked));
                 self.hand_off_wait = match checkpoint {
                     Checkpoint::Complete => Duration::ZERO,
                     Checkpoint::Partial => HAND_OFF_AGAIN,
@@ -268,6 +311,20 @@ impl WalCapture {
             // The write lock wasn't free: the next poll tries again.
             Ok(None) | Err(SqliteError::Busy { .. }) => Ok(()),
             Err(error) => Err(error),
+        }
+    }
+
+    fn locked_bound(&self, index: &WalIndex) -> LockedBound {
+        let times = self.log_bytes(index) / self.core.config.hand_off_bytes.max(1);
+        let pressure = u32::try_from(times)
+            .unwrap_or(u32::MAX)
+            .clamp(1, PRESSURE_MAX);
+        let frame_bytes = wal::frame_bytes(self.core.page_size());
+        let frames = (LOCKED_TAIL_BYTES / frame_bytes).max(1);
+        LockedBound {
+            pressure,
+            frames: u32::try_from(frames).unwrap_or(u32::MAX) * pressure,
+            time: (times < PRESSURE_EXTREME).then_some(LOCKED_MAX),
         }
     }
 
@@ -362,6 +419,23 @@ impl WalCapture {
     }
 }
 
+/// How much the locked phase of a hand-off may do.
+#[derive(Debug, Clone, Copy)]
+struct LockedBound {
+    pressure: u32,
+    frames: u32,
+    time: Option<Duration>,
+}
+
+impl LockedBound {
+    /// Whether what is left of the log may be put into the file while others wait.
+    fn allows(&self, index: &WalIndex, holds: &Holds) -> bool {
+        let tail = index.frames - index.backfilled;
+        let expected = holds.expected(tail).unwrap_or_default();
+        tail <= self.frames && self.time.is_none_or(|most| expected <= most)
+    }
+}
+
 /// What a mark taken between the two indexes allows.
 fn hold_after(before: &WalIndex, after: &WalIndex) -> Hold {
     // On READ_LOCK(0) everything up to its own snapshot, which isn't before `before`, is in the file.
@@ -447,10 +521,13 @@ impl Capture for WalCapture {
     fn probe(&mut self) -> Result<Probe, Error> {
         let index = self.log.index(&self.core)?;
         let mut probe = self.core.probe("wal", self.log_bytes(&index))?;
-        let hold_ms = u64::try_from(self.hold_max.as_millis()).unwrap_or(u64::MAX);
-        probe
-            .facts
-            .insert("write_lock_held_max_ms".to_owned(), hold_ms.into());
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let held = [
+            ("write_lock_held_max_ms", self.holds.write_lock),
+            ("checkpoint_kept_waiting_max_ms", self.holds.mark),
+        ];
+        let held = held.map(|(name, time)| (name.to_owned(), ms(time).into()));
+        probe.facts.extend(held);
         Ok(probe)
     }
 

@@ -89,6 +89,22 @@ pub enum SqliteError {
         /// The database.
         path: PathBuf,
     },
+    /// The page size is another one: VACUUM wrote the whole database anew.
+    #[error(
+        "{path}: the database was rebuilt with another page size; it is opened again, and begins a new history"
+    )]
+    PageSizeChanged {
+        /// The database.
+        path: PathBuf,
+    },
+    /// Its log or wal-index was taken away or replaced while it was open.
+    #[error(
+        "{path}: this file was removed or replaced while the database was in use; the database is opened again and compared. Never remove -wal or -shm files: commits in them are lost"
+    )]
+    LogReplaced {
+        /// The `-wal` or `-shm` file.
+        path: PathBuf,
+    },
     /// A catch-up began while a base was read.
     #[error(
         "{path}: something was missed while the base was read, so it would not be exact; begin the base again"
@@ -225,7 +241,10 @@ impl SqliteError {
             | Self::Exclusive { .. }
             | Self::ReadOnlyFolder { .. }
             | Self::Stray { .. } => ErrorKind::Refused,
-            Self::Replaced { .. } | Self::ModeChanged { .. } => ErrorKind::Reopen,
+            Self::Replaced { .. }
+            | Self::ModeChanged { .. }
+            | Self::PageSizeChanged { .. }
+            | Self::LogReplaced { .. } => ErrorKind::Reopen,
             Self::Busy { .. } | Self::BaseVoid { .. } => ErrorKind::Retry,
             Self::StateFile(error) if error.is_full() => ErrorKind::Full,
             Self::Io { source, .. } if is_full(source) => ErrorKind::Full,

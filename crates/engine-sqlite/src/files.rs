@@ -108,6 +108,12 @@ impl DatabaseFile {
             Ok(path) => path,
             Err(error) => return Err(absent_or_unreadable(path, error)),
         };
+        // Before opening: of a FIFO that would wait for ever.
+        match std::fs::metadata(&path) {
+            Ok(metadata) if !metadata.is_file() => return Err(SqliteError::NotADatabase { path }),
+            Ok(_) => {}
+            Err(error) => return Err(absent_or_unreadable(&path, error)),
+        }
         let file = match File::open(&path) {
             Ok(file) => file,
             Err(error) => return Err(absent_or_unreadable(&path, error)),
@@ -214,6 +220,22 @@ impl DatabaseFile {
         Ok(u32::try_from(whole).unwrap_or(u32::MAX))
     }
 
+    /// Whether it is in a rollback-journal mode and has pages of this size.
+    ///
+    /// # Errors
+    /// [`SqliteError::ModeChanged`], [`SqliteError::PageSizeChanged`], and those of [`Self::header`].
+    pub(crate) fn check_rollback(&self, page_size: u32) -> Result<(), SqliteError> {
+        let header = self.header()?;
+        let path = || self.path.clone();
+        if header.wal {
+            Err(SqliteError::ModeChanged { path: path() })
+        } else if header.page_size == page_size {
+            Ok(())
+        } else {
+            Err(SqliteError::PageSizeChanged { path: path() })
+        }
+    }
+
     /// Whether the path still names this file.
     ///
     /// # Errors
@@ -226,6 +248,46 @@ impl DatabaseFile {
             }),
             Err(error) => Err(absent_or_unreadable(&self.path, error)),
         }
+    }
+}
+
+/// What can be seen of `path` without opening it: identity, owner, rights, size, last changes.
+pub(crate) fn look(path: &Path) -> String {
+    match std::fs::metadata(path) {
+        Ok(seen) => format!(
+            "{}:{} {}:{} {:o} {} {}.{} {}.{}",
+            seen.dev(),
+            seen.ino(),
+            seen.uid(),
+            seen.gid(),
+            seen.mode(),
+            seen.size(),
+            seen.mtime(),
+            seen.mtime_nsec(),
+            seen.ctime(),
+            seen.ctime_nsec()
+        ),
+        Err(error) => error.kind().to_string(),
+    }
+}
+
+/// Whether `path`, a log or wal-index, still names the open `file`.
+///
+/// # Errors
+/// [`SqliteError::LogReplaced`], [`SqliteError::Io`].
+pub(crate) fn check_log_in_place(file: &File, path: &Path) -> Result<(), SqliteError> {
+    let open = file
+        .metadata()
+        .map_err(SqliteError::io("looking at the log", path))?;
+    match std::fs::metadata(path) {
+        Ok(there) if (there.dev(), there.ino()) == (open.dev(), open.ino()) => Ok(()),
+        Ok(_) => Err(SqliteError::LogReplaced {
+            path: path.to_path_buf(),
+        }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(SqliteError::LogReplaced {
+            path: path.to_path_buf(),
+        }),
+        Err(error) => Err(SqliteError::io("looking at the log", path)(error)),
     }
 }
 

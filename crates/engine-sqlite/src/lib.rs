@@ -12,8 +12,10 @@ mod book;
 mod capture;
 mod config;
 mod core;
+mod disk;
 mod error;
 mod files;
+mod holds;
 mod log;
 mod map;
 mod marks;
@@ -30,6 +32,8 @@ mod state;
 mod tail;
 mod wal;
 
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod sample;
 
 pub use config::SqliteConfig;

@@ -14,11 +14,12 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use tidemark_format::pages::PageDigest;
 
+use crate::disk;
 use crate::error::SqliteError;
 
 const MAGIC: &[u8; 8] = b"TMSQMAP1";
@@ -73,14 +74,7 @@ impl MapFile {
         pages: u32,
     ) -> Result<Self, SqliteError> {
         let path = Self::path_of(folder, number);
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(SqliteError::io("making the page map", &path))?;
+        let file = disk::create(&path).map_err(SqliteError::io("making the page map", &path))?;
         let map = Self {
             file,
             path,
@@ -136,7 +130,7 @@ impl MapFile {
     /// Deletes a map that nobody needs any more.
     pub(crate) fn remove(folder: &Path, number: u64) {
         // A leftover costs space only, and its number is never used again.
-        drop(std::fs::remove_file(Self::path_of(folder, number)));
+        drop(disk::remove(&Self::path_of(folder, number)));
     }
 
     pub(crate) const fn key(&self) -> &[u8; 32] {
@@ -161,8 +155,7 @@ impl MapFile {
                 .map_err(self.failed("measuring the page map"))?
                 .len();
             if now > length {
-                self.file
-                    .set_len(length)
+                disk::set_len(&self.file, &self.path, length)
                     .map_err(self.failed("shortening the page map"))?;
             }
         }
@@ -207,14 +200,11 @@ impl MapFile {
 
     /// Makes everything written so far durable.
     pub(crate) fn sync(&self) -> Result<(), SqliteError> {
-        self.file
-            .sync_all()
-            .map_err(self.failed("syncing the page map"))
+        disk::sync(&self.file, &self.path).map_err(self.failed("syncing the page map"))
     }
 
     fn write_at(&self, bytes: &[u8], at: u64) -> Result<(), SqliteError> {
-        self.file
-            .write_all_at(bytes, at)
+        disk::write_at(&self.file, &self.path, bytes, at)
             .map_err(self.failed("writing the page map"))
     }
 

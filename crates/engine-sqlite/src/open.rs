@@ -52,6 +52,13 @@ impl Engine for SqliteEngine {
         "sqlite"
     }
 
+    fn stamp(&self) -> Option<String> {
+        let folder = self.config.path.parent();
+        let places = [Some(self.config.path.as_path()), folder];
+        let looks = places.into_iter().flatten().map(crate::files::look);
+        Some(looks.collect::<Vec<_>>().join("; "))
+    }
+
     fn open(&self, request: OpenRequest<'_>) -> Result<Opened, Error> {
         let file = DatabaseFile::open(&self.config.path)?;
         let folder = StateFolder::open(request.folder)?;
@@ -192,6 +199,9 @@ impl SqliteEngine {
             ),
             Some(known) => match other_life(&known, &file, header.page_size)? {
                 Some(reason) => {
+                    // Stored first: a crash between the two must not leave a map-less old life that
+                    // the other database would be appended to.
+                    folder.store(&fresh)?;
                     forget(&folder, &known.state);
                     let verdict = Some(Verdict::NewIncarnation { reason });
                     (

@@ -53,6 +53,8 @@ pub(crate) struct RollbackCapture {
     consistent: bool,
     looked: Option<Monotonic>,
     locked_since: Option<Monotonic>,
+    /// The longest time that SHARED was ours, in which nobody could commit.
+    hold_max: Duration,
 }
 
 impl RollbackCapture {
@@ -65,6 +67,7 @@ impl RollbackCapture {
             consistent: captured.is_some(),
             looked: None,
             locked_since: None,
+            hold_max: Duration::ZERO,
         }
     }
 
@@ -92,8 +95,14 @@ impl RollbackCapture {
         let read = self
             .connection
             .query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0));
+        let begun = self.core.clock.monotonic();
+        let page_size = self.core.page_size();
         let done = match read {
-            Ok(_) => work(&mut self.core).map(Some),
+            Ok(_) => self
+                .core
+                .file
+                .check_rollback(page_size)
+                .and_then(|()| work(&mut self.core).map(Some)),
             // A journal that only the application may roll back counts as a writer at work.
             Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::ReadOnly) => {
                 Ok(None)
@@ -106,6 +115,7 @@ impl RollbackCapture {
         self.connection
             .execute_batch("ROLLBACK")
             .map_err(SqliteError::sqlite("giving up a read", &path))?;
+        self.hold_max = self.hold_max.max(self.core.clock.monotonic().since(begun));
         self.note_lock(done.as_ref().is_ok_and(Option::is_none));
         done
     }
@@ -128,11 +138,7 @@ impl RollbackCapture {
 
     fn poll_once(&mut self, work: &mut Workspace) -> Result<Poll, SqliteError> {
         self.core.file.check_in_place()?;
-        if self.core.file.header()?.wal {
-            return Err(SqliteError::ModeChanged {
-                path: self.core.file.path().to_path_buf(),
-            });
-        }
+        self.core.file.check_rollback(self.core.page_size())?;
         let next = match self.stage {
             _ if self.core.book.is_none() => IDLE,
             Stage::Idle => self.look()?,
@@ -202,6 +208,10 @@ impl RollbackCapture {
             core.begin_diff(false);
             loop {
                 let slice = core.diff_slice(SECOND_PASS_BYTES, work)?;
+                if slice == DiffSlice::Done && Stamp::of(&core.file)? != stamp {
+                    // A writer that SQLite's locks don't stop (another VFS, `nolock`): no state of it.
+                    return Ok((DiffSlice::More, stamp));
+                }
                 let late = core.clock.monotonic().since(begun) >= core.config.stall_max;
                 if slice != DiffSlice::More || late {
                     return Ok((slice, stamp));
@@ -315,7 +325,12 @@ impl Capture for RollbackCapture {
     }
 
     fn probe(&mut self) -> Result<Probe, Error> {
-        Ok(self.core.probe("rollback", 0)?)
+        let mut probe = self.core.probe("rollback", 0)?;
+        let hold_ms = u64::try_from(self.hold_max.as_millis()).unwrap_or(u64::MAX);
+        probe
+            .facts
+            .insert("read_lock_held_max_ms".to_owned(), hold_ms.into());
+        Ok(probe)
     }
 
     fn release(self: Box<Self>) {}

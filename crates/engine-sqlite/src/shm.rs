@@ -131,6 +131,14 @@ impl Shm {
         Ok(None)
     }
 
+    /// Whether the index that others would open is this one.
+    ///
+    /// # Errors
+    /// [`SqliteError::LogReplaced`], [`SqliteError::Io`].
+    pub(crate) fn check_in_place(&self) -> Result<(), SqliteError> {
+        crate::files::check_log_in_place(&self.file, &self.path)
+    }
+
     /// Whether another process runs a checkpoint that holds off writers (FULL, RESTART, TRUNCATE):
     /// it keeps both the write and the checkpoint lock, and waits for our mark among others.
     #[must_use]

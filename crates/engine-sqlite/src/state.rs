@@ -9,14 +9,13 @@ use serde::{Deserialize, Serialize};
 use tidemark_format::{Incarnation, LogSeq};
 use tidemark_host::files;
 
+use crate::disk;
 use crate::error::SqliteError;
 use crate::files::FileId;
 use crate::record::Snapshot;
 
 const FILE_NAME: &str = "engine.json";
 const VERSION: u32 = 1;
-/// Holds a digest key: for its owner only.
-const MODE: u32 = 0o600;
 
 /// A map and its key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,7 +124,7 @@ impl StateFolder {
     pub(crate) fn store(&self, state: &State) -> Result<(), SqliteError> {
         let bytes = serde_json::to_vec_pretty(state)
             .map_err(|_never| SqliteError::Contract("the state did not serialise"))?;
-        files::write_atomic(&self.path.join(FILE_NAME), &bytes, MODE)?;
+        disk::replace(&self.path.join(FILE_NAME), &bytes)?;
         Ok(())
     }
 }

@@ -109,6 +109,14 @@ impl Tail {
         })
     }
 
+    /// Whether the log that others would open is this one.
+    ///
+    /// # Errors
+    /// [`SqliteError::LogReplaced`], [`SqliteError::Io`].
+    pub(crate) fn check_in_place(&self) -> Result<(), SqliteError> {
+        crate::files::check_log_in_place(&self.file, &self.path)
+    }
+
     /// A cursor after frame `frame` of the log that `index` describes; `None` if it isn't that log.
     pub(crate) fn cursor_at(
         &self,

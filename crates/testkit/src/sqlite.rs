@@ -196,6 +196,18 @@ impl Default for Job {
     }
 }
 
+impl Job {
+    /// The variable, and its value, by which a process knows that it is to do this job.
+    ///
+    /// # Panics
+    /// Never: a job is plain data.
+    #[must_use]
+    pub fn for_a_child(&self) -> (&'static str, String) {
+        let text = serde_json::to_string(self).expect("a job is plain data");
+        (JOB_VARIABLE, text)
+    }
+}
+
 /// What a job did.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
@@ -432,8 +444,9 @@ impl Child {
     }
 
     fn spawn(mut command: Command, job: &Job) -> anyhow::Result<Self> {
+        let (variable, job) = job.for_a_child();
         let process = command
-            .env(JOB_VARIABLE, serde_json::to_string(job)?)
+            .env(variable, job)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())

@@ -8,7 +8,11 @@ mod conformance;
 mod crash;
 mod refusals;
 mod restore;
+mod rollback;
 mod support;
+mod waits;
+mod watched;
+mod worlds;
 
 #[test]
 fn child_process_entry() {

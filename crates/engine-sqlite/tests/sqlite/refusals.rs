@@ -1,5 +1,6 @@
 //! Databases that can't be protected are refused, each with its own error and remedy.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use rusqlite::Connection;
@@ -8,6 +9,8 @@ use tidemark_engine_sqlite::{SqliteConfig, SqliteEngine, SqliteError};
 use tidemark_format::Incarnation;
 use tidemark_host::SystemClock;
 use tidemark_testkit::sqlite::{Shape, create};
+
+use crate::support::{available, skip};
 
 fn open(path: &Path) -> Error {
     let state = path.with_extension("state");
@@ -98,4 +101,112 @@ fn a_database_that_vanishes_or_is_replaced_is_noticed() {
         }
     };
     assert_eq!(error.kind(), ErrorKind::Vanished);
+}
+
+/// A folder of this machine, mounted through sshfs: its SFTP server is a child, no network is needed.
+struct NetworkMount {
+    folder: tempfile::TempDir,
+}
+
+impl NetworkMount {
+    fn of(source: &Path) -> Option<Self> {
+        let server = Path::new("/usr/lib/openssh/sftp-server");
+        if !available("sshfs") || (!server.exists() && !skip("no sftp-server")) {
+            return None;
+        }
+        let folder = tempfile::tempdir().expect("a step of the test");
+        let instead_of_ssh = folder.path().join("ssh");
+        std::fs::write(
+            &instead_of_ssh,
+            format!("#!/bin/sh\nexec {}\n", server.display()),
+        )
+        .expect("a step of the test");
+        std::fs::set_permissions(&instead_of_ssh, std::fs::Permissions::from_mode(0o755))
+            .expect("a step of the test");
+        let mount = Self { folder };
+        std::fs::create_dir(mount.path()).expect("a step of the test");
+        let mounted = std::process::Command::new("sshfs")
+            .arg("-o")
+            .arg(format!("ssh_command={}", instead_of_ssh.display()))
+            .arg(format!("anywhere:{}", source.display()))
+            .arg(mount.path())
+            .status();
+        if mounted.is_ok_and(|status| status.success()) {
+            return Some(mount);
+        }
+        skip("sshfs can't mount here (needs /dev/fuse)");
+        None
+    }
+
+    fn path(&self) -> std::path::PathBuf {
+        self.folder.path().join("mounted")
+    }
+}
+
+impl Drop for NetworkMount {
+    fn drop(&mut self) {
+        for program in ["fusermount3", "umount"] {
+            let done = std::process::Command::new(program)
+                .args(if program == "umount" {
+                    &["-l"][..]
+                } else {
+                    &["-u"][..]
+                })
+                .arg(self.path())
+                .status();
+            if done.is_ok_and(|status| status.success()) {
+                return;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_database_on_a_mounted_network_file_system_is_refused_with_the_remedy() {
+    // GIVEN a database that can be opened where it lies, and the same through a network file system
+    let source = tempfile::tempdir().unwrap();
+    let database = source.path().join("app.db");
+    create(&database, &Shape::default()).unwrap();
+    let Some(mount) = NetworkMount::of(source.path()) else {
+        return;
+    };
+    let error = open(&mount.path().join("app.db"));
+    // THEN it is refused there, before SQLite touches it, and told where the agent has to run
+    assert!(
+        matches!(error.inner(), Some(SqliteError::Network { .. })),
+        "{error}"
+    );
+    assert_eq!(error.kind(), ErrorKind::Refused);
+    let text = error.to_string();
+    assert!(
+        text.contains("FUSE") && text.contains("run the agent on the machine"),
+        "{text}"
+    );
+    for suffix in ["-wal", "-shm"] {
+        assert!(!tidemark_engine_sqlite::beside(&database, suffix).exists());
+    }
+}
+
+#[test]
+fn bytes_that_look_encrypted_or_damaged_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.db");
+    let noise: Vec<u8> = (0..8192u32)
+        .map(|n| (n.wrapping_mul(2_654_435_761) >> 13).to_le_bytes()[0])
+        .collect();
+    let mut only_a_magic = noise.clone();
+    only_a_magic[..16].copy_from_slice(b"SQLite format 3\0");
+    for bytes in [
+        &noise[..],
+        &only_a_magic,
+        &noise[..50],
+        b"SQLite format 3\0",
+    ] {
+        std::fs::write(&path, bytes).unwrap();
+        let error = open(&path);
+        assert!(
+            matches!(error.inner(), Some(SqliteError::NotADatabase { .. })),
+            "{error}"
+        );
+    }
 }

@@ -10,9 +10,9 @@ use std::time::Duration;
 use rusqlite::Connection;
 use tempfile::TempDir;
 use tidemark_engine::conformance::Rig;
-use tidemark_engine::{Engine, Materialise, ProofResult};
+use tidemark_engine::{Engine, Materialise, OpenRequest, ProofResult};
 use tidemark_engine_sqlite::{SqliteConfig, SqliteEngine, SqliteTarget, beside, check};
-use tidemark_format::LogSeq;
+use tidemark_format::{Incarnation, LogSeq};
 use tidemark_host::{Clock, Monotonic, SystemClock};
 use tidemark_testkit::sqlite::{Child, Job, Shape, create, run_if_child};
 
@@ -55,6 +55,16 @@ impl Lab {
             Box::new(self.engine()) as Box<dyn Engine>,
             self.folder.path().join("state"),
         )
+    }
+
+    /// Why the database can't be opened.
+    pub(crate) fn engine_error(&self) -> tidemark_engine::Error {
+        let request = OpenRequest {
+            folder: self.folder.path().join("refused"),
+            records: &mut std::iter::empty(),
+            candidate: Incarnation([1; 16]),
+        };
+        self.engine().open(request).expect_err("it is refused")
     }
 
     /// A rig with a first base.
@@ -122,6 +132,16 @@ impl Lab {
         );
     }
 
+    /// Whether the log was put into the file after it was written last.
+    pub(crate) fn is_settled(&self) -> bool {
+        let modified = |path: &Path| std::fs::metadata(path).and_then(|file| file.modified());
+        let (log, file) = (
+            modified(&beside(self.path(), "-wal")),
+            modified(self.path()),
+        );
+        log.expect("a log") <= file.expect("a database")
+    }
+
     /// The database's bytes, its log put into it. No capture may be open.
     pub(crate) fn image(&self) -> Vec<u8> {
         let app = Connection::open(self.path()).expect("the source opens");
@@ -176,4 +196,29 @@ pub(crate) fn capture_while(rig: &mut Rig, cut_every: Duration, children: &mut [
 /// Time for deadlines.
 pub(crate) fn now() -> Monotonic {
     SystemClock.monotonic()
+}
+
+/// Waits until `done`, a minute at most.
+pub(crate) fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = now().after(Duration::from_secs(60));
+    while !done() {
+        assert!(now() < deadline, "never came true: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Whether `program` is there. Without it a test is skipped, unless `TIDEMARK_REQUIRE_SERVERS` is set.
+pub(crate) fn available(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).any(|folder| folder.join(program).is_file());
+    found || skip(&format!("no {program}"))
+}
+
+/// Says that a test is skipped; fails where nothing may be.
+#[expect(clippy::print_stderr, reason = "a skipped test is loud")]
+pub(crate) fn skip(why: &str) -> bool {
+    let required = std::env::var_os("TIDEMARK_REQUIRE_SERVERS").is_some_and(|value| value == "1");
+    assert!(!required, "{why}, and TIDEMARK_REQUIRE_SERVERS=1 is set");
+    eprintln!("SKIPPED: {why}");
+    false
 }
