@@ -93,6 +93,10 @@ impl LogSurroundings {
     }
 }
 
+/// What a daemon says by itself. The SDK tells at INFO which access key it found: that is nobody's
+/// state change.
+const DAEMON: &str = "info,aws_config=warn";
+
 /// Writes this process's events to standard error from now on. `quiet` commands (all but the
 /// daemons) show warnings and errors only, unless the filter says otherwise.
 ///
@@ -102,7 +106,7 @@ pub fn start(surroundings: &LogSurroundings, quiet: bool) -> Result<(), LogError
     let filter = surroundings
         .filter
         .as_deref()
-        .unwrap_or(if quiet { "warn" } else { "info" });
+        .unwrap_or(if quiet { "warn" } else { DAEMON });
     let colour = stderr().is_terminal();
     let subscriber = subscriber(surroundings.choose(), filter, colour, stderr)?;
     tracing::subscriber::set_global_default(subscriber).map_err(LogError::Twice)
