@@ -104,7 +104,7 @@ impl Failure {
             Self::Storage(error) => policy::of_region(error.kind()).code,
             Self::Url(_) | Self::KeyText(_) | Self::Usage(_) | Self::NotEmpty(_) => codes::USAGE,
             Self::NoRestoreTool(_) => codes::USAGE,
-            Self::Engine(error) => policy::of_engine(error.kind()).code,
+            Self::Engine(error) => crate::source::refusal::of_engine_error(error).code,
             Self::Agent(error) => policy::code(error),
             Self::Control(_) => codes::FAILED,
             Self::Refused { code, .. } => codes::ALL

@@ -159,10 +159,14 @@ impl Driver {
         if !may && !self.base.opens_first {
             return;
         }
-        let due = self
-            .parts
-            .plan
-            .due(&self.base_facts(), self.shared.clock.now());
+        let wall = self.shared.clock.now();
+        let mut facts = self.base_facts();
+        if facts.last_begun > Some(wall) {
+            // The clock stepped back: the schedule goes on from here, not from what is to come again.
+            self.base.last_begun = Some(wall);
+            facts.last_begun = Some(wall);
+        }
+        let due = self.parts.plan.due(&facts, wall);
         let (generation, complete) = match due {
             BaseDue::No => return,
             BaseDue::Incremental => (None, false),

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tidemark_engine::{ErrorKind, LogCut};
+use tidemark_engine::LogCut;
 use tidemark_format::heads::Facts;
 use tidemark_format::sign::SigningKey;
 use tidemark_format::{LogSeq, RegionName, RepoId, SourceName};
@@ -28,6 +28,7 @@ use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender};
 use tokio_util::sync::CancellationToken;
 
 use super::base_turn::BaseTurn;
+use super::reopen::Reopen;
 use super::requests::{Job, Request};
 use super::slot::{Command, Event, Handle};
 use crate::budget::{Budget, Permit};
@@ -46,12 +47,8 @@ use crate::store::ItemStore;
 
 /// How often the record is written while it changes; the spool keeps what it covers until then.
 const FLUSH_EVERY: Duration = Duration::from_secs(5);
-/// How soon a spool that was full is tried again.
-const ROOM_WAIT: Duration = Duration::from_secs(1);
-/// The first wait before a database that failed is opened again; it doubles.
-const REOPEN_FIRST: Duration = Duration::from_millis(500);
-/// The longest such wait.
-const REOPEN_MAX: Duration = Duration::from_secs(30);
+/// How often it is written while the spool is short of room.
+const FLUSH_EVERY_SHORT: Duration = Duration::from_millis(250);
 
 /// What all sources of an agent share.
 #[derive(Debug)]
@@ -153,7 +150,7 @@ pub(super) enum Hold {
     /// It is captured.
     Open,
     /// It failed and is opened again then.
-    Waiting { until: Monotonic, wait: Duration },
+    Waiting { until: Monotonic },
     /// It is let go of for good.
     Closed,
 }
@@ -167,6 +164,8 @@ pub struct Driver {
     pub(super) record: SourceRecord,
     pub(super) waiting: VecDeque<WaitingCut>,
     pub(super) room_at: Option<Monotonic>,
+    /// The region whose backlog is to give way.
+    pub(super) give_up_asked: Option<RegionName>,
     /// Log objects whose records the engine may still need.
     pub(super) unsynced: VecDeque<(LogSeq, Order)>,
     pub(super) ends: points::Ends,
@@ -177,10 +176,16 @@ pub struct Driver {
     pub(super) next_ticket: u64,
     pub(super) tickets_done: BTreeMap<u64, LogSeq>,
     pub(super) hold: Hold,
+    pub(super) reopen: Reopen,
+    /// When a pause is over at the latest, whatever the wall clock does.
+    pub(super) pause_over: Option<Monotonic>,
     pub(super) gap: Option<super::gap::GapTurn>,
     dirty: bool,
     flushed_at: Monotonic,
     pub(super) removed: Order,
+    /// Where the spool ended when this process began: what stands before it may have been tried by the
+    /// one before, whatever the record says.
+    pub(super) found: Order,
     pub(super) draining: bool,
     pub(super) ending: Option<Ended>,
 }
@@ -199,6 +204,7 @@ impl Driver {
         let now = shared.clock.monotonic();
         let record = parts.record.clone();
         let removed = parts.orders.first().copied().unwrap_or(record.next_order);
+        let found = record.next_order;
         let mut ends = points::Ends::default();
         if let Some(last) = record.log.restorable {
             ends.sealed(last);
@@ -212,6 +218,7 @@ impl Driver {
             record,
             waiting: VecDeque::new(),
             room_at: None,
+            give_up_asked: None,
             unsynced: VecDeque::new(),
             ends,
             point_at: None,
@@ -221,10 +228,13 @@ impl Driver {
             next_ticket: 0,
             tickets_done: BTreeMap::new(),
             hold: Hold::Opening,
+            reopen: Reopen::default(),
+            pause_over: None,
             gap: None,
             dirty: true,
             flushed_at: now,
             removed,
+            found,
             draining: false,
             ending: None,
         };
@@ -281,13 +291,14 @@ impl Driver {
     async fn advance(&mut self) {
         self.end_pause_that_is_over();
         self.advance_gap().await;
+        self.give_up_if_asked().await;
         self.reopen_if_due();
         self.seal_waiting().await;
         self.begin_base_if_due();
         self.seal_point_if_due().await;
         self.advance_jobs().await;
         self.advance_drain();
-        if self.dirty && self.now().since(self.flushed_at) >= FLUSH_EVERY {
+        if self.dirty && self.now().since(self.flushed_at) >= self.flush_every() {
             self.flush().await;
         }
     }
@@ -330,7 +341,12 @@ impl Driver {
                 };
                 self.on_opened(opened);
             }
-            Event::Failed { kind, message } => self.on_failed(kind, &message),
+            Event::Failed {
+                kind,
+                verdict,
+                message,
+            } => self.on_failed(kind, verdict, &message),
+            Event::Changed => self.on_changed(),
             Event::Cut {
                 seq,
                 cut,
@@ -357,43 +373,6 @@ impl Driver {
         }
     }
 
-    fn on_failed(&mut self, kind: ErrorKind, message: &str) {
-        self.base_failed("the capture ended");
-        let verdict = policy::of_engine(kind);
-        let before = match self.hold {
-            Hold::Waiting { wait, .. } => wait,
-            Hold::Opening | Hold::Open | Hold::Closed => Duration::ZERO,
-        };
-        if self.hold == Hold::Closed {
-            return;
-        }
-        let wait = if kind == ErrorKind::Reopen {
-            Duration::ZERO
-        } else {
-            (before * 2).clamp(REOPEN_FIRST, REOPEN_MAX)
-        };
-        self.hold = Hold::Waiting {
-            until: self.now().after(wait),
-            wait,
-        };
-        tracing::warn!(source = %self.name(), error = message, "the capture ended and begins again");
-        if verdict.response != policy::Response::Retry {
-            self.alert(&format!("source.{}", verdict.code.id), message);
-            self.show(|live| live.state = SourceState::WaitingForDatabase);
-        }
-    }
-
-    pub(super) fn reopen_if_due(&mut self) {
-        if let Hold::Waiting { until, .. } = self.hold
-            && self.now() >= until
-            && self.waiting.is_empty()
-            && self.gap.is_none()
-            && !self.draining
-        {
-            self.open();
-        }
-    }
-
     fn on_synced(&mut self, seq: LogSeq) {
         self.record.log.map_synced = Some(seq);
         while let Some((first, order)) = self.unsynced.front().copied() {
@@ -410,8 +389,16 @@ impl Driver {
         self.dirty = true;
     }
 
-    /// Writes the record, then removes what it covers and nobody needs.
-    pub(super) async fn flush(&mut self) {
+    const fn flush_every(&self) -> Duration {
+        if self.room_at.is_some() {
+            FLUSH_EVERY_SHORT
+        } else {
+            FLUSH_EVERY
+        }
+    }
+
+    /// Writes the record, then removes what it covers and nobody needs. Whether that went well.
+    pub(super) async fn flush(&mut self) -> bool {
         self.flushed_at = self.now();
         self.dirty = false;
         let path = self.shared.state.record(&self.record.source);
@@ -437,57 +424,37 @@ impl Driver {
                 }
                 self.removed = self.removed.max(until);
                 self.clear("state.write");
+                true
             }
             Ok(Err(error)) => {
                 self.dirty = true;
                 self.alert("state.write", &policy::with_causes(&error));
+                false
             }
-            Err(error) => tracing::debug!(error = %error, "the record is not written"),
-        }
-    }
-
-    pub(super) fn no_room(&mut self) {
-        if self.room_at.is_none() {
-            self.parts.slot.tell(Command::Hold(true));
-            self.show(|live| live.state = SourceState::HeldByFullSpool);
-            let code = tidemark_host::codes::SPOOL_FULL;
-            self.alert(code.id, code.meaning);
-        }
-        self.room_at = Some(self.now().after(ROOM_WAIT));
-        drop(self.shared.no_room.send(self.record.source.clone()));
-    }
-
-    pub(super) fn room_again(&mut self) {
-        if self.room_at.take().is_some() {
-            self.parts.slot.tell(Command::Hold(false));
-            self.show(|live| live.state = SourceState::Capturing);
-            self.clear(tidemark_host::codes::SPOOL_FULL.id);
+            Err(error) => {
+                tracing::debug!(error = %error, "the record is not written");
+                false
+            }
         }
     }
 
     /// When something is due that no input will bring.
-    fn wake(&self) -> Option<Duration> {
+    fn wake(&mut self) -> Option<Duration> {
         let now = self.now();
-        let flush = self.dirty.then(|| self.flushed_at.after(FLUSH_EVERY));
-        let reopen = match self.hold {
-            Hold::Waiting { until, .. } => Some(until),
-            Hold::Opening | Hold::Open | Hold::Closed => None,
-        };
+        let flush = self
+            .dirty
+            .then(|| self.flushed_at.after(self.flush_every()));
         let due = [
             flush,
-            reopen,
-            self.room_at,
+            self.reopen_due_at(),
+            self.room_due_at(),
             self.gap_due_at(),
             self.point_due_at(),
             self.base_due_at(),
         ];
+        let pause = self.pause_ends_at();
         let jobs = self.jobs.iter().map(|job| job.deadline);
-        let first = due
-            .into_iter()
-            .flatten()
-            .chain(jobs)
-            .chain(self.pause_ends_at())
-            .min();
+        let first = due.into_iter().flatten().chain(jobs).chain(pause).min();
         first.map(|due| due.since(now))
     }
 }

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use tidemark_engine::{UnfinishedBase, Verdict};
+use tidemark_engine::{ErrorKind, UnfinishedBase, Verdict};
 use tidemark_format::{Hash, Incarnation, LogSeq};
-use tidemark_host::RngExt as _;
+use tidemark_host::{Monotonic, RngExt as _};
 
 use super::driver::{Driver, Hold};
 use super::slot::{Command, Records};
+use crate::policy;
 use crate::ship::lane::Content;
 use crate::ship::queue::Ends;
 use crate::ship::region::{Command as RegionCommand, LinkOf, Opening};
@@ -26,8 +27,13 @@ pub(super) struct Opened {
 impl Driver {
     /// Hands the source to every region and opens it.
     pub(super) async fn start(&mut self) {
-        self.find_unsynced().await;
-        self.open_lanes().await;
+        let given_up = self.record.giving_up.is_some();
+        if given_up {
+            self.go_on_giving_up();
+        } else {
+            self.find_unsynced().await;
+            self.open_lanes().await;
+        }
         let record = &self.record;
         self.show(|live| {
             live.engine = self.parts.engine.to_owned();
@@ -39,7 +45,9 @@ impl Driver {
             live.base_at = record.base.map(|base| base.finished_at);
         });
         self.show_pause();
-        self.open();
+        if !given_up {
+            self.open();
+        }
     }
 
     /// Finds the log objects whose records the engine may still need.
@@ -115,6 +123,72 @@ impl Driver {
         });
     }
 
+    /// The capture ended, or didn't begin: when it is tried again, and who hears of it.
+    pub(super) fn on_failed(&mut self, kind: ErrorKind, verdict: policy::Verdict, message: &str) {
+        self.base_failed("the capture ended");
+        if self.hold == Hold::Closed {
+            return;
+        }
+        let now = self.now();
+        let wait = self.reopen.failed(kind == ErrorKind::Reopen, now);
+        self.hold = Hold::Waiting {
+            until: now.after(wait),
+        };
+        let news = self.reopen.is_news(message);
+        if verdict.response == policy::Response::Retry {
+            if news {
+                tracing::warn!(source = %self.name(), error = message, "the capture ended and begins again");
+            }
+            return;
+        }
+        let code = format!("source.{}", verdict.code.id);
+        let name = self.name().clone();
+        self.shared
+            .board
+            .keep_alerts("source.", name.as_str(), &[&code]);
+        self.alert(&code, message);
+        self.show(|live| live.state = SourceState::WaitingForDatabase);
+    }
+
+    /// Something about the database that failed has changed: an open may go well now.
+    pub(super) fn on_changed(&mut self) {
+        if let Hold::Waiting { .. } = self.hold
+            && !self.draining
+        {
+            self.reopen.changed();
+            self.hold = Hold::Waiting { until: self.now() };
+        }
+    }
+
+    pub(super) fn reopen_if_due(&mut self) {
+        let Hold::Waiting { until } = self.hold else {
+            return;
+        };
+        if self.draining {
+            return;
+        }
+        let now = self.now();
+        if now < until {
+            if now >= self.reopen.look_at() {
+                self.reopen.looking(now);
+                self.parts.slot.tell(Command::Look);
+            }
+        } else if self.waiting.is_empty() && self.gap.is_none() {
+            self.open();
+        }
+    }
+
+    /// When a database that failed is looked at, or opened again.
+    pub(super) fn reopen_due_at(&self) -> Option<Monotonic> {
+        match self.hold {
+            // An input brings what an open still waits for.
+            Hold::Waiting { .. } if self.draining || !self.waiting.is_empty() => None,
+            Hold::Waiting { .. } if self.gap.is_some() => None,
+            Hold::Waiting { until } => Some(until.min(self.reopen.look_at())),
+            Hold::Opening | Hold::Open | Hold::Closed => None,
+        }
+    }
+
     pub(super) fn on_opened(&mut self, opened: Opened) {
         let name = self.name().clone();
         match &opened.verdict {
@@ -128,6 +202,7 @@ impl Driver {
             }
         }
         self.hold = Hold::Open;
+        self.reopen.opened(self.now());
         self.shared.board.keep_alerts("source.", name.as_str(), &[]);
         let catching_up = matches!(opened.verdict, Verdict::CatchUp { .. });
         self.show(|live| {
@@ -177,8 +252,8 @@ fn unsynced(spool: &Spool, orders: &[Order], from: Order) -> Vec<(LogSeq, Order)
     found
 }
 
-/// Bytes from `cursor` on, and the first commit among them.
-fn backlog(spool: &Spool, cursor: Order) -> (u64, Option<jiff::Timestamp>) {
+/// Bytes of the objects from `cursor` on, as they are counted when they come, and the first commit among them.
+pub(super) fn backlog(spool: &Spool, cursor: Order) -> (u64, Option<jiff::Timestamp>) {
     let orders: Vec<Order> = spool
         .list()
         .unwrap_or_default()
@@ -187,7 +262,7 @@ fn backlog(spool: &Spool, cursor: Order) -> (u64, Option<jiff::Timestamp>) {
         .collect();
     let bytes = orders
         .iter()
-        .filter_map(|order| spool.size(*order).ok())
+        .filter_map(|order| spool.object_bytes(*order).ok())
         .sum();
     let first = orders.iter().find_map(|order| match spool.item(*order) {
         Ok((item, _)) => match item.content {
@@ -199,15 +274,15 @@ fn backlog(spool: &Spool, cursor: Order) -> (u64, Option<jiff::Timestamp>) {
     (bytes, first)
 }
 
-/// Finds the link of an object that this agent sealed: by the lane, the log's end or the spool.
+/// Finds the link of an object that this agent sealed: by the lane (and what it gave up after a try), the
+/// log's end or the spool.
 fn link_of(record: &SourceRecord, lane: &crate::ship::lane::Lane, spool: &Arc<Spool>) -> LinkOf {
-    let known: Vec<(LogSeq, Hash)> = [
+    let ends = [
         lane.log_through.zip(lane.log_link),
         record.log.next.previous().zip(record.log.link),
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
+    ];
+    let tried = lane.tried.iter().copied();
+    let known: Vec<(LogSeq, Hash)> = ends.into_iter().flatten().chain(tried).collect();
     let spool = Arc::clone(spool);
     Arc::new(move |wanted| {
         if let Some((_, link)) = known.iter().find(|(seq, _)| *seq == wanted) {

@@ -130,6 +130,7 @@ impl Driver {
                     until,
                     reason,
                 });
+                self.pause_over = None;
                 self.hold_lanes(true);
                 self.changed();
                 self.show_pause();
@@ -145,26 +146,7 @@ impl Driver {
                 self.push_job(Kind::Retire { answer }, Stage::Cut(ticket), DRAIN_TIME);
             }
             Request::GiveUpUnshipped => self.begin_gap(),
-            Request::GiveUp(region) => {
-                let outlet = self
-                    .parts
-                    .outlets
-                    .iter()
-                    .find(|outlet| outlet.link.name == region);
-                if let Some(outlet) = outlet {
-                    let code = format!("region.{}", tidemark_host::codes::SPOOL_FULL.id);
-                    let text = format!(
-                        "the spool is full: what region {region} lacks of this source is given up there; it is \
-                         repaired by the next base"
-                    );
-                    tracing::warn!(source = %self.name(), code, "{text}");
-                    drop(
-                        outlet
-                            .commands
-                            .send(RegionCommand::GiveUp(self.record.source.clone())),
-                    );
-                }
-            }
+            Request::GiveUp(region) => self.give_up_asked = Some(region),
         }
     }
 
@@ -242,22 +224,26 @@ impl Driver {
     }
 
     pub(super) fn end_pause_that_is_over(&mut self) {
-        let now = self.shared.clock.now();
         if self
-            .record
-            .paused
-            .as_ref()
-            .is_some_and(|pause| pause.until <= now)
+            .pause_ends_at()
+            .is_some_and(|ends_at| ends_at <= self.now())
         {
             tracing::warn!(source = %self.name(), "the pause is over: shipping goes on");
             self.resume();
         }
     }
 
-    pub(super) fn pause_ends_at(&self) -> Option<Monotonic> {
+    /// When the pause is over: when its time has come, and at the latest when it has lasted as long as
+    /// was asked for. A clock that steps back doesn't make it longer.
+    pub(super) fn pause_ends_at(&mut self) -> Option<Monotonic> {
         let pause = self.record.paused.as_ref()?;
-        let wait = pause.until.duration_since(self.shared.clock.now());
-        Some(self.now().after(wait.try_into().unwrap_or_default()))
+        let now = self.shared.clock.monotonic();
+        let left = pause.until.duration_since(self.shared.clock.now());
+        let left = Duration::try_from(left).unwrap_or_default();
+        let asked = pause.until.duration_since(pause.since);
+        let at_most = now.after(Duration::try_from(asked).unwrap_or_default().min(left));
+        let over = *self.pause_over.get_or_insert(at_most);
+        Some(over.min(now.after(left)))
     }
 
     /// How many failure domains have the log through `seq` and the point through `point`, as
@@ -550,12 +536,11 @@ impl Driver {
             Hold::Open | Hold::Opening => {
                 self.hold = Hold::Waiting {
                     until: Monotonic::default(),
-                    wait: Duration::ZERO,
                 };
                 self.parts.slot.tell(Command::Close);
             }
             Hold::Closed => self.ending = Some(Ended::Drained),
-            Hold::Waiting { until, .. } if until == Monotonic::default() => {}
+            Hold::Waiting { until } if until == Monotonic::default() => {}
             Hold::Waiting { .. } => self.ending = Some(Ended::Drained),
         }
     }

@@ -20,6 +20,7 @@ use tidemark_format::{Incarnation, LogSeq};
 use tidemark_host::Monotonic;
 
 use super::pool::Turns;
+use super::refusal::of_engine_error;
 use super::slot_messages::Inbox;
 pub use super::slot_messages::{Command, Event, Handle, Parts, Records};
 use crate::budget::Permit;
@@ -43,6 +44,24 @@ struct BaseTurn {
     slices: VecDeque<usize>,
 }
 
+/// A capture that failed.
+#[derive(Debug)]
+struct Failure {
+    kind: ErrorKind,
+    verdict: crate::policy::Verdict,
+    message: String,
+}
+
+impl Failure {
+    fn of(error: &Error) -> Self {
+        Self {
+            kind: error.kind(),
+            verdict: of_engine_error(error),
+            message: crate::policy::with_causes(error),
+        }
+    }
+}
+
 /// A source on the pool.
 pub struct Slot {
     parts: Parts,
@@ -55,6 +74,7 @@ pub struct Slot {
     last_cut: Option<Monotonic>,
     last_sync: Monotonic,
     sealed_since_sync: bool,
+    sync_asked: bool,
     pending_bytes: u64,
     pending_since: Option<Timestamp>,
     cut_now: bool,
@@ -65,7 +85,9 @@ pub struct Slot {
     base: BaseTurn,
     retries: u32,
     /// The capture ends once everything is cut.
-    ending: Option<(ErrorKind, String)>,
+    ending: Option<Failure>,
+    /// What the database that failed looked like.
+    stamp: Option<String>,
     closing: bool,
 }
 
@@ -93,6 +115,7 @@ impl Slot {
             last_cut: None,
             last_sync: now,
             sealed_since_sync: false,
+            sync_asked: false,
             pending_bytes: 0,
             pending_since: None,
             cut_now: false,
@@ -102,6 +125,7 @@ impl Slot {
             base: BaseTurn::default(),
             retries: 0,
             ending: None,
+            stamp: None,
             closing: false,
         });
         Handle { inbox, waker, id }
@@ -148,11 +172,13 @@ impl Slot {
                 }
             }
             Command::Hold(hold) => self.hold = hold,
+            Command::Sync => self.sync_asked = true,
             Command::Probe => {
                 if let Some(Ok(probe)) = self.capture.as_mut().map(|capture| capture.probe()) {
                     self.send(Event::Probed(probe));
                 }
             }
+            Command::Look => self.look(),
             Command::Close => self.closing = true,
         }
     }
@@ -168,9 +194,21 @@ impl Slot {
         match self.parts.engine.open(request) {
             Ok(opened) => self.opened(opened),
             Err(error) => {
-                self.ending = Some((error.kind(), crate::policy::with_causes(&error)));
+                self.ending = Some(Failure::of(&error));
                 self.end();
             }
+        }
+    }
+
+    /// Tells the driver if the database that failed is another one now.
+    fn look(&mut self) {
+        if self.capture.is_some() {
+            return;
+        }
+        let stamp = self.parts.engine.stamp();
+        if stamp != self.stamp {
+            self.stamp = stamp;
+            self.send(Event::Changed);
         }
     }
 
@@ -211,7 +249,7 @@ impl Slot {
             tracing::debug!(source = %self.parts.source, error = %error, "capture is tried again");
             self.next_poll = self.parts.clock.monotonic().after(RETRY_AFTER);
         } else if self.ending.is_none() {
-            self.ending = Some((error.kind(), crate::policy::with_causes(error)));
+            self.ending = Some(Failure::of(error));
             self.force = true;
         }
     }
@@ -234,8 +272,13 @@ impl Slot {
         let ending = self.ending.take();
         let tickets = std::mem::take(&mut self.tickets);
         self.drop_capture();
-        if let Some((kind, message)) = ending {
-            self.send(Event::Failed { kind, message });
+        if let Some(failure) = ending {
+            self.stamp = self.parts.engine.stamp();
+            self.send(Event::Failed {
+                kind: failure.kind,
+                verdict: failure.verdict,
+                message: failure.message,
+            });
         }
         for ticket in tickets {
             self.send(Event::CutDone {
@@ -457,7 +500,8 @@ impl Slot {
     }
 
     fn sync(&mut self, now: Monotonic) {
-        let due = self.sealed_since_sync && now.since(self.last_sync) >= SYNC_EVERY;
+        let asked = std::mem::take(&mut self.sync_asked);
+        let due = self.sealed_since_sync && (asked || now.since(self.last_sync) >= SYNC_EVERY);
         if !due && !self.closing {
             return;
         }

@@ -58,8 +58,12 @@ pub enum Command {
     BaseAbandoned,
     /// Cut nothing until told otherwise (the spool is full).
     Hold(bool),
+    /// Fsync the page map now: the spool is short of room.
+    Sync,
     /// Look at the database.
     Probe,
+    /// Look, without opening it, whether the database that failed is another one now.
+    Look,
     /// Fsync the page map and let go of the database.
     Close,
 }
@@ -76,7 +80,9 @@ impl std::fmt::Debug for Command {
             Self::BaseDone => "BaseDone",
             Self::BaseAbandoned => "BaseAbandoned",
             Self::Hold(_) => "Hold",
+            Self::Sync => "Sync",
             Self::Probe => "Probe",
+            Self::Look => "Look",
             Self::Close => "Close",
         })
     }
@@ -98,11 +104,15 @@ pub enum Event {
     },
     /// The capture ended; it may be opened again.
     Failed {
-        /// What to do about it.
+        /// What kind of failure.
         kind: ErrorKind,
+        /// What to do about it.
+        verdict: crate::policy::Verdict,
         /// What happened, with its causes.
         message: String,
     },
+    /// Something about the database that failed has changed.
+    Changed,
     /// A cut was made.
     Cut {
         /// Its sequence.

@@ -9,18 +9,22 @@
 //! **Failure.** A copy of the state directory ends everything at once, and so does a revoked key: nothing
 //! that it signs counts. An agent that isn't enrolled yet runs and waits. A fenced source ends alone;
 //! when no source is left, the agent ends with exit code 11. Whatever else fails is tried again by
-//! whoever met it.
+//! whoever met it. When the last source is retired the agent stays and says "nothing to protect":
+//! ending would only make the service manager start it again.
 
 mod claims;
+mod clock_watch;
 mod keeper;
 mod prepare;
+mod shippers;
 mod sources;
 mod start;
 mod taking_over;
+mod trust;
+mod watching;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-mod trust;
 use std::time::Duration;
 
 use tidemark_format::SourceName;
@@ -45,8 +49,6 @@ const STOP_TIME: Duration = Duration::from_secs(90);
 const LAST_BEAT_TIME: Duration = Duration::from_secs(3);
 /// How often READY, the status line and the watchdog are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// A capture turn that takes longer hangs.
-const TURN_MAX: Duration = Duration::from_secs(120);
 
 /// How the process's signals reach the agent.
 #[derive(Debug, Clone, Default)]
@@ -55,10 +57,10 @@ pub struct Shutdown {
     pub stop: CancellationToken,
     /// Stop at once; what is sealed is in the spool.
     pub abort: CancellationToken,
-}
-
     /// No stop: read credentials, keyring and recipients again.
     pub reload: Arc<Notify>,
+}
+
 /// Runs the agent until it is told to stop.
 ///
 /// # Errors
@@ -86,12 +88,12 @@ pub async fn snapshot_once(
     shutdown: Shutdown,
 ) -> Result<Vec<SealedPoint>> {
     let mut running = Running::start(config, components).await?;
-    let (answer, mut answered) = oneshot::channel();
-    running.dispatch(Asked {
     if let Some(error) = running.not_enrolled() {
         running.stop(true).await?;
         return Err(error);
     }
+    let (answer, mut answered) = oneshot::channel();
+    running.dispatch(Asked {
         request: snapshot,
         answer,
     });
@@ -162,7 +164,9 @@ impl Running {
                 }));
             }
         }
-        self.sources.is_empty().then(|| self.fenced_or_done())
+        // With none left and none fenced there is nothing to protect, and nothing wrong.
+        let over = self.sources.is_empty() && self.fenced.is_some();
+        over.then(|| self.fenced_or_done())
     }
 
     fn fenced_or_done(&mut self) -> Result<()> {
@@ -170,36 +174,6 @@ impl Running {
             Some((source_name, why)) => Err(AgentError::Fenced { source_name, why }),
             None => Ok(()),
         }
-    }
-
-    /// READY, the status line, the watchdog.
-    fn look(&mut self) {
-        if !self.ready && systemd::is_ready(&self.shared.board, self.configured) {
-            self.ready = true;
-            systemd::ready();
-            tracing::info!("ready: every source is captured, or has said why not");
-        }
-        let line = systemd::status_line(&self.shared.board, self.shared.clock.now());
-        if line != self.line {
-            systemd::status(&line);
-            self.line = line;
-        }
-        let now = self.shared.clock.monotonic();
-        if let Some(every) = self.watchdog
-            && now.since(self.alive_at) >= every / 3
-            && self.everything_moves()
-        {
-            self.alive_at = now;
-            systemd::alive();
-        }
-    }
-
-    /// Whether no capture thread hangs. The tasks show by this very look that the runtime turns;
-    /// shippers bound every request in time.
-    fn everything_moves(&self) -> bool {
-        self.pool
-            .as_ref()
-            .is_some_and(|pool| pool.longest_turn() < TURN_MAX)
     }
 
     /// Stops everything in order.
@@ -230,10 +204,6 @@ impl Running {
         let mut extend = tokio::time::interval(Duration::from_secs(5));
         while !self.sources.is_empty() {
             tokio::select! {
-                if let Some(error) = self.not_enrolled() {
-                    drop(answer.send(refused(&error)));
-                    return;
-                }
                 biased;
                 ended = self.sources.join_next() => {
                     if let Some(Ok((source, Ended::Fenced(why)))) = ended {
@@ -260,6 +230,10 @@ impl Running {
                 name,
                 wait_ms,
             } => {
+                if let Some(error) = self.not_enrolled() {
+                    drop(answer.send(refused(&error)));
+                    return;
+                }
                 let wait = Duration::from_millis(wait_ms);
                 let ask = |answer| SourceRequest::Snapshot {
                     base,
@@ -268,7 +242,6 @@ impl Running {
                     answer,
                 };
                 self.ask(source.as_ref(), ask, answer, |points| Response::Points {
-            Request::Reload { config } => self.reload(Some(config), Some(answer)),
                     points,
                 });
             }
@@ -295,6 +268,7 @@ impl Running {
                 let message = "shipping goes on".to_owned();
                 self.ask(source.as_ref(), ask, answer, |_| Response::Done { message });
             }
+            Request::Reload { config } => self.reload(Some(config), Some(answer)),
             Request::Retire { source } => {
                 let ask = |answer| SourceRequest::Retire { answer };
                 self.ask(Some(&source), ask, answer, |points| Response::Points {
@@ -353,11 +327,6 @@ impl Running {
         }
     }
 
-/// Whether nothing may be shipped any more: what would be sealed last would not count.
-const fn is_at_once<T>(result: &Result<T>) -> bool {
-    matches!(result, Err(AgentError::Cloned | AgentError::Revoked { .. }))
-}
-
     /// How things stand.
     pub(crate) fn status(&self) -> LiveStatus {
         self.reporter.status()
@@ -382,6 +351,11 @@ const fn is_at_once<T>(result: &Result<T>) -> bool {
         let all = futures_util::future::join_all(sends);
         drop(tokio::time::timeout(LAST_BEAT_TIME, all).await);
     }
+}
+
+/// Whether nothing may be shipped any more: what would be sealed last would not count.
+const fn is_at_once<T>(result: &Result<T>) -> bool {
+    matches!(result, Err(AgentError::Cloned | AgentError::Revoked { .. }))
 }
 
 fn refused(error: &AgentError) -> Response {

@@ -17,10 +17,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::Rest;
 use super::claims::Local;
+use super::clock_watch::ClockWatch;
 use super::prepare::{
     Prepared, beats, domains, facts, greet_all, last_errors, load_all, prepare, task_ended,
     with_config,
 };
+use super::shippers::Shippers;
 use super::sources::{Claimer, Making};
 use crate::beats::Beats;
 use crate::bootstrap::Components;
@@ -31,9 +33,9 @@ use crate::metrics::Metrics;
 use crate::room::Room;
 use crate::ship::greet::Greeter;
 use crate::ship::link::RegionLink;
+use crate::ship::looking::AGENT;
 use crate::ship::region::{Command, Driver as RegionDriver, Tools};
 use crate::source::driver::{Ended, Outlet, Shared};
-use crate::ship::looking::AGENT;
 use crate::source::pool::Pool;
 use crate::source::requests::Request;
 use crate::source::slot::{Parts, Slot};
@@ -52,13 +54,13 @@ const PACK_SHARE: u64 = 8;
 /// Bases at a time: each holds a few frames of 1 MiB and up to two packs of 8 MiB.
 const BASES_AT_ONCE: usize = 2;
 
-/// Makes the status that is shown.
-#[derive(Debug)]
 /// Beats from one look round the regions to the next: two listings for fifteen objects.
 const BEATS_A_LOOK: u32 = 15;
 /// The longest time between two looks, however rare the beats.
 const LOOK_EVERY_MAX: Duration = Duration::from_secs(3600);
 
+/// Makes the status that is shown.
+#[derive(Debug)]
 pub(super) struct Reporter {
     board: Arc<Board>,
     clock: Arc<dyn tidemark_host::Clock>,
@@ -106,11 +108,11 @@ pub(crate) struct Running {
     pub(super) shared: Arc<Shared>,
     pub(super) greeter: Arc<Greeter>,
     pub(super) links: Vec<Arc<RegionLink>>,
-    pub(super) reporter: Arc<Reporter>,
-    pub(super) sources: JoinSet<(SourceName, Ended)>,
     pub(super) outlets: Vec<Outlet>,
     /// The config's hash, as it was read at the start.
     pub(super) config: Hash,
+    pub(super) reporter: Arc<Reporter>,
+    pub(super) sources: JoinSet<(SourceName, Ended)>,
     pub(super) requests: BTreeMap<SourceName, mpsc::Sender<Request>>,
     pub(super) spool_max: BTreeMap<SourceName, u64>,
     pub(super) protect: BTreeMap<SourceName, Protect>,
@@ -130,9 +132,11 @@ pub(crate) struct Running {
     pub(super) line: String,
     pub(super) watchdog: Option<Duration>,
     pub(super) alive_at: Monotonic,
+    pub(super) clock_watch: ClockWatch,
+    pub(super) shippers: Shippers,
+    pub(super) reminded_at: Monotonic,
     _lock: StateLock,
 }
-    pub(super) reminded_at: Monotonic,
 
 impl std::fmt::Debug for Running {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -217,12 +221,12 @@ impl Running {
             shared,
             greeter,
             links: starting.links.clone(),
+            outlets: outlets.clone(),
+            config: config.hash,
             reporter,
             sources: JoinSet::new(),
             requests: BTreeMap::new(),
             spool_max: BTreeMap::new(),
-            outlets: outlets.clone(),
-            config: config.hash,
             protect: BTreeMap::new(),
             rest: Rest::new(),
             beats,
@@ -239,11 +243,13 @@ impl Running {
             line: String::new(),
             watchdog: crate::systemd::watchdog(),
             alive_at,
+            clock_watch: ClockWatch::new(components.clock.now(), alive_at),
+            shippers: Shippers::new(config.beat_every()),
+            reminded_at: alive_at,
             _lock: components.lock,
         };
         let cut_budget = Budget::new(config.memory.get() / CUT_SHARE);
         for (source, local) in with_config(config, loaded) {
-            reminded_at: alive_at,
             let engine = components.engines.get(&source.name).cloned();
             let Some(engine) = engine else { continue };
             running.start_source(&starting, source, engine, local, (&outlets, &cut_budget));
@@ -342,12 +348,6 @@ fn share(
     })
 }
 
-struct FirstBeat {
-    beats: Beats,
-    beat: Sealed,
-    up: BTreeSet<RegionName>,
-}
-
 fn commands(outlets: &[Outlet]) -> Vec<UnboundedSender<Command>> {
     let all = outlets.iter().map(|outlet| outlet.commands.clone());
     all.collect()
@@ -357,6 +357,12 @@ fn commands(outlets: &[Outlet]) -> Vec<UnboundedSender<Command>> {
 /// a revoked recipient is sealed to no longer than this.
 fn look_every(beat_every: Duration) -> Duration {
     beat_every.saturating_mul(BEATS_A_LOOK).min(LOOK_EVERY_MAX)
+}
+
+struct FirstBeat {
+    beats: Beats,
+    beat: Sealed,
+    up: BTreeSet<RegionName>,
 }
 
 /// What the tasks are started with.

@@ -153,13 +153,16 @@ impl Code {
             ("TM0103", _) => "wal-grows",
             ("TM1501", _) => "spool-full",
             ("TM7806", _) => "not-the-owner",
+            ("TM0104", _) => "clock-stepped-back",
+            ("TM0107", _) => "nothing-is-shipped",
+            ("TM7808" | "TM7809" | "TM7810", _) => "database-refused",
             (_, Exit::Fenced) => "fenced",
-            (_, Exit::Key) => "key-lost",
-            (_, Exit::Integrity) => "damage-in-a-region",
-            (_, Exit::NotRecoverable) => "wrong-statement",
             ("TM1208", _) => "not-enrolled",
             ("TM1210", _) => "agent-revoked",
             ("TM1211", _) => "keyrings-disagree",
+            (_, Exit::Key) => "key-lost",
+            (_, Exit::Integrity) => "damage-in-a-region",
+            (_, Exit::NotRecoverable) => "wrong-statement",
             (_, Exit::Space) => "disk-full",
             (_, Exit::Region) => "region-away",
             (_, Exit::Config | Exit::Policy) => "config-refused",
@@ -228,6 +231,11 @@ codes! {
     INTERRUPTED = "TM0106", Failed, "interrupted",
         "The command was stopped by a signal. What was finished is kept.",
         "Run the same command again: it resumes.";
+    SHIPPER_HANGS = "TM0107", Failed, "nothing is shipped to a region that answers",
+        "Something waits to be shipped to a region, the region is not away, and nothing moves: the \
+         agent itself hangs there. What is captured is in the spool; other regions go on.",
+        "Restart the agent: it goes on from the spool. Under systemd that happens by itself. Report \
+         the journal of the last hour.";
     USAGE = "TM0201", Usage, "the command line can't be understood",
         "An argument is missing, unknown or contradicts another.",
         "Run the command with --help; the message names the argument.";
@@ -236,9 +244,10 @@ codes! {
          beside it that a database would replay into the restored file.",
         "Restore to a new path, look at the result, then move it into place with the application \
          stopped.";
-    NOT_CONFIRMED = "TM0203", Usage, "the command asks, and there is no terminal",
-        "It changes something that can't be taken back, and needs a yes.",
-        "Read what it would do, then run it with --yes.";
+    NOT_CONFIRMED = "TM0203", Usage, "not confirmed, so nothing was changed",
+        "It changes something that can't be taken back, and needs a yes: typed at a terminal, or \
+         given as --yes where there is none.",
+        "Read what it would do. If you mean it, say yes, or run it with --yes.";
     TIME_UNCLEAR = "TM0204", Usage, "the time can't be understood",
         "The text is no time, has no zone where nobody can check it, or names an hour that came \
          twice or never because clocks were moved.",
@@ -305,15 +314,6 @@ codes! {
     NO_SUCH_KEY = "TM1209", Key, "no such key",
         "The key named isn't in the keyring or among the requests, or nobody asks to be enrolled.",
         "tidemark-restore keys list shows members, recipients and requests.";
-    DAMAGED = "TM1301", Integrity, "an object is damaged",
-        "Its bytes don't match their hash: bit rot, truncation, or a change by somebody.",
-        "Restore falls back to another region by itself. Afterwards: tidemark-restore verify on \
-         each region.";
-    BAD_SIGNATURE = "TM1302", Integrity, "a signature is wrong",
-        "The object was not written by who it says.",
-        "Do not restore past it. Keep the region as it is and compare with another one.";
-    MISSING_OBJECT = "TM1303", Integrity, "an object is missing",
-        "The chain names an object that no given region has.",
     AGENT_REVOKED = "TM1210", Key, "this agent's key was revoked",
         "The root took the agent's key back: nothing that it signs counts any more, so it has \
          stopped. What it had written before stays restorable; systemd doesn't restart it.",
@@ -338,6 +338,15 @@ codes! {
          passphrase where none can be asked for.",
         "The identity is the file that keys new --out names; the root key's file has .root at its end, \
          the escrow's .escrow.";
+    DAMAGED = "TM1301", Integrity, "an object is damaged",
+        "Its bytes don't match their hash: bit rot, truncation, or a change by somebody.",
+        "Restore falls back to another region by itself. Afterwards: tidemark-restore verify on \
+         each region.";
+    BAD_SIGNATURE = "TM1302", Integrity, "a signature is wrong",
+        "The object was not written by who it says.",
+        "Do not restore past it. Keep the region as it is and compare with another one.";
+    MISSING_OBJECT = "TM1303", Integrity, "an object is missing",
+        "The chain names an object that no given region has.",
         "Give all regions. If it is gone everywhere, the message names the latest instant that is \
          provable without it.";
     STALE_REGION = "TM1304", Integrity, "a region is older than it should be",
@@ -366,9 +375,11 @@ codes! {
          unshipped ranges are given up as a signed gap and a new base is made.",
         "Bring the regions back or raise spool_max; status shows when it is full.";
     DISK_FULL = "TM1502", Space, "not enough space",
-        "The target or scratch folder can't hold the result.",
-        "tidemark-restore plan says how much is needed. Free that, run the same command again: it \
-         resumes.";
+        "Restore: the target or scratch folder can't hold the result. Agent: the disk of state_dir has no more \
+         than spool_keep_free, so the spool can't grow and nothing is captured; or a directory region's disk is \
+         full. The database goes on either way.",
+        "Restore: tidemark-restore plan says how much is needed; free that, run the same command again: it resumes. \
+         Agent: free space on the disk that the message names; it goes on by itself.";
     REGION_AWAY = "TM1601", Region, "a region doesn't answer",
         "Name, network, TLS or the store itself; the causes say which.",
         "The agent goes on with the others and spools. tidemark-agent doctor probes each step.";
@@ -406,6 +417,15 @@ codes! {
     EXCLUSIVE_DATABASE = "TM7808", Config, "the application holds the database exclusively",
         "With locking_mode = EXCLUSIVE nobody else can read it.",
         "Set locking_mode = NORMAL in the application.";
+    READ_ONLY_FOLDER = "TM7809", Config, "the database's folder can't be written",
+        "SQLite keeps -wal and -shm files beside a database; where it can't make or open them, \
+         nobody can read the database while it is written.",
+        "Let the agent's user write the folder: its owner and mode, and ReadWritePaths= in the \
+         unit (init --systemd writes them).";
+    NOT_A_DATABASE = "TM7810", Config, "the file is not a database",
+        "The path names a folder, a pipe, a device, an encrypted database or another kind of file. \
+         It was not written to.",
+        "Correct the path in the config, or put the database there: it is taken up by itself.";
 }
 
 /// What `explain` prints for `asked`: an error code, or an exit code's number or name, in any case.
