@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tidemark_tests::{eventually, throughout};
 
-use crate::process::{Ran, SOON, Timed, command, now, pass};
+use crate::process::{Daemon, Ran, SOON, Timed, command, now, pass};
 use crate::site::Site;
 use crate::writer::{assert_committed_prefix, write};
 
@@ -84,13 +84,22 @@ fn retire_asks_seals_a_last_point_and_leaves_the_history_restorable() {
     write(&site.database, 30);
     site.agent(&["retire"]).ends_with(2).says(&["--yes"]);
     site.agent(&["retire", "--yes"]).ok();
-    // It was the only source: the agent has nothing left to do, now and after a restart.
-    assert_eq!(daemon.wait(), 0, "{}", daemon.log());
+    // It was the only source. Ending now would only make the service manager start it again.
+    let says_so = |daemon: &mut Daemon| {
+        let status = site.status();
+        daemon.assert_running();
+        (status.state().as_deref() == Some("retired")).then_some(())
+    };
+    eventually("it is retired", SOON, || says_so(&mut daemon));
     write(&site.database, 30);
-    let mut again = site.launch();
-    pass(Duration::from_secs(2));
-    assert!(matches!(again.ended(), None | Some(0)), "{}", again.log());
-    drop(again);
+    pass(Duration::from_secs(1));
+    daemon.assert_running();
+    daemon.terminate();
+    let mut again = site.start();
+    eventually("it is still retired", SOON, || says_so(&mut again));
+    site.agent(&["snapshot"]).ends_with(1);
+    again.assert_running();
+    again.terminate();
     for region in 0..2 {
         let restored = site.restore_latest(region);
         assert_eq!(assert_committed_prefix(&restored.path), 30);

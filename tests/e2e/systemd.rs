@@ -205,6 +205,25 @@ fn agent_with_a_wrong_config_is_not_started_again() {
 }
 
 #[test]
+fn agent_whose_last_source_was_retired_stays_and_says_that_there_is_nothing_to_protect() {
+    let Some((machine, database)) = protected() else {
+        return;
+    };
+    assert_protects(&machine, &database);
+    machine.must(&["tidemark-agent", "retire", "--yes"]);
+    let idle = || {
+        let status = machine.property(UNIT, "StatusText");
+        status.starts_with("nothing to protect")
+    };
+    eventually("STATUS says so", SOON, || idle().then_some(()));
+    let stays = || machine.property(UNIT, "NRestarts") == "0" && idle();
+    throughout("it is not started again and again", NO_RESTART, stays);
+    machine.must(&["systemctl", "restart", UNIT]);
+    assert_eq!(machine.property(UNIT, "ActiveState"), "active");
+    throughout("nor after a restart", NO_RESTART, stays);
+}
+
+#[test]
 fn database_below_home_is_reached_by_the_drop_in_that_init_writes() {
     let Some(blueprint) = Blueprint::new() else {
         return;

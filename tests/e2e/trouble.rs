@@ -180,20 +180,71 @@ fn reader_that_never_ends_is_alerted_at_wal_max_and_caught_up_afterwards() {
     assert_same_pages(&site.database, &restored.path);
 }
 
+const HOLD: &str = "PRAGMA locking_mode=EXCLUSIVE; BEGIN IMMEDIATE; DELETE FROM bulk; COMMIT";
+
 #[test]
 fn database_held_exclusively_is_named_and_taken_up_when_it_is_let_go() {
     let site = Site::new();
     let app = open(&site.database);
-    app.execute_batch("PRAGMA locking_mode=EXCLUSIVE; BEGIN IMMEDIATE; DELETE FROM bulk; COMMIT")
-        .unwrap();
+    app.execute_batch(HOLD).unwrap();
     let mut daemon = site.start();
-    wait_alert(&site, &["EXCLUSIVE"]);
+    let status = wait_alert(&site, &["EXCLUSIVE", "locking_mode=NORMAL"]);
+    assert_eq!(status.alerts(), ["source.TM7808"]);
     daemon.assert_running();
     drop(app);
+    wait_no_alert(&site);
     write(&site.database, 30);
     site.wait_shipped();
     daemon.terminate();
     assert_eq!(assert_committed_prefix(&site.restore_latest(0).path), 30);
+}
+
+#[test]
+fn application_that_turns_exclusive_under_capture_is_told_no_and_capture_goes_on() {
+    let site = Site::new();
+    let mut daemon = site.start();
+    write(&site.database, 10);
+    site.agent(&["snapshot"]).ok();
+    let app = open(&site.database);
+    app.busy_timeout(Duration::from_millis(100)).unwrap();
+    // SQLite gives nobody the file alone while somebody else reads it.
+    let refused = app.execute_batch(HOLD).unwrap_err();
+    assert_eq!(
+        refused.sqlite_error_code(),
+        Some(rusqlite::ErrorCode::DatabaseBusy)
+    );
+    drop(app);
+    write(&site.database, 20);
+    site.wait_shipped();
+    assert_eq!(site.status().alerts(), [""; 0]);
+    daemon.assert_running();
+    daemon.terminate();
+    assert_eq!(assert_committed_prefix(&site.restore_latest(0).path), 30);
+}
+
+#[test]
+fn database_that_turned_exclusive_while_the_agent_was_down_is_caught_up_when_it_is_let_go() {
+    let site = Site::new();
+    let daemon = site.start();
+    write(&site.database, 10);
+    site.agent(&["snapshot"]).ok();
+    daemon.terminate();
+    let app = open(&site.database);
+    app.execute_batch(HOLD).unwrap();
+    let mut daemon = site.start();
+    wait_alert(&site, &["TM7808"]);
+    app.execute_batch("INSERT INTO bulk VALUES (0, 0, x'00')")
+        .unwrap();
+    app.execute_batch("DELETE FROM bulk").unwrap();
+    drop(app);
+    wait_no_alert(&site);
+    write(&site.database, 15);
+    site.wait_shipped();
+    daemon.assert_running();
+    daemon.terminate();
+    let restored = site.restore_latest(0);
+    assert_eq!(assert_committed_prefix(&restored.path), 25);
+    assert_same_pages(&site.database, &restored.path);
 }
 
 #[test]
