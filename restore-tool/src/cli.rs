@@ -39,7 +39,8 @@ pub struct Global {
     /// Repeat for each copy you have [env: TIDEMARK_REGION, separated by spaces]
     #[arg(long, global = true, value_name = "URL")]
     pub region: Vec<String>,
-    /// The recovery identity file, needed to decrypt [env: TIDEMARK_IDENTITY]
+    /// The recovery identity file, needed to decrypt; - reads it from standard input
+    /// [env: TIDEMARK_IDENTITY]
     #[arg(long, global = true, value_name = "FILE")]
     pub identity: Option<PathBuf>,
     /// Where the identity's passphrase stands, for use without a terminal

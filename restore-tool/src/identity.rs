@@ -1,8 +1,9 @@
-//! The recovery identity: read from its file, its passphrase from a file or a terminal.
+//! The recovery identity: read from its file or standard input, its passphrase from a file or a terminal.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, tcgetattr, tcsetattr};
 use tidemark_host::files::{self, FileError};
 use tidemark_host::output::Console;
 use tidemark_ledger::Trust;
@@ -12,12 +13,60 @@ use zeroize::Zeroizing;
 use crate::error::{Error, Result};
 use crate::repository::Settings;
 
+/// In place of a file: the identity comes by standard input, say from a password manager.
+const STANDARD_INPUT: &str = "-";
+/// No identity is longer.
+const IDENTITY_BYTES_MAX: u16 = u16::MAX;
+/// Room for a passphrase, so that no copy of one stays behind where a longer one was moved from.
+const PASSPHRASE_BYTES: usize = 1024;
+
+// What the keys send that a terminal would have handled.
+const GIVE_UP: u8 = 0x03;
+const END: u8 = 0x04;
+const BACKSPACE: u8 = 0x08;
+const ANEW: u8 = 0x15;
+const QUIT: u8 = 0x1c;
+const ERASE: u8 = 0x7f;
+
 /// An identity file that can be opened: an identity holds a secret and is not copied, so whoever needs
 /// a second one opens it again.
 #[derive(Debug)]
 pub struct KeyHolder {
-    path: PathBuf,
+    kept: Kept,
     passphrase: Option<Zeroizing<String>>,
+}
+
+/// Where an identity's text is.
+#[derive(Debug)]
+enum Kept {
+    /// In a private file.
+    File(PathBuf),
+    /// In memory: it came by standard input, which can be read once.
+    Memory(Zeroizing<String>),
+}
+
+impl Kept {
+    fn find(path: &Path) -> Result<Self> {
+        if path != Path::new(STANDARD_INPUT) {
+            return Ok(Self::File(path.to_owned()));
+        }
+        let mut text = Zeroizing::new(String::with_capacity(IDENTITY_BYTES_MAX.into()));
+        let mut limited = std::io::stdin().lock().take(IDENTITY_BYTES_MAX.into());
+        limited
+            .read_to_string(&mut text)
+            .map_err(|source| Error::Io {
+                action: "read the identity from standard input",
+                source,
+            })?;
+        Ok(Self::Memory(text))
+    }
+
+    fn open(&self, passphrase: Option<&str>) -> std::result::Result<Identity, OpenError> {
+        match self {
+            Self::File(path) => Identity::load(path, passphrase),
+            Self::Memory(text) => Identity::parse(text, passphrase),
+        }
+    }
 }
 
 impl KeyHolder {
@@ -26,12 +75,13 @@ impl KeyHolder {
     /// # Errors
     /// [`Error::NoIdentity`], or the file, its rights, its text or its passphrase.
     pub fn find(settings: &Settings, console: &Console) -> Result<Self> {
-        let path = settings.identity()?.to_owned();
-        match Identity::load(&path, None) {
+        let path = settings.identity()?;
+        let kept = Kept::find(path)?;
+        match kept.open(None) {
             Err(OpenError::PassphraseNeeded) => {}
             other => {
                 return Ok(other.map(|_opens| Self {
-                    path,
+                    kept,
                     passphrase: None,
                 })?);
             }
@@ -42,7 +92,7 @@ impl KeyHolder {
             None => return Err(OpenError::PassphraseNeeded.into()),
         };
         Ok(Self {
-            path,
+            kept,
             passphrase: Some(passphrase),
         })
     }
@@ -52,10 +102,8 @@ impl KeyHolder {
     /// # Errors
     /// As [`Self::find`].
     pub fn identity(&self) -> Result<Identity> {
-        Ok(Identity::load(
-            &self.path,
-            self.passphrase.as_ref().map(|text| text.as_str()),
-        )?)
+        let passphrase = self.passphrase.as_ref().map(|text| text.as_str());
+        Ok(self.kept.open(passphrase)?)
     }
 }
 
@@ -103,26 +151,89 @@ pub fn from_file(path: &Path) -> Result<Zeroizing<String>> {
     ))
 }
 
-/// Asks without showing what is typed.
+/// Asks without showing what is typed. Ctrl-C ends the command, with the terminal as it was.
 ///
 /// # Errors
-/// The terminal fails.
+/// The terminal fails, or the person gives up.
 pub fn ask(console: &Console, question: &str) -> Result<Zeroizing<String>> {
     let failed = |action| move |source| Error::Io { action, source };
     console.complain(question);
     let stdin = std::io::stdin();
     let before = tcgetattr(&stdin).map_err(|errno| failed("ask the terminal")(errno.into()))?;
     let mut hidden = before.clone();
-    hidden.local_modes.remove(LocalModes::ECHO);
+    // Byte by byte, Ctrl-C among them: a signal could not reach a thread that waits for a line.
+    hidden
+        .local_modes
+        .remove(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG);
+    hidden.special_codes[SpecialCodeIndex::VMIN] = 1;
+    hidden.special_codes[SpecialCodeIndex::VTIME] = 0;
     tcsetattr(&stdin, OptionalActions::Flush, &hidden)
         .map_err(|errno| failed("hide what is typed")(errno.into()))?;
-    let mut line = Zeroizing::new(String::new());
-    let read = stdin.read_line(&mut line);
+    let typed = typed_line(&mut stdin.lock());
     // Whatever was read: the terminal must show again what is typed.
     let shown = tcsetattr(&stdin, OptionalActions::Flush, &before);
-    read.map_err(failed("read the passphrase"))?;
+    let typed = typed?;
     shown.map_err(|errno| failed("restore the terminal")(errno.into()))?;
-    Ok(Zeroizing::new(
-        line.trim_end_matches(['\n', '\r']).to_owned(),
-    ))
+    Ok(typed)
+}
+
+/// A line as a terminal would edit it: backspace, Ctrl-U, and Ctrl-C to give up.
+fn typed_line(from: &mut impl Read) -> Result<Zeroizing<String>> {
+    let mut line = Zeroizing::new(Vec::with_capacity(PASSPHRASE_BYTES));
+    let mut byte = [0];
+    loop {
+        let read = from.read(&mut byte).map_err(|source| Error::Io {
+            action: "read the passphrase",
+            source,
+        })?;
+        match byte[0] {
+            _ if read == 0 => break,
+            b'\n' | b'\r' => break,
+            GIVE_UP | QUIT => return Err(Error::Interrupted),
+            END if line.is_empty() => return Err(Error::Interrupted),
+            ERASE | BACKSPACE => erase(&mut line),
+            ANEW => line.clear(),
+            other => line.push(other),
+        }
+    }
+    let text = std::str::from_utf8(&line).map_err(|_binary| Error::Io {
+        action: "read the passphrase",
+        source: std::io::ErrorKind::InvalidData.into(),
+    })?;
+    Ok(Zeroizing::new(text.to_owned()))
+}
+
+/// Takes the last character away, however many bytes it has.
+fn erase(line: &mut Vec<u8>) {
+    while let Some(byte) = line.pop() {
+        if byte & 0xc0 != 0x80 {
+            break;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn typed(keys: &str) -> Result<String> {
+        typed_line(&mut keys.as_bytes()).map(|line| line.to_string())
+    }
+
+    #[test]
+    fn a_passphrase_can_be_corrected_while_it_is_typed() {
+        assert_eq!(typed("secret\n").unwrap(), "secret");
+        assert_eq!(typed("secret\r").unwrap(), "secret");
+        assert_eq!(typed("secreh\u{7f}t\n").unwrap(), "secret");
+        assert_eq!(typed("æø\u{8}\u{8}\u{8}å\n").unwrap(), "å");
+        assert_eq!(typed("wrong\u{15}right\n").unwrap(), "right");
+        assert_eq!(typed("no end").unwrap(), "no end");
+    }
+
+    #[test]
+    fn ctrl_c_gives_up_instead_of_becoming_a_part_of_the_passphrase() {
+        for keys in ["\u{3}", "sec\u{3}ret\n", "\u{4}", "sec\u{1c}"] {
+            assert!(matches!(typed(keys), Err(Error::Interrupted)), "{keys:?}");
+        }
+    }
 }

@@ -20,7 +20,6 @@ pub mod repository;
 pub mod target;
 pub mod timeline;
 
-use serde_json::json;
 use tidemark_host::Exit;
 use tidemark_host::output::Console;
 
@@ -31,14 +30,7 @@ pub fn report(error: &Error, console: &Console) -> Exit {
     let code = policy::code(error);
     let text = tidemark_storage::chain(error);
     if console.json {
-        console.event(&json!({
-            "schema": "tidemark-restore.error",
-            "version": 1,
-            "code": code.id,
-            "exit": code.exit.code(),
-            "message": text,
-            "action": code.action,
-        }));
+        console.refuse("tidemark-restore.error", code, &text);
     } else {
         console.complain(&format!("error: {text}"));
         console.complain(&format!(

@@ -3,31 +3,47 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use tidemark_host::Exit;
 use tidemark_host::log::{self, LogSurroundings};
 use tidemark_host::output::Console;
+use tidemark_host::{Exit, codes};
 use tidemark_restore_tool::cli::Cli;
 use tidemark_restore_tool::error::Error;
 use tidemark_restore_tool::repository::Environment;
 use tidemark_restore_tool::{commands, report};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(words) => return refuse(&words),
+    };
     let console = Console::standard(cli.global.json);
-    match start(cli) {
-        Ok(exit) => exit.into(),
-        Err(error) => report(&error, &console).into(),
-    }
+    let exit = match start(cli, &console) {
+        Ok(exit) => exit,
+        Err(error) => report(&error, &console),
+    };
+    console.delivered(exit).into()
 }
 
-fn start(cli: Cli) -> Result<Exit, Error> {
+/// Help and version are answers; anything else is an error, which a script wants as it wants all.
+fn refuse(words: &clap::Error) -> ExitCode {
+    let json = std::env::args_os().any(|word| word == "--json");
+    if !words.use_stderr() || !json {
+        words.exit()
+    }
+    let text = words.to_string();
+    let console = Console::standard(true);
+    console.refuse("tidemark-restore.error", codes::USAGE, text.trim());
+    Exit::Usage.into()
+}
+
+fn start(cli: Cli, console: &Console) -> Result<Exit, Error> {
     let environment = Environment {
         region: std::env::var("TIDEMARK_REGION").ok(),
         identity: std::env::var_os("TIDEMARK_IDENTITY").map(Into::into),
         credentials: std::env::var_os("CREDENTIALS_DIRECTORY").map(Into::into),
     };
     log::start(&LogSurroundings::of_process(cli.global.json), true)?;
-    let tools = commands::system_tools(cli.global.json)?;
+    let tools = commands::system_tools(console.clone())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -36,8 +52,13 @@ fn start(cli: Cli) -> Result<Exit, Error> {
             source,
         })?;
     let exit = runtime.block_on(async {
-        let stop = commands::stop_on_signal();
-        Box::pin(commands::run(cli, &environment, &tools, &stop)).await
+        let (stop, now) = commands::stop_on_signal();
+        let done = Box::pin(commands::run(cli, &environment, &tools, &stop));
+        tokio::select! {
+            biased;
+            done = done => done,
+            () = now.cancelled() => Err(Error::Interrupted),
+        }
     });
     // A request that still hangs must not keep a finished command.
     runtime.shutdown_background();

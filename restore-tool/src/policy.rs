@@ -138,7 +138,10 @@ fn target(error: &TargetError) -> Code {
     }
     match error {
         TargetError::Exists(_) | TargetError::Stray(_) => codes::TARGET_EXISTS,
-        TargetError::NoFolder(_) | TargetError::NoName(_) => codes::USAGE,
+        TargetError::NoFolder(_)
+        | TargetError::NoName(_)
+        | TargetError::Folder(_)
+        | TargetError::InRepository { .. } => codes::USAGE,
         TargetError::NotWritable { .. }
         | TargetError::NoSpace { .. }
         | TargetError::Busy(_)

@@ -22,6 +22,8 @@ pub struct PlaceTrouble {
     pub region: RegionName,
     /// Whether something is there and wrong; else nothing is there.
     pub damaged: bool,
+    /// Nothing is there yet: the region is fed more slowly, and shows nothing that comes later.
+    pub behind: bool,
     /// In words.
     pub why: String,
 }
@@ -41,10 +43,17 @@ impl Place {
     /// What the regions that lack it said, in one line; empty if all have it.
     #[must_use]
     pub fn told(&self) -> String {
-        let all = self
-            .troubles
-            .iter()
-            .map(|one| format!("{}: {}", one.region, one.why));
+        Self::line(self.troubles.iter())
+    }
+
+    /// The same of regions that have lost it: one that is merely behind has lost nothing.
+    #[must_use]
+    pub fn told_lost(&self) -> String {
+        Self::line(self.troubles.iter().filter(|one| !one.behind))
+    }
+
+    fn line<'a>(troubles: impl Iterator<Item = &'a PlaceTrouble>) -> String {
+        let all = troubles.map(|one| format!("{}: {}", one.region, one.why));
         all.collect::<Vec<_>>().join("; ")
     }
 }
@@ -198,7 +207,8 @@ impl Timeline {
                             .into_iter()
                             .map(|entry| (entry.seq, entry.state))
                             .collect();
-                        fill(&mut places, &span, region, states);
+                        let end = end_of(history, epoch);
+                        fill(&mut places, &span, (region, end), states);
                     }
                     Err(error) => first_error = first_error.or(Some(error)),
                 }
@@ -224,6 +234,7 @@ impl Timeline {
                     place.troubles.push(PlaceTrouble {
                         region: self.regions.first().cloned().unwrap_or_else(unnamed),
                         damaged: true,
+                        behind: false,
                         why: "it does not follow the object before it".to_owned(),
                     });
                 }
@@ -268,10 +279,18 @@ fn unfilled(places: &[Place]) -> Vec<Range<LogSeq>> {
     spans
 }
 
+/// The last log object of an epoch that a region has, or says that it has.
+fn end_of(history: &SourceHistory, epoch: Epoch) -> Option<LogSeq> {
+    let epoch = history.epoch(epoch)?;
+    let named = epoch.names.keys().next_back().copied();
+    let sealed = epoch.points.last().map(|point| point.head.log_seq);
+    named.max(sealed)
+}
+
 fn fill(
     places: &mut [Place],
     span: &Range<LogSeq>,
-    region: &RegionName,
+    (region, end): (&RegionName, Option<LogSeq>),
     mut states: BTreeMap<LogSeq, LogState>,
 ) {
     for place in places.iter_mut().filter(|place| span.contains(&place.seq)) {
@@ -283,11 +302,13 @@ fn fill(
             Some(LogState::Damaged(error)) => PlaceTrouble {
                 region: region.clone(),
                 damaged: true,
+                behind: false,
                 why: tidemark_storage::chain(error.as_ref()),
             },
             Some(LogState::Missing) | None => PlaceTrouble {
                 region: region.clone(),
                 damaged: false,
+                behind: end.is_none_or(|end| end < place.seq),
                 why: "it is not there".to_owned(),
             },
         };

@@ -8,7 +8,6 @@ use crate::process::now;
 use crate::site::{Restored, Site};
 use crate::writer::{self, assert_committed_prefix};
 
-const NOT_RECOVERABLE: i32 = 14;
 const INTEGRITY: i32 = 13;
 const EXCEPTIONS: i32 = 3;
 /// How many transactions the site has.
@@ -28,20 +27,66 @@ fn protected() -> Site {
     site
 }
 
-/// The objects of region-a that a restore of the newest state needs, one of each kind.
-fn needed(site: &Site) -> Vec<(&'static str, PathBuf)> {
+/// An object of region-a that a restore of the newest state reads.
+struct Needed {
+    what: &'static str,
+    path: PathBuf,
+    /// Whether an older base and more log reach the same state without it.
+    spare: bool,
+}
+
+/// A site with a second base on top of the complete one, so that a restore reads both: most of what
+/// there is was written over and over, and some was never touched again.
+fn protected_by_two_bases() -> (Site, Vec<Needed>) {
+    let site = Site::plan();
+    writer::create(&site.database);
+    site.init();
+    let app = writer::open(&site.database);
+    for (table, rows) in [("still", 150), ("churn", 250)] {
+        let sql = format!(
+            "CREATE TABLE {table} (bytes BLOB); WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL \
+             SELECT i + 1 FROM n WHERE i < {rows}) INSERT INTO {table} SELECT randomblob(1000) FROM n"
+        );
+        app.execute_batch(&sql).unwrap();
+    }
     let region = site.region_folder(0);
-    let log: Vec<PathBuf> = objects(&region, "meta/log/").into_values().collect();
-    let first = |prefix: &str| {
-        let found = objects(&region, prefix).into_values().next();
-        found.unwrap_or_else(|| panic!("no {prefix}"))
+    let daemon = site.start();
+    site.agent(&["snapshot"]).ok();
+    let complete_pack = objects(&region, "data/pack/");
+    for round in 0..5 {
+        app.execute("UPDATE churn SET bytes = randomblob(1000)", [])
+            .unwrap();
+        writer::write(&site.database, TRANSACTIONS / 5);
+        let words: &[&str] = match round {
+            3 => &["snapshot", "--base"],
+            _ => &["snapshot"],
+        };
+        site.agent(words).ok();
+    }
+    drop(app);
+    site.wait_shipped();
+    daemon.terminate();
+    let paths = |prefix: &str| -> Vec<PathBuf> { objects(&region, prefix).into_values().collect() };
+    let (log, bases) = (paths("meta/log/"), paths("meta/base/"));
+    let packs = paths("data/pack/");
+    assert_eq!((bases.len(), packs.len(), complete_pack.len()), (2, 2, 1));
+    let (complete, other): (Vec<PathBuf>, Vec<PathBuf>) = packs
+        .into_iter()
+        .partition(|path| complete_pack.values().any(|known| known == path));
+    let one = |what, path: &PathBuf, spare| Needed {
+        what,
+        path: path.clone(),
+        spare,
     };
-    vec![
-        ("a log object", log[log.len() - 2].clone()),
-        ("a base", first("meta/base/")),
-        ("a pack", first("data/pack/")),
-        ("a session", first("data/session/")),
-    ]
+    let needed = vec![
+        one("a log object", &log[log.len() - 2], false),
+        one("the complete base", &bases[0], false),
+        one("the base on top", &bases[1], true),
+        one("the complete base's pack", &complete[0], false),
+        one("the pack on top", &other[0], true),
+        one("the session", &paths("data/session/")[0], false),
+    ];
+    (site, needed)
 }
 
 /// Does something to an object, tries, and puts the object back.
@@ -85,45 +130,53 @@ fn damaged_object_is_read_from_the_other_region_and_fails_closed_alone() {
         ("truncated", truncate),
         ("missing", remove),
     ];
-    let site = protected();
-    for (what, path) in needed(&site) {
+    let (site, needed) = protected_by_two_bases();
+    for Needed { what, path, spare } in &needed {
         for (how, damage) in damages {
-            with_damage(&path, damage, || {
+            with_damage(path, damage, || {
                 let restored = both(&site);
-                assert!(
-                    restored.ran.code == EXCEPTIONS || restored.ran.code == 0,
+                assert_eq!(
+                    restored.ran.code, EXCEPTIONS,
                     "{what} {how}: {}",
                     restored.ran
                 );
-                let restored = Restored { ..restored };
                 assert_whole(&restored);
-                if restored.ran.code == EXCEPTIONS {
-                    let said = restored.exceptions();
-                    assert!(said.contains("region-a"), "{what} {how}: {said}");
-                }
-                let refused = alone(&site);
-                // A base that only a newer base names is not missed by name yet: it ends with another
-                // code than it should (docs/TESTING.md), and delivers nothing all the same.
-                if what.contains("base") && how == "missing" && refused.ran.code == NOT_RECOVERABLE
-                {
-                    refused.refused(NOT_RECOVERABLE, &[]);
-                    return;
-                }
-                if refused.ran.code == EXCEPTIONS {
-                    // An older base and more log reach the same state.
-                    assert_whole(&refused);
+                assert_named(&restored.exceptions(), &site, path);
+                assert!(restored.exceptions().contains("region-a"), "{what} {how}");
+                let restored = alone(&site);
+                if *spare {
+                    assert_eq!(
+                        restored.ran.code, EXCEPTIONS,
+                        "{what} {how}: {}",
+                        restored.ran
+                    );
+                    assert_whole(&restored);
+                    assert_named(&restored.exceptions(), &site, path);
                 } else {
-                    assert_eq!(refused.ran.code, INTEGRITY, "{what} {how}: {}", refused.ran);
-                    let name = file_name(&path);
-                    let named = refused.ran.err.contains(&name)
-                        || refused.ran.err.contains(name.trim_start_matches('0'));
-                    assert!(named, "{what} {how}: {}", refused.ran);
-                    refused.refused(INTEGRITY, &[]);
+                    assert_named(&restored.ran.err, &site, path);
+                    restored.refused(INTEGRITY, &[]);
                 }
             });
         }
     }
     both(&site).ok();
+}
+
+/// Says which object of which region, by its key, or as a log object by its position.
+#[track_caller]
+fn assert_named(said: &str, site: &Site, path: &Path) {
+    let key = path.strip_prefix(site.region_folder(0)).unwrap();
+    let key = key.to_str().unwrap();
+    let position = key.starts_with("meta/log/").then(|| {
+        let seq: u64 = file_name(path).parse().unwrap();
+        format!("1:{seq} ")
+    });
+    let named = said.contains(key) || position.is_some_and(|position| said.contains(&position));
+    assert!(named, "{key} is not named: {said}");
+    assert!(
+        said.contains("region-a") || key.starts_with("meta/"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -151,12 +204,7 @@ fn hole_in_the_log_names_the_latest_provable_state_which_then_restores() {
     remove(missing);
     let before = format!("1:{}", seq - 1);
     alone(&site).refused(INTEGRITY, &[&before]);
-    let restored = site.restore(&[&site.regions[0]], &["--to", &before]);
-    assert!(
-        restored.ran.code == 0 || restored.ran.code == EXCEPTIONS,
-        "{}",
-        restored.ran
-    );
+    let restored = site.restore(&[&site.regions[0]], &["--to", &before]).ok();
     assert!(assert_committed_prefix(&restored.path) < TRANSACTIONS);
 }
 
@@ -176,12 +224,7 @@ fn hole_past_the_newest_point_ends_the_chain_and_is_no_error() {
         .into_values()
         .collect();
     remove(&log[log.len() - 2]);
-    let restored = alone(&site);
-    assert!(
-        restored.ran.code == 0 || restored.ran.code == EXCEPTIONS,
-        "{}",
-        restored.ran
-    );
+    let restored = alone(&site).ok();
     let k = assert_committed_prefix(&restored.path);
     assert!((30..70).contains(&k), "{k} came back");
     site.tool_on(&[&site.regions[0]], &["list"])
@@ -243,14 +286,10 @@ fn region_that_was_rolled_back_is_refused_beside_a_newer_one_and_by_expectation(
     std::fs::remove_dir_all(site.region_folder(0)).unwrap();
     copy_folder(&old, &site.region_folder(0));
     // Beside a newer region: what is newest comes back, never the old state.
-    let beside = both(&site);
-    assert!(
-        beside.ran.code == 0 || beside.ran.code == EXCEPTIONS,
-        "{}",
-        beside.ran
-    );
+    // By a moment only, as a region is that is fed more slowly: that is worth a note, no alarm.
+    let beside = both(&site).ok();
     assert_eq!(assert_committed_prefix(&beside.path), 80);
-    let words = format!("{}\n{}", beside.exceptions(), beside.notes());
+    let words = beside.notes();
     assert!(
         words.contains("region-a") && words.contains("older"),
         "{words}"
@@ -266,12 +305,7 @@ fn region_that_was_rolled_back_is_refused_beside_a_newer_one_and_by_expectation(
     assert_eq!(accepted.ran.code, EXCEPTIONS, "{}", accepted.ran);
     assert_eq!(assert_committed_prefix(&accepted.path), 40);
     // Alone it can't be known: the newest point and its age are printed.
-    let alone = site.restore(&[url], &["--to", "latest"]);
-    assert!(
-        alone.ran.code == 0 || alone.ran.code == EXCEPTIONS,
-        "{}",
-        alone.ran
-    );
+    let alone = site.restore(&[url], &["--to", "latest"]).ok();
     assert_eq!(assert_committed_prefix(&alone.path), 40);
     let notes = alone.notes();
     assert!(

@@ -21,15 +21,15 @@ use crate::writer::{Habits, Writer, assert_committed_prefix, create, write};
 const PREFIX: &str = "fleet/app";
 
 /// A bucket with a credential for the agent and one for the restore host.
-struct Bucket<'a> {
+pub(crate) struct Bucket<'a> {
     server: &'a S3Server,
     name: String,
     agent: Credential,
-    restore: Credential,
+    pub(crate) restore: Credential,
 }
 
 impl<'a> Bucket<'a> {
-    fn new(server: &'a S3Server, versioned: bool) -> Self {
+    pub(crate) fn new(server: &'a S3Server, versioned: bool) -> Self {
         static MADE: AtomicU32 = AtomicU32::new(0);
         let name = format!("e2e-{}", MADE.fetch_add(1, Ordering::Relaxed));
         if versioned {
@@ -54,7 +54,7 @@ impl<'a> Bucket<'a> {
     }
 
     /// The region's URL for `role`; the profile has its name.
-    fn url(&self, endpoint: &str, role: &str) -> String {
+    pub(crate) fn url(&self, endpoint: &str, role: &str) -> String {
         let ca = self.server.ca();
         format!(
             "s3://{}/{PREFIX}?endpoint={endpoint}&region=us-east-1&ca={}&profile={role}-{}",
@@ -66,14 +66,14 @@ impl<'a> Bucket<'a> {
 }
 
 /// A site on buckets, with production custody; what the restore host's URLs are.
-struct Cloud {
-    site: Site,
+pub(crate) struct Cloud {
+    pub(crate) site: Site,
     restore: Vec<String>,
     keys: Keys,
 }
 
 impl Cloud {
-    fn new(buckets: &[(&Bucket<'_>, String)]) -> Self {
+    pub(crate) fn new(buckets: &[(&Bucket<'_>, String)]) -> Self {
         let mut site = Site::plan();
         create(&site.database);
         let credentials = site.path("credentials");
@@ -261,8 +261,7 @@ fn stolen_agent_key_overwrites_a_point_and_restore_still_uses_the_first_version(
         assert!(deleted.is_err(), "the agent's key deletes");
     }
     assert_eq!(cloud.latest(0), journal.last().unwrap().n);
-    let verified = site.tool_on(&[&cloud.restore[0]], &["verify"]);
-    assert!(verified.code == 0 || verified.code == 3, "{verified}");
+    site.tool_on(&[&cloud.restore[0]], &["verify"]).ok();
 }
 
 /// The keys of the log, by the window that `list` shows.

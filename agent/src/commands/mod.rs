@@ -53,10 +53,11 @@ pub fn execute(cli: &Cli) -> ExitCode {
         }
         Command::Man { dir } => manual::man(dir),
     };
-    match outcome {
-        Ok(exit) => exit.into(),
-        Err(failure) => failure::report(&failure, &console).into(),
-    }
+    let exit = match outcome {
+        Ok(exit) => exit,
+        Err(failure) => failure::report(&failure, &console),
+    };
+    console.delivered(exit).into()
 }
 
 fn explain(code: Option<&str>, console: &Console) -> Result<Exit, Failure> {

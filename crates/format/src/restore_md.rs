@@ -19,11 +19,15 @@ pub fn text(repo: RepoId) -> String {
          2. Install `tidemark-restore` on any Linux host. No agent, no database, no config is needed.\n\
          3. See what there is (needs no identity), then restore:\n\
          \n    \
-             tidemark-restore list    --region URL\n    \
-             tidemark-restore plan    --region URL --identity FILE --source NAME --to latest --target PATH\n    \
-             tidemark-restore restore --region URL --identity FILE --source NAME --to latest --target PATH\n\
+             tidemark-restore list    --region 'URL'\n    \
+             tidemark-restore plan    --region 'URL' --identity 'FILE' --source NAME --to latest --target 'PATH'\n    \
+             tidemark-restore restore --region 'URL' --identity 'FILE' --source NAME --to latest --target 'PATH'\n\
          \n   \
             URL is where this file stands: `dir:/path` or `s3://bucket/prefix?endpoint=…&region=…`.\n   \
+            FILE is the identity of step 1, NAME a source that `list` shows, PATH the file to make: it\n   \
+            must not exist yet. A bucket's access key is taken from AWS_ACCESS_KEY_ID and\n   \
+            AWS_SECRET_ACCESS_KEY, or from ~/.aws/credentials (`&profile=…` names one of several);\n   \
+            `&ca=/path/ca.pem` trusts a certificate authority of your own.\n   \
             Give `--region` once for each copy you have. `--to` takes a time, e.g. `2026-11-21T14:31:00Z`;\n   \
             `--before` stops just short of it.\n\
          4. The tool checks every signature and hash, and says which instant it reached.\n\
@@ -46,6 +50,6 @@ mod tests {
     fn the_text_names_the_repository_and_the_commands() {
         let text = text(RepoId([0xab; 16]));
         assert!(text.contains(&"ab".repeat(16)));
-        assert!(text.contains("tidemark-restore restore --region URL"));
+        assert!(text.contains("tidemark-restore restore --region 'URL'"));
     }
 }

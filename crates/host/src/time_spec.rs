@@ -1,5 +1,5 @@
 //! Instants as people write them: `2026-05-01T14:31:00Z`, `2026-05-01 14:31 Europe/Copenhagen`,
-//! `yesterday 14:31`, `today 09:00:30`, `-90m`, `now`.
+//! `yesterday 14:31`, `today 09:00:30`, `-90m`, `5 minutes ago`, `now`.
 //!
 //! A restore must not guess. A time without a zone is local only where a person sees the UTC
 //! instant printed beside it (`interactive`), and an error in a script. A local time that came
@@ -52,6 +52,11 @@ pub enum TimeSpecError {
         "{0:?} is not a time: write \"2026-05-01 14:31:00 UTC\", \"2026-05-01T14:31:00Z\", \"yesterday 14:31\", \"-90m\" or \"now\""
     )]
     Unreadable(String),
+    /// A day without a time of day.
+    #[error(
+        "{0:?} is a whole day: add a time of day, such as \"{0} 14:31 UTC\" (a restore must not guess which of its states is meant)"
+    )]
+    DayAlone(String),
     /// A zone that isn't known.
     #[error(
         "time zone {0:?} is not known: write Z, UTC, +02:00 or a name such as Europe/Copenhagen"
@@ -100,8 +105,8 @@ pub fn parse(text: &str, context: &TimeContext) -> Result<TimeSpec, TimeSpecErro
     if text.eq_ignore_ascii_case("now") {
         return Ok(exact(context.now));
     }
-    if let Some(back) = text.strip_prefix('-') {
-        let back = duration::parse(back).map_err(|_not_a_duration| unreadable(text))?;
+    if let Some(back) = ago(text) {
+        let back = back.ok_or_else(|| unreadable(text))?;
         let at = context.now.checked_sub(back);
         return at
             .map(exact)
@@ -109,6 +114,9 @@ pub fn parse(text: &str, context: &TimeContext) -> Result<TimeSpec, TimeSpecErro
     }
     if let Ok(at) = text.parse::<Timestamp>() {
         return Ok(exact(at));
+    }
+    if Day::read(text).is_some() && !text.contains(['T', 't', ':', ' ']) || is_day_word(text) {
+        return Err(TimeSpecError::DayAlone(text.to_owned()));
     }
     let (day, clock, zone_text) = split(text).ok_or_else(|| unreadable(text))?;
     let zone = match zone_text {
@@ -128,6 +136,36 @@ pub fn parse(text: &str, context: &TimeContext) -> Result<TimeSpec, TimeSpecErro
 
 fn unreadable(text: &str) -> TimeSpecError {
     TimeSpecError::Unreadable(text.chars().take(60).collect())
+}
+
+/// How far back `-90m`, `90m ago` or `5 minutes ago` goes; `Some(None)` if it is written like that
+/// and can't be read.
+fn ago(text: &str) -> Option<Option<std::time::Duration>> {
+    if let Some(back) = text.strip_prefix('-') {
+        return Some(duration::parse(back).ok());
+    }
+    let lower = text.to_ascii_lowercase();
+    let back = lower.strip_suffix(" ago")?;
+    let mut short = String::new();
+    for word in back.split_ascii_whitespace() {
+        let unit = match word {
+            "second" | "seconds" | "sec" | "secs" => "s",
+            "minute" | "minutes" | "min" | "mins" => "m",
+            "hour" | "hours" => "h",
+            "day" | "days" => "d",
+            "a" | "an" | "one" => "1",
+            "and" => "",
+            other => other,
+        };
+        short.push_str(unit);
+    }
+    Some(duration::parse(&short).ok())
+}
+
+fn is_day_word(text: &str) -> bool {
+    ["today", "yesterday"]
+        .iter()
+        .any(|word| text.eq_ignore_ascii_case(word))
 }
 
 enum Day {
@@ -168,8 +206,13 @@ fn split(text: &str) -> Option<(Day, Time, Option<&str>)> {
     let clock = words.next()?;
     let (clock, attached) = detach_zone(clock);
     let zone = words.next().or(attached);
-    let plain = clock.len() >= 5 && clock.contains(':');
-    if words.next().is_some() || !plain {
+    // At three in the morning nobody writes the nought of 02:31.
+    let clock = match clock.split_once(':') {
+        Some((hour, rest)) if hour.len() == 1 && rest.len() >= 2 => format!("0{clock}"),
+        Some((_, rest)) if rest.len() >= 2 => clock.to_owned(),
+        _ => return None,
+    };
+    if words.next().is_some() {
         return None;
     }
     Some((day, clock.parse().ok()?, zone))
@@ -268,6 +311,7 @@ mod tests {
             "2026-05-01T16:31:00+02:00",
             "2026-05-01 14:31:00Z",
             "2026-05-01 14:31 Z",
+            "2026-05-01 14:31:00.000 Z",
             "2026-05-01 14:31 UTC",
             "2026-05-01 14:31:00 UTC",
             "2026-05-01 16:31 +02:00",
@@ -278,6 +322,7 @@ mod tests {
         ] {
             assert_eq!(understood(text), "2026-05-01T14:31:00Z", "{text}");
         }
+        assert_eq!(understood("2026-05-01 2:31 UTC"), "2026-05-01T02:31:00Z");
         assert_eq!(
             understood("2026-05-01 14:31:07.25 UTC"),
             "2026-05-01T14:31:07.25Z"
@@ -303,6 +348,14 @@ mod tests {
         assert_eq!(understood("now"), "2026-05-02T22:30:00Z");
         assert_eq!(understood("-90m"), "2026-05-02T21:00:00Z");
         assert_eq!(understood("-1d12h"), "2026-05-01T10:30:00Z");
+        for text in ["5 minutes ago", "5m ago", "5 min ago", "5 Minutes Ago"] {
+            assert_eq!(understood(text), "2026-05-02T22:25:00Z", "{text}");
+        }
+        assert_eq!(understood("an hour ago"), "2026-05-02T21:30:00Z");
+        assert_eq!(
+            understood("1 hour and 30 minutes ago"),
+            "2026-05-02T21:00:00Z"
+        );
     }
 
     #[test]
@@ -339,19 +392,31 @@ mod tests {
     }
 
     #[test]
+    fn a_day_alone_is_refused_because_it_has_many_states() {
+        for day in ["2026-05-01", "yesterday", "Today"] {
+            let refused = parse(day, &context(true)).unwrap_err();
+            assert!(matches!(refused, TimeSpecError::DayAlone(_)), "{day}");
+            let example = format!("{day} 14:31 UTC");
+            assert!(refused.to_string().contains(&example), "{refused}");
+            parse(&example, &context(false)).unwrap();
+        }
+    }
+
+    #[test]
     fn what_is_not_a_time_is_refused_with_examples() {
         for bad in [
             "",
             "latest",
             "14:31",
-            "2026-05-01",
+            "minutes ago",
+            "5 ago",
+            "some time ago",
             "2026-05-01 14",
             "2026-05-01 1431 UTC",
             "2026-13-01 14:31 UTC",
             "2026-05-01 25:00 UTC",
             "-5",
             "--5m",
-            "yesterday",
             "2026-05-01 14:31 UTC now",
             "tomorrow 10:00 UTC",
         ] {

@@ -52,7 +52,9 @@ pub enum Error {
     #[error("the identity file holds a damaged key; take the escrow copy")]
     IdentityKey(#[from] KeyTextError),
     /// Its secret is sealed and no passphrase was given.
-    #[error("the identity is sealed by a passphrase: give it")]
+    #[error(
+        "the identity is sealed by a passphrase, and there is no terminal to ask on: name a private file that holds it by --passphrase-file"
+    )]
     PassphraseNeeded,
     /// The passphrase doesn't open it.
     #[error(

@@ -205,6 +205,8 @@ struct Fields<'a> {
 
 impl<'a> Fields<'a> {
     fn read(text: &'a str) -> Result<Self> {
+        // Editors of another system may have put a mark before the text.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let mut lines = text
             .lines()
             .map(str::trim)

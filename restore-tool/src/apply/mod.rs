@@ -194,7 +194,10 @@ async fn run(
 }
 
 /// Ends with [`Error::Interrupted`] as soon as `stop` fires.
-async fn stopped<T>(stop: &CancellationToken, work: impl Future<Output = Result<T>>) -> Result<T> {
+pub(crate) async fn stopped<T>(
+    stop: &CancellationToken,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
     tokio::select! {
         biased;
         () = stop.cancelled() => Err(Error::Interrupted),

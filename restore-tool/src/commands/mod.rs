@@ -9,9 +9,11 @@ pub mod verify;
 
 use tidemark_host::codes;
 use tidemark_host::config::{ConfigFile, RestoreConfig};
+use tidemark_host::output::Console;
 use tidemark_host::{Cpu, Exit};
 use tokio_util::sync::CancellationToken;
 
+use crate::apply::stopped;
 use crate::cli::{Cli, Command, Config, Global};
 use crate::error::{Error, Result};
 use crate::manual;
@@ -22,6 +24,23 @@ use crate::repository::{Environment, Settings, Tools};
 /// # Errors
 /// Whatever keeps it from its end; [`crate::policy`] knows the exit code.
 pub async fn run(
+    cli: Cli,
+    environment: &Environment,
+    tools: &Tools,
+    stop: &CancellationToken,
+) -> Result<Exit> {
+    // A restore ends by itself, so that the next run goes on where it was. Everything else holds
+    // nothing that a sudden end could harm: what it writes is created whole or not at all.
+    let ends_itself = matches!(cli.command, Command::Restore(_));
+    let done = Box::pin(dispatch(cli, environment, tools, stop));
+    if ends_itself {
+        done.await
+    } else {
+        stopped(stop, done).await
+    }
+}
+
+async fn dispatch(
     cli: Cli,
     environment: &Environment,
     tools: &Tools,
@@ -49,12 +68,12 @@ pub async fn run(
         Command::Restore(args) => {
             let settings = settings(&global, environment)?;
             let tools = with_pool(tools, &settings)?;
-            Box::pin(restore::run(&args, &settings, &tools, stop)).await
+            restore::run(&args, &settings, &tools, stop).await
         }
         Command::Verify(args) => {
             let settings = settings(&global, environment)?;
             let tools = with_pool(tools, &settings)?;
-            Box::pin(verify::run(&args, &settings, &tools)).await
+            verify::run(&args, &settings, &tools).await
         }
         Command::Status => Ok(status::run(&settings(&global, environment)?, tools).await),
     }
@@ -106,39 +125,45 @@ pub fn default_pool() -> Result<Cpu> {
     Ok(Cpu::pool(cores)?)
 }
 
-/// A stop signal that fires on Ctrl-C or SIGTERM.
+/// Stop signals: the first of Ctrl-C and SIGTERM asks the work to end, a second one means now.
 #[must_use]
-pub fn stop_on_signal() -> CancellationToken {
-    use tokio::signal::unix::{SignalKind, signal};
-    let stop = CancellationToken::new();
-    let fire = stop.clone();
+pub fn stop_on_signal() -> (CancellationToken, CancellationToken) {
+    let (stop, now) = (CancellationToken::new(), CancellationToken::new());
+    let fire = [stop.clone(), now.clone()];
     tokio::spawn(async move {
-        let terminated = async {
-            match signal(SignalKind::terminate()) {
-                Ok(mut signal) => drop(signal.recv().await),
-                // Without the handler the signal ends the process at once: nothing to wait for.
-                Err(_refused) => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            biased;
-            _ = tokio::signal::ctrl_c() => {}
-            () = terminated => {}
+        for token in fire {
+            one_signal().await;
+            token.cancel();
         }
-        fire.cancel();
     });
-    stop
+    (stop, now)
 }
 
-/// The tools of the real process.
+async fn one_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let terminated = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut signal) => drop(signal.recv().await),
+            // Without the handler the signal ends the process at once: nothing to wait for.
+            Err(_refused) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        _ = tokio::signal::ctrl_c() => {}
+        () = terminated => {}
+    }
+}
+
+/// The tools of the real process, which write to `console`.
 ///
 /// # Errors
 /// The system refuses threads.
-pub fn system_tools(json: bool) -> Result<Tools> {
+pub fn system_tools(console: Console) -> Result<Tools> {
     Ok(Tools {
         clock: tidemark_host::SystemClock::shared(),
         rng: tidemark_host::SystemRng::shared(),
         cpu: default_pool()?,
-        console: tidemark_host::output::Console::standard(json),
+        console,
     })
 }

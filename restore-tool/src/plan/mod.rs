@@ -11,7 +11,7 @@ mod target;
 use jiff::Timestamp;
 use serde::Serialize;
 use tidemark_format::heads::{BaseHead, LogHead};
-use tidemark_format::{Epoch, Hash, LogSeq};
+use tidemark_format::{Epoch, Hash, Key, LogSeq, RegionName, keys};
 use tidemark_host::codes::{self, Code};
 use tidemark_host::output;
 use tidemark_ledger::Verified;
@@ -31,11 +31,11 @@ const TURNS_MAX: usize = 16;
 
 /// What was asked for can't be had.
 #[derive(Debug, thiserror::Error)]
-#[error("{refusal}{}", damage(damaged))]
+#[error("{refusal}{}", lines(more))]
 pub struct NotRecoverable {
     refusal: Box<planner::NotRecoverable>,
-    /// Bases that would have served.
-    damaged: Vec<String>,
+    /// Bases that would have served, and what may have been meant.
+    more: Vec<String>,
     code: Box<Code>,
 }
 
@@ -138,8 +138,10 @@ pub struct RestorePlan {
     pub sealed: bool,
     /// Why nothing that was committed up to the target is missing.
     pub because: String,
-    /// Log objects that some region lacks; another one had them.
+    /// What some region has lost; another one had it.
     pub exceptions: Vec<String>,
+    /// Log objects that a region shows nothing of yet, because it is fed more slowly.
+    pub behind: Vec<(RegionName, Key)>,
 }
 
 impl RestorePlan {
@@ -209,7 +211,7 @@ pub async fn plan(
                     };
                     continue;
                 }
-                _ => return Err(refused(&survey, refusal)),
+                _ => return Err(refused(&survey, refusal, asked)),
             },
         };
         if let Some(plan) = check(timeline, &mut survey, &decided).await? {
@@ -235,7 +237,7 @@ async fn resolve(timeline: &Timeline, survey: &mut Survey<'_>, asked: &Asked) ->
         Goal::Latest if asked.inclusive => return Ok(Target::Latest),
         Goal::Latest => match planner::plan(&survey.facts(), &Target::Latest) {
             Ok(latest) => (latest.epoch, latest.last_log),
-            Err(refusal) => return Err(refused(survey, refusal)),
+            Err(refusal) => return Err(refused(survey, refusal, asked)),
         },
         Goal::Position(epoch, seq) => (*epoch, *seq),
         Goal::Point(name) => {
@@ -287,15 +289,20 @@ async fn check(
         .settle(decided.epoch, decided.first_log..decided.last_log.next())
         .await?;
     let Some(bases) = chain(view, &decided.bases) else {
+        // The newest of them names another parent than the one that stands under that number.
+        let newest = decided.bases.last().and_then(|id| find(view, id));
+        if let Some(base) = newest {
+            survey.avoid(base.link);
+        }
         return Ok(None);
     };
     let Some(base) = bases.last() else {
         return Ok(None);
     };
     let mut log = Vec::with_capacity(places.len());
-    let mut exceptions = Vec::new();
+    let (mut exceptions, mut behind) = (Vec::new(), Vec::new());
     for place in places {
-        let why = place.told();
+        let why = place.told_lost();
         let Some(object) = place.found else {
             return Ok(None);
         };
@@ -307,11 +314,14 @@ async fn check(
             survey.avoid(base.link);
             return Ok(None);
         }
+        let late = place.troubles.iter().filter(|one| one.behind);
+        behind.extend(late.map(|one| (one.region.clone(), object.key.clone())));
         if !why.is_empty() {
             exceptions.push(format!("{}: {why}", object.key));
         }
         log.push(object);
     }
+    exceptions.extend(bases_lost(timeline));
     let (epoch, seq) = (decided.epoch, decided.last_log);
     Ok(Some(RestorePlan {
         bases,
@@ -325,6 +335,7 @@ async fn check(
         sealed: decided.sealed,
         because: because(decided),
         exceptions,
+        behind,
     }))
 }
 
@@ -347,14 +358,46 @@ fn because(decided: &planner::RestorePlan) -> String {
     }
 }
 
-fn chain(view: &EpochView, ids: &[BaseId]) -> Option<Vec<Verified<BaseHead>>> {
-    let find = |id: &BaseId| {
-        let same = |base: &&Verified<BaseHead>| {
-            base.head.generation == id.generation && base.head.number == id.number
-        };
-        view.bases.iter().find(same).cloned()
+fn find(view: &EpochView, id: &BaseId) -> Option<Verified<BaseHead>> {
+    let same = |base: &&Verified<BaseHead>| {
+        base.head.generation == id.generation && base.head.number == id.number
     };
-    let chain: Option<Vec<Verified<BaseHead>>> = ids.iter().map(find).collect();
+    view.bases.iter().find(same).cloned()
+}
+
+/// Bases that a region has lost: its newest recovery point names them, itself or through the bases
+/// that it names, and a point comes last.
+fn bases_lost(timeline: &Timeline) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (region, history) in timeline.histories() {
+        let Some(point) = history.newest_point() else {
+            continue;
+        };
+        let mut named = Some(point.head.base);
+        while let Some(reference) = named {
+            let own = history.epochs().flat_map(|epoch| &epoch.bases);
+            if let Some(base) = own.into_iter().find(|base| base.link == reference.link) {
+                named = base.head.parent;
+                continue;
+            }
+            let (source, epoch) = (&point.head.source, point.head.epoch);
+            let key = keys::base(source, epoch, reference.generation, reference.number);
+            let mut troubles = history.troubles().iter();
+            let why = troubles
+                .find(|trouble| trouble.key == key.as_str())
+                .map_or_else(
+                    || "it is not there".to_owned(),
+                    |trouble| tidemark_storage::chain(trouble.error.as_ref()),
+                );
+            lines.push(format!("{key}: {region}: {why}"));
+            named = None;
+        }
+    }
+    lines
+}
+
+fn chain(view: &EpochView, ids: &[BaseId]) -> Option<Vec<Verified<BaseHead>>> {
+    let chain: Option<Vec<Verified<BaseHead>>> = ids.iter().map(|id| find(view, id)).collect();
     // Bases were put together from several regions: each must name the very one before it.
     chain.filter(|chain| {
         chain.windows(2).all(|pair| match pair {
@@ -366,18 +409,33 @@ fn chain(view: &EpochView, ids: &[BaseId]) -> Option<Vec<Verified<BaseHead>>> {
     })
 }
 
-fn damage(bases: &[String]) -> String {
-    let lines = bases.iter().map(|base| format!("; {base}"));
-    lines.collect()
+fn lines(more: &[String]) -> String {
+    more.iter().map(|line| format!("; {line}")).collect()
 }
 
-fn refused(survey: &Survey<'_>, refusal: Box<planner::NotRecoverable>) -> Error {
-    let damaged = match &refusal.why {
-        Why::NothingYet | Why::NoBase { .. } => survey.damaged_bases(),
-        _ => Vec::new(),
+/// A time of day without a day reads as a position that isn't there.
+fn misread(asked: &Asked) -> Vec<String> {
+    let text = &asked.text;
+    let hint = format!(
+        "{text} was read as EPOCH:SEQ: for a time of day write the day, too, such as \"today {text} UTC\""
+    );
+    if target::looks_like_a_time_of_day(text) {
+        vec![hint]
+    } else {
+        Vec::new()
+    }
+}
+
+fn refused(survey: &Survey<'_>, refusal: Box<planner::NotRecoverable>, asked: &Asked) -> Error {
+    let (damaged, missing) = match &refusal.why {
+        Why::NothingYet | Why::NoBase { .. } => (survey.damaged_bases(), survey.missing_bases()),
+        // A signed gap stops nobody who has a base from behind it.
+        Why::Hole { .. } => (Vec::new(), survey.missing_bases()),
+        _ => (Vec::new(), Vec::new()),
     };
     let code = match &refusal.why {
         _ if !damaged.is_empty() => codes::DAMAGED,
+        _ if !missing.is_empty() => codes::MISSING_OBJECT,
         Why::TooLate => codes::AFTER_WINDOW,
         Why::NothingYet | Why::TooEarly | Why::NoBase { .. } | Why::Unknown(_) => {
             codes::BEFORE_WINDOW
@@ -391,7 +449,7 @@ fn refused(survey: &Survey<'_>, refusal: Box<planner::NotRecoverable>) -> Error 
     };
     Error::NotRecoverable(NotRecoverable {
         refusal,
-        damaged,
+        more: [damaged, missing, misread(asked)].concat(),
         code: Box::new(code),
     })
 }

@@ -212,31 +212,61 @@ impl<'a> Survey<'a> {
         Ok(places)
     }
 
-    /// Bases that would serve and don't: damaged ones, and one that the newest recovery point names
-    /// and no region has; each with the reason.
+    /// Bases that would serve and don't, because something is there and wrong; each with the reason.
     #[must_use]
     pub fn damaged_bases(&self) -> Vec<String> {
         let troubles = self.timeline.troubles();
         let of_base = troubles.filter(|(_, trouble)| trouble.key.starts_with("meta/base/"));
-        let mut lines: Vec<String> = of_base
+        of_base
             .map(|(region, trouble)| {
                 let why = tidemark_storage::chain(trouble.error.as_ref());
                 format!("{region}: {}: {why}", trouble.key)
             })
-            .collect();
-        let newest = self.timeline.epochs().iter().rev().find_map(|view| {
-            let head = &view.points.last()?.head;
+            .collect()
+    }
+
+    /// Bases that no region has although something signed names them: the newest recovery point, or
+    /// a base that builds on them.
+    #[must_use]
+    pub fn missing_bases(&self) -> Vec<String> {
+        let epochs = self.timeline.epochs();
+        let here = |link: Hash| {
+            let mut all = epochs.iter().flat_map(|view| &view.bases);
+            all.any(|base| base.link == link)
+        };
+        let newest = epochs.iter().rev().find_map(|view| view.points.last());
+        let by_point = newest.map(|point| {
+            let head = &point.head;
+            let who = "the newest recovery point".to_owned();
+            (head.base, (&head.source, head.epoch), who)
+        });
+        let by_child = epochs
+            .iter()
+            .flat_map(|view| &view.bases)
+            .filter_map(|base| {
+                let head = &base.head;
+                Some((
+                    head.parent?,
+                    (&head.source, head.epoch),
+                    base.key.to_string(),
+                ))
+            });
+        let mut lines: BTreeMap<String, String> = BTreeMap::new();
+        for (base, (source, epoch), who) in by_point.into_iter().chain(by_child) {
             let BaseRef {
                 generation,
                 number,
                 link,
-            } = head.base;
-            let here = view.bases.iter().any(|base| base.link == link);
-            let key = keys::base(&head.source, head.epoch, generation, number);
-            (!here).then(|| format!("{key}, which the newest recovery point names, is not there"))
-        });
-        lines.extend(newest.filter(|_| lines.is_empty()));
-        lines
+            } = base;
+            if !here(link) {
+                let key = keys::base(source, epoch, generation, number).to_string();
+                lines.entry(key).or_insert(who);
+            }
+        }
+        let told = lines
+            .into_iter()
+            .map(|(key, who)| format!("{key}, which {who} names, is not there"));
+        told.collect()
     }
 
     /// A place that was read.

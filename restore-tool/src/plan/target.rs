@@ -50,7 +50,7 @@ impl Asked {
             text: text.clone(),
             assumed_local: false,
         };
-        if text == "latest" {
+        if text.eq_ignore_ascii_case("latest") {
             return Ok(exact(Goal::Latest));
         }
         if let Some(name) = text.strip_prefix("point:") {
@@ -65,6 +65,15 @@ impl Asked {
             ..exact(Goal::Time(spec.at))
         })
     }
+}
+
+/// Whether a position looks like a time of day, and may have been meant as one.
+#[must_use]
+pub(super) fn looks_like_a_time_of_day(text: &str) -> bool {
+    let number =
+        |part: &str, below: u8| part.len() == 2 && part.parse().is_ok_and(|n: u8| n < below);
+    text.split_once(':')
+        .is_some_and(|(hour, minute)| number(hour, 24) && number(minute, 60))
 }
 
 /// `EPOCH:SEQ` or `EPOCH/SEQ`: digits only, so that no time of day is taken for one: those have two digits each and
@@ -100,6 +109,7 @@ mod tests {
     #[test]
     fn each_form_is_told_from_the_others() {
         assert_eq!(read("latest", false).unwrap().goal, Goal::Latest);
+        assert_eq!(read("Latest", false).unwrap().goal, Goal::Latest);
         assert_eq!(
             read("3:4711", false).unwrap().goal,
             Goal::Position(Epoch(3), LogSeq(4711))
@@ -113,6 +123,16 @@ mod tests {
             back.goal,
             Goal::Time("2026-05-01T10:30:00Z".parse().unwrap())
         );
+    }
+
+    #[test]
+    fn a_position_may_look_like_a_time_of_day() {
+        for text in ["14:31", "00:00", "23:59"] {
+            assert!(looks_like_a_time_of_day(text), "{text}");
+        }
+        for text in ["1:31", "14:4711", "24:00", "14:60", "14/31", "latest"] {
+            assert!(!looks_like_a_time_of_day(text), "{text}");
+        }
     }
 
     #[test]

@@ -11,11 +11,14 @@
 pub mod resume;
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Read as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, RenameFlags};
+use tidemark_format::envelope::MAGIC;
+use tidemark_format::keys;
 
 /// Space left free beside the restored database: the partial file's notes and a margin for others.
 const SPARE_BYTES: u64 = 16 << 20;
@@ -42,6 +45,22 @@ pub enum TargetError {
     /// The name can't be a file's.
     #[error("{} does not name a file", .0.display())]
     NoName(PathBuf),
+    /// A folder, where a file's name is needed.
+    #[error(
+        "{} is a folder: name the file to make, such as {}", .0.display(), .0.join("restored.db").display()
+    )]
+    Folder(PathBuf),
+    /// A folder of backups.
+    #[error(
+        "{} lies inside the Tidemark repository {}: a database there would be taken for a backup, or lost with it; choose a target elsewhere",
+        target.display(), repository.display()
+    )]
+    InRepository {
+        /// The target.
+        target: PathBuf,
+        /// The repository's folder.
+        repository: PathBuf,
+    },
     /// The folder can't be written to.
     #[error("can't write in {}", folder.display())]
     NotWritable {
@@ -104,6 +123,8 @@ impl TargetError {
             | Self::Stray(_)
             | Self::NoFolder(_)
             | Self::NoName(_)
+            | Self::Folder(_)
+            | Self::InRepository { .. }
             | Self::Busy(_) => false,
         }
     }
@@ -134,6 +155,9 @@ impl Target {
         if !folder.is_dir() {
             return Err(TargetError::NoFolder(folder));
         }
+        if path.is_dir() || path.as_os_str().as_bytes().ends_with(b"/") {
+            return Err(TargetError::Folder(path));
+        }
         // A dangling link is something, too.
         if path.symlink_metadata().is_ok() {
             return Err(TargetError::Exists(path));
@@ -145,6 +169,12 @@ impl Target {
             if stray.symlink_metadata().is_ok() {
                 return Err(TargetError::Stray(stray));
             }
+        }
+        if let Some(repository) = repository_around(&folder) {
+            return Err(TargetError::InRepository {
+                target: path,
+                repository,
+            });
         }
         rustix::fs::access(
             &folder,
@@ -295,6 +325,19 @@ impl Target {
     }
 }
 
+/// The directory region in which `folder` lies, links resolved: one has a marker at its root.
+fn repository_around(folder: &Path) -> Option<PathBuf> {
+    let real = folder.canonicalize().ok()?;
+    let marker = keys::region();
+    let is_root = |root: &&Path| {
+        let mut magic = [0; MAGIC.len()];
+        let read =
+            File::open(root.join(marker.as_str())).and_then(|mut file| file.read_exact(&mut magic));
+        read.is_ok() && magic == MAGIC
+    };
+    real.ancestors().find(is_root).map(Path::to_owned)
+}
+
 /// The partial file is opened by name in a folder that others may write to: a link put there must
 /// not lead us elsewhere.
 fn libc_nofollow() -> i32 {
@@ -314,6 +357,40 @@ mod tests {
         let link = folder.path().join("link.db");
         std::os::unix::fs::symlink("nowhere", &link).unwrap();
         assert!(matches!(Target::check(&link), Err(TargetError::Exists(_))));
+    }
+
+    #[test]
+    fn a_folder_is_no_target_whether_it_is_there_or_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let missing = folder.path().join("none/");
+        for path in [folder.path(), missing.as_path()] {
+            let refused = Target::check(path).unwrap_err();
+            assert!(matches!(refused, TargetError::Folder(_)), "{refused}");
+            assert!(refused.to_string().contains("restored.db"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_target_inside_a_repository_is_refused_also_behind_a_link() {
+        let folder = tempfile::tempdir().unwrap();
+        let region = folder.path().join("region");
+        std::fs::create_dir_all(region.join("data/pack")).unwrap();
+        std::fs::create_dir_all(region.join("meta")).unwrap();
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&region, &link).unwrap();
+        let inside = ["region/app.db", "region/data/pack/app.db", "link/app.db"];
+        for path in inside {
+            Target::check(&folder.path().join(path)).unwrap();
+        }
+        std::fs::write(region.join("meta/region"), b"TIDEMARK and more").unwrap();
+        for path in inside {
+            let refused = Target::check(&folder.path().join(path)).unwrap_err();
+            assert!(
+                matches!(refused, TargetError::InRepository { .. }),
+                "{refused}"
+            );
+        }
+        Target::check(&folder.path().join("app.db")).unwrap();
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! A command returns a [`Document`]: a value that is shown as text for people or as one JSON object
 //! with `schema` and `version` on top. JSON documents only gain fields within a version.
 //!
-//! Printing is best effort: a closed pipe must not fail a restore.
+//! Printing is best effort: a closed pipe must not fail a restore. But an answer that a full disk
+//! swallowed was not given, and [`Console::delivered`] says so at the end.
 
 pub mod testing;
 mod words;
@@ -13,6 +14,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 use serde_json::{Value, json};
+
+use crate::{Code, Exit};
 
 pub use words::{Table, age, bytes, count, duration, instant, local_instant, rate};
 
@@ -50,7 +53,17 @@ pub fn to_text<D: Document>(document: &D) -> String {
     text
 }
 
-type Sink = Arc<Mutex<Box<dyn Write + Send>>>;
+type Sink = Arc<Mutex<Stream>>;
+
+struct Stream {
+    to: Box<dyn Write + Send>,
+    /// The first error of writing that isn't a reader's leaving.
+    failed: Option<std::io::Error>,
+}
+
+fn sink(to: Box<dyn Write + Send>) -> Sink {
+    Arc::new(Mutex::new(Stream { to, failed: None }))
+}
 
 /// Where a command writes. Clones share the streams.
 #[derive(Clone)]
@@ -80,8 +93,8 @@ impl Console {
     #[must_use]
     pub fn standard(json: bool) -> Self {
         Self {
-            out: Arc::new(Mutex::new(Box::new(std::io::stdout()))),
-            err: Arc::new(Mutex::new(Box::new(std::io::stderr()))),
+            out: sink(Box::new(std::io::stdout())),
+            err: sink(Box::new(std::io::stderr())),
             json,
             out_is_terminal: std::io::stdout().is_terminal(),
             err_is_terminal: std::io::stderr().is_terminal(),
@@ -93,8 +106,8 @@ impl Console {
     #[must_use]
     pub fn captured(out: Box<dyn Write + Send>, err: Box<dyn Write + Send>, json: bool) -> Self {
         Self {
-            out: Arc::new(Mutex::new(out)),
-            err: Arc::new(Mutex::new(err)),
+            out: sink(out),
+            err: sink(err),
             json,
             out_is_terminal: false,
             err_is_terminal: false,
@@ -141,16 +154,56 @@ impl Console {
         }
     }
 
+    /// An error as one JSON line on standard error; nothing without `--json`.
+    pub fn refuse(&self, schema: &str, code: Code, message: &str) {
+        self.event(&json!({
+            "schema": schema,
+            "version": 1,
+            "code": code.id,
+            "exit": code.exit.code(),
+            "message": message,
+            "action": code.action,
+        }));
+    }
+
+    /// How to end a command that would end with `exit`: as it would, unless its answer could not be
+    /// written to standard output, which is then said.
+    #[must_use]
+    pub fn delivered(&self, exit: Exit) -> Exit {
+        let failed = locked(&self.out).failed.take();
+        match failed {
+            Some(error) if exit == Exit::Ok => {
+                let text = format!("can't write the answer to standard output: {error}");
+                if self.json {
+                    self.event(&json!({ "message": text }));
+                } else {
+                    self.complain(&format!("error: {text}"));
+                }
+                Exit::Failed
+            }
+            _ => exit,
+        }
+    }
+
     /// A line on standard error in either mode (errors).
     pub fn complain(&self, text: &str) {
         write_all(&self.err, &format!("{text}\n"));
     }
 }
 
+fn locked(sink: &Sink) -> MutexGuard<'_, Stream> {
+    sink.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn write_all(sink: &Sink, text: &str) {
-    let mut sink: MutexGuard<'_, _> = sink.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut stream = locked(sink);
+    let written = stream.to.write_all(text.as_bytes());
     // A reader that went away is no reason to stop: the exit code still says how it ended.
-    drop(sink.write_all(text.as_bytes()).and_then(|()| sink.flush()));
+    if let Err(error) = written.and_then(|()| stream.to.flush())
+        && error.kind() != std::io::ErrorKind::BrokenPipe
+    {
+        stream.failed.get_or_insert(error);
+    }
 }
 
 #[cfg(test)]
@@ -169,6 +222,39 @@ mod tests {
             out.push_str("hello ");
             out.push_str(self.to);
             out.push('\n');
+        }
+    }
+
+    /// A stream whose writes fail.
+    struct Failing(std::io::ErrorKind);
+
+    impl Write for Failing {
+        fn write(&mut self, _bytes: &[u8]) -> std::io::Result<usize> {
+            Err(self.0.into())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn an_answer_that_could_not_be_written_is_no_success_and_a_reader_that_left_is_none_of_ours() {
+        use std::io::ErrorKind;
+        for (kind, ends) in [
+            (ErrorKind::StorageFull, Exit::Failed),
+            (ErrorKind::BrokenPipe, Exit::Ok),
+        ] {
+            let err = testing::Captured::new(false);
+            let console = Console {
+                err: Arc::clone(&err.console.err),
+                ..Console::captured(Box::new(Failing(kind)), Box::new(std::io::sink()), false)
+            };
+            console.show(&Greeting { to: "you" });
+            assert_eq!(console.delivered(Exit::Ok), ends, "{kind}");
+            assert_eq!(err.err().is_empty(), ends == Exit::Ok, "{}", err.err());
+            console.show(&Greeting { to: "you" });
+            assert_eq!(console.delivered(Exit::Key), Exit::Key);
         }
     }
 

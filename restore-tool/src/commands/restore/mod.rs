@@ -20,7 +20,7 @@ pub use report::Report;
 
 use prepare::Prepared;
 
-use crate::apply::{self, Done, Work};
+use crate::apply::{self, Done, Work, stopped};
 use crate::cli::RestoreArgs;
 use crate::error::{Error, Result};
 use crate::identity;
@@ -59,7 +59,7 @@ pub async fn run(
     Prepared::words(args, tools)?;
     let identity = identity::load(settings, &tools.console)?;
     let trust = identity::trust(&identity);
-    let prepared = Prepared::look(args, settings, Some(trust), tools).await?;
+    let prepared = stopped(stop, Prepared::look(args, settings, Some(trust), tools)).await?;
     let opener = opener(&prepared.repository, identity, tools)?;
     let work = Work {
         opener: Arc::new(opener),
@@ -83,8 +83,10 @@ async fn execute(prepared: &Prepared, work: &Work) -> Result<(RestorePlan, Done)
     let mut avoid: Vec<Hash> = Vec::new();
     let mut damage: Option<Error> = None;
     loop {
-        let plan = match (prepared.plan(&avoid).await, damage.take()) {
+        let planned = stopped(&work.stop, prepared.plan(&avoid)).await;
+        let plan = match (planned, damage.take()) {
             (Ok(plan), _) => plan,
+            (Err(Error::Interrupted), _) => return Err(Error::Interrupted),
             // Nothing does without it: the damage is what must be told.
             (Err(_without), Some(damage)) => return Err(damage),
             (Err(error), None) => return Err(error),

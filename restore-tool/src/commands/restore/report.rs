@@ -70,7 +70,7 @@ impl Report {
     ) -> Self {
         let mut exceptions = prepared.exceptions.clone();
         exceptions.extend(plan.exceptions.iter().cloned());
-        exceptions.extend(damages(work));
+        exceptions.extend(damages(work, plan));
         let (proof, unproved) = match done.proof.result {
             ProofResult::Equal => ("digest-equal", None),
             ProofResult::NoDigest => (
@@ -111,7 +111,7 @@ impl Report {
 }
 
 /// What regions gave wrongly while the restore went on, one line an object.
-fn damages(work: &Work) -> Vec<String> {
+fn damages(work: &Work, plan: &RestorePlan) -> Vec<String> {
     let set = work.opener.regions();
     let mut seen: BTreeSet<(RegionName, Key)> = BTreeSet::new();
     let mut lines = Vec::new();
@@ -121,7 +121,9 @@ fn damages(work: &Work) -> Vec<String> {
             DamageKind::Corrupt => "is damaged",
             DamageKind::Unreachable => "could not be read",
         };
-        if seen.insert((damage.region.clone(), damage.key.clone())) {
+        let copy = (damage.region.clone(), damage.key.clone());
+        let late = damage.kind == DamageKind::Missing && plan.behind.contains(&copy);
+        if !late && seen.insert(copy) {
             lines.push(format!(
                 "{} {what} in region {}: {}",
                 damage.key, damage.region, damage.why
