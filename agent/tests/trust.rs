@@ -123,7 +123,7 @@ async fn a_revoked_recipient_is_sealed_to_no_more_and_a_new_one_is_from_the_next
     agent.snapshot(None).await;
     let (lost, kept) = (&world.keys.identity.entry(), &world.keys.escrow.entry());
     let both = BTreeSet::from([lost.key.id(), kept.key.id()]);
-    assert_eq!(sealed_to(&world, 0).await, [both.clone()]);
+    assert_eq!(sealed_to(&world, 0).await, std::slice::from_ref(&both));
     let revocation = Revocation::new(world.clock.now(), "lost".into());
     let id = lost.key.id();
     amended(&world, Change::RevokeRecipient { id, revocation }).await;
