@@ -88,6 +88,10 @@ const fn key_code(error: &LedgerError) -> Code {
         LedgerError::UnknownSigner { .. } => codes::SIGNER_UNKNOWN,
         LedgerError::Revoked { .. } => codes::SIGNER_REVOKED,
         LedgerError::Keyring { .. } => codes::WRONG_ROOT,
+        LedgerError::KeyringsDisagree { .. } => codes::KEYRINGS_DISAGREE,
+        LedgerError::LastRecipient { .. } => codes::LAST_RECIPIENT,
+        LedgerError::Unchanged { .. } => codes::KEY_CHANGE,
+        LedgerError::KeyFile { .. } => codes::KEY_FILE,
         _ => codes::SECRET_EXPOSED,
     }
 }
@@ -98,12 +102,12 @@ pub fn code(error: &AgentError) -> Code {
     match error {
         AgentError::Fenced { .. } => codes::FENCED,
         AgentError::Cloned => codes::FOREIGN_WRITER,
+        AgentError::NotEnrolled { .. } => codes::NOT_ENROLLED,
+        AgentError::Revoked { .. } => codes::AGENT_REVOKED,
         AgentError::NoRegion { .. } => codes::REGION_AWAY,
         AgentError::SigningKey { .. } => codes::CONFIG_INVALID,
         AgentError::UnknownSource { .. } => codes::NO_SOURCE,
         AgentError::Lock(_) => codes::STATE_IN_USE,
-        AgentError::NotEnrolled { .. } => codes::NOT_ENROLLED,
-        AgentError::Revoked { .. } => codes::AGENT_REVOKED,
         AgentError::Record(_) => codes::NEWER_CHAIN,
         AgentError::Spool(error) if error.is_full() => codes::SPOOL_FULL,
         AgentError::File(error) if error.is_full() => codes::SPOOL_FULL,
@@ -114,7 +118,7 @@ pub fn code(error: &AgentError) -> Code {
             tidemark_seal::ErrorKind::Config => codes::CONFIG_INVALID,
             tidemark_seal::ErrorKind::Bug => codes::FAILED,
         },
-        AgentError::Engine { source, .. } => of_engine(source.kind()).code,
+        AgentError::Engine { source, .. } => crate::source::refusal::of_engine_error(source).code,
         AgentError::Cpu(_) | AgentError::Refused(_) => codes::FAILED,
         AgentError::Late { .. } => codes::NOT_ENOUGH_REGIONS,
     }

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tidemark_format::{RegionName, SourceName};
+use tidemark_host::codes::{self, Code};
 use tidemark_host::{ByteSize, Clock, KeepFree, Monotonic};
 
 use crate::state::SpoolUsage;
@@ -59,10 +60,14 @@ impl Room {
         self.bytes_max
     }
 
-    /// Whether `bytes` more may be spooled.
+    /// What stands against `bytes` more in the spool.
     #[must_use]
-    pub fn has(&self, bytes: u64) -> bool {
-        self.usage.bytes().saturating_add(bytes) <= self.bytes_max && bytes <= self.free()
+    pub fn shortage(&self, bytes: u64) -> Option<Shortage> {
+        if self.usage.bytes().saturating_add(bytes) > self.bytes_max {
+            Some(Shortage::Spool)
+        } else {
+            (bytes > self.free()).then_some(Shortage::Disk)
+        }
     }
 
     /// Bytes that the file system can give without falling below what stays free.
@@ -88,6 +93,54 @@ impl Room {
     }
 }
 
+/// What the spool is short of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shortage {
+    /// `spool_max` is reached.
+    Spool,
+    /// The file system has no more than `spool_keep_free`, or nothing at all.
+    Disk,
+}
+
+impl Shortage {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Spool, Self::Disk];
+
+    /// Its code.
+    #[must_use]
+    pub const fn code(self) -> Code {
+        match self {
+            Self::Spool => codes::SPOOL_FULL,
+            Self::Disk => codes::DISK_FULL,
+        }
+    }
+
+    /// What people are told.
+    #[must_use]
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Spool => {
+                "the spool has reached spool_max: nothing is captured until a region takes what waits; bring the \
+                 regions back or raise spool_max"
+            }
+            Self::Disk => {
+                "the disk of the state directory is full, or has less free than spool_keep_free: nothing is captured \
+                 until there is room; the database goes on, and what it commits meanwhile is found then; free space \
+                 on that disk or move state_dir"
+            }
+        }
+    }
+}
+
+/// What waits for one region.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backlog {
+    /// Items.
+    pub items: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
 /// What gives way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GiveWay {
@@ -102,22 +155,22 @@ pub enum GiveWay {
     Nothing,
 }
 
-/// Which backlog frees the most, given each source's backlogs by region. Giving a region's backlog
-/// up frees what no other region still needs.
+/// Which backlog frees the most, given each source's backlogs by region. A backlog gives way up to
+/// where the region that is furthest has got; where that is, is the source's driver's question.
 #[must_use]
-pub fn give_way(backlogs: &BTreeMap<SourceName, BTreeMap<RegionName, u64>>) -> GiveWay {
+pub fn give_way(backlogs: &BTreeMap<SourceName, BTreeMap<RegionName, Backlog>>) -> GiveWay {
     let freed = backlogs.iter().filter_map(|(source, regions)| {
-        let (region, largest) = regions.iter().max_by_key(|(_, bytes)| **bytes)?;
-        let others = regions.iter().filter(|(name, _)| *name != region);
-        let second = others.map(|(_, bytes)| *bytes).max()?;
-        Some((largest.saturating_sub(second), source, region))
+        let (region, largest) = regions.iter().max_by_key(|(_, waits)| waits.items)?;
+        let furthest = regions.values().min_by_key(|waits| waits.items)?;
+        (largest.items > furthest.items).then_some(())?;
+        Some((largest.bytes.saturating_sub(furthest.bytes), source, region))
     });
     match freed.max_by_key(|(bytes, _, _)| *bytes) {
-        Some((bytes, source, region)) if bytes > 0 => GiveWay::Backlog {
+        Some((_, source, region)) => GiveWay::Backlog {
             source: source.clone(),
             region: region.clone(),
         },
-        _ => GiveWay::Nothing,
+        None => GiveWay::Nothing,
     }
 }
 
@@ -127,10 +180,16 @@ mod tests {
 
     use super::*;
 
-    fn backlogs(of: &[(&str, &[(&str, u64)])]) -> BTreeMap<SourceName, BTreeMap<RegionName, u64>> {
+    type Backlogs = BTreeMap<SourceName, BTreeMap<RegionName, Backlog>>;
+
+    fn backlogs(of: &[(&str, &[(&str, u64)])]) -> Backlogs {
+        let waits = |bytes: u64| Backlog {
+            items: bytes / 10,
+            bytes,
+        };
         let regions = |list: &[(&str, u64)]| {
             list.iter()
-                .map(|(name, bytes)| (RegionName::new(*name).unwrap(), *bytes))
+                .map(|(name, bytes)| (RegionName::new(*name).unwrap(), waits(*bytes)))
                 .collect()
         };
         of.iter()
@@ -165,6 +224,20 @@ mod tests {
     }
 
     #[test]
+    fn bytes_that_are_counted_differently_are_no_reason_to_give_anything_up() {
+        let mut all = backlogs(&[("a", &[("x", 90), ("y", 90)])]);
+        let regions = all.values_mut().next().unwrap();
+        regions.values_mut().next().unwrap().bytes = 500;
+        assert_eq!(give_way(&all), GiveWay::Nothing);
+    }
+
+    #[test]
+    fn of_two_regions_that_are_away_each_gives_way_to_the_one_that_is_not() {
+        let all = backlogs(&[("a", &[("x", 90), ("y", 90), ("z", 0)])]);
+        assert!(matches!(give_way(&all), GiveWay::Backlog { .. }));
+    }
+
+    #[test]
     fn the_spool_is_bounded_by_its_maximum_and_by_what_stays_free() {
         let folder = std::env::temp_dir();
         let room = |max, keep| {
@@ -178,8 +251,9 @@ mod tests {
             )
         };
         let nothing = KeepFree::Bytes(ByteSize::bytes(0));
-        assert!(room(100, nothing).has(100));
-        assert!(!room(100, nothing).has(101));
-        assert!(!room(u64::MAX, KeepFree::Bytes(ByteSize::bytes(u64::MAX))).has(1));
+        assert_eq!(room(100, nothing).shortage(100), None);
+        assert_eq!(room(100, nothing).shortage(101), Some(Shortage::Spool));
+        let all = KeepFree::Bytes(ByteSize::bytes(u64::MAX));
+        assert_eq!(room(u64::MAX, all).shortage(1), Some(Shortage::Disk));
     }
 }

@@ -25,4 +25,5 @@ mod systemd;
 mod terminal;
 mod torture;
 mod trouble;
+mod unreadable;
 mod writer;

@@ -190,7 +190,7 @@ fn restore_md_brings_the_database_back_from_a_folder_and_from_a_bucket() {
         identity: cloud.site.identity.to_str().unwrap(),
         environment: &[
             ("AWS_ACCESS_KEY_ID", bucket.restore.access_key.clone()),
-            ("AWS_SECRET_ACCESS_KEY", bucket.restore.secret_key.clone()),
+            ("AWS_SECRET_ACCESS_KEY", bucket.restore.secret_key),
         ],
     };
     // Every region's file says the same but for the repository's id.

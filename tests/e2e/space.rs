@@ -4,10 +4,10 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use tidemark_testkit::sqlite::{Shape, create};
+use tidemark_testkit::sqlite::{Job, Shape, committed, create, run};
 use tidemark_tests::eventually;
 
-use crate::process::{Ran, SOON, is_root, now, skip};
+use crate::process::{Daemon, Ran, SOON, is_root, now, skip};
 use crate::site::Site;
 use crate::writer::{assert_committed_prefix, write};
 
@@ -36,12 +36,30 @@ impl SmallDisk {
         skip("this machine mounts no file system in memory");
         None
     }
+
+    fn resize(&self, mebibytes: u32) {
+        let options = format!("remount,size={mebibytes}m");
+        let remounted = Command::new("mount")
+            .args(["-o", &options])
+            .arg(&self.0)
+            .status();
+        assert!(remounted.unwrap().success(), "room is made");
+    }
 }
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
         drop(Command::new("umount").arg("-l").arg(&self.0).status());
     }
+}
+
+/// Fills a file system to its last page.
+fn fill(ballast: &Path) {
+    let filled = Command::new("dd")
+        .args(["if=/dev/zero", "bs=4k"])
+        .arg(format!("of={}", ballast.display()))
+        .output();
+    assert!(!filled.unwrap().status.success(), "the disk is full");
 }
 
 #[test]
@@ -77,6 +95,135 @@ fn restore_to_a_full_disk_is_refused_before_anything_is_written() {
         ran.ends_with(SPACE).says(&["free"]);
     }
     assert_eq!(std::fs::read_dir(&disk.0).unwrap().count(), 0);
+    disk.resize(64);
+    let mut again = site.restore_command(&[&site.regions[0]], &target);
+    Ran::of(again.args(["--to", "latest"])).ok();
+    assert!(target.exists());
+}
+
+/// A small database that is protected with a point of its own, and an agent that may spool little.
+fn protect_with_a_small_spool(site: &Site) -> Daemon {
+    let shape = Shape {
+        bytes: 1 << 20,
+        ..Shape::default()
+    };
+    create(&site.database, &shape).unwrap();
+    site.init();
+    site.set("spool_max", "\"16MiB\"");
+    site.set("spool_keep_free", "\"4MiB\"");
+    let daemon = site.start();
+    site.agent(&["snapshot", "--name", "before"]).ok();
+    daemon
+}
+
+#[test]
+fn full_spool_gives_up_a_signed_range_spares_the_database_and_recovers() {
+    let site = Site::plan();
+    let state = site.path("host/.tidemark");
+    let Some(_disk) = SmallDisk::mount(&state, 40) else {
+        return;
+    };
+    let mut daemon = protect_with_a_small_spool(&site);
+    let folders: Vec<_> = (0..2)
+        .map(|n| (site.region_folder(n), site.fresh("hidden")))
+        .collect();
+    for (region, hidden) in &folders {
+        std::fs::rename(region, hidden).unwrap();
+    }
+    // More than the spool may hold, and more than its disk.
+    let job = Job {
+        path: site.database.clone(),
+        transactions: Some(700),
+        rows: 40,
+        row_bytes: 2_000,
+        ..Job::default()
+    };
+    run(&job).unwrap();
+    let full = eventually("the agent says that the spool is full", SOON * 2, || {
+        let status = site.status();
+        let full = status.alerts().iter().any(|code| code.contains("TM1501"));
+        full.then_some(status)
+    });
+    assert!(
+        full.0["daemon"]["spool_bytes"].as_u64() <= Some(16 << 20),
+        "{}",
+        full.0
+    );
+    daemon.assert_running();
+    eventually("the range is given up under a signed gap", SOON * 2, || {
+        let alerts = site.status().alerts();
+        alerts.iter().any(|code| code == "log.gap").then_some(())
+    });
+    for (region, hidden) in &folders {
+        std::fs::rename(hidden, region).unwrap();
+    }
+    run(&Job {
+        transactions: Some(20),
+        ..job
+    })
+    .unwrap();
+    site.wait_shipped();
+    daemon.assert_running();
+    daemon.terminate();
+    let expected = committed(&site.database).unwrap();
+    for region in 0..2 {
+        assert_eq!(
+            committed(&site.restore_latest(region).path).unwrap(),
+            expected
+        );
+    }
+    // It was durable in one failure domain when the regions went: one of the two has it.
+    let urls: Vec<&str> = site.regions.iter().map(String::as_str).collect();
+    let before = site.restore(&urls, &["--to", "point:before"]);
+    assert!(matches!(before.ran.code, 0 | 3), "{}", before.ran);
+    let list = site.tool(&["list"]).ok();
+    let windows = list.out.lines().filter(|line| line.contains(") to "));
+    assert_eq!(
+        windows.count(),
+        2,
+        "before and after what was given up: {list}"
+    );
+}
+
+#[test]
+fn full_disk_under_the_state_directory_is_named_harms_no_commit_and_passes() {
+    let site = Site::plan();
+    let state = site.path("host/.tidemark");
+    let Some(_disk) = SmallDisk::mount(&state, 64) else {
+        return;
+    };
+    crate::writer::create(&site.database);
+    site.init();
+    site.set("spool_keep_free", "\"1MiB\"");
+    site.set("wal_max", "\"16MiB\"");
+    let mut daemon = site.start();
+    site.agent(&["snapshot"]).ok();
+    let ballast = state.join("ballast");
+    fill(&ballast);
+    let journal = write(&site.database, 400);
+    eventually("the full disk is named with what to do", SOON, || {
+        let status = site.status().0.to_string();
+        (status.contains("TM1502") && status.contains("state_dir")).then_some(())
+    });
+    daemon.assert_running();
+    site.agent(&["explain", "TM1502"]).ok().says(&["spool"]);
+    let wal = std::fs::metadata(site.path("host/app.db-wal"))
+        .unwrap()
+        .len();
+    assert!(wal <= 24 << 20, "the log has {wal} bytes");
+    std::fs::remove_file(&ballast).unwrap();
+    site.wait_shipped();
+    eventually("the alert goes with the trouble", SOON, || {
+        let alerts = site.status().alerts();
+        let stands = alerts.iter().any(|code| code.contains("TM1502"));
+        (!stands).then_some(())
+    });
+    daemon.assert_running();
+    daemon.terminate();
+    for region in 0..2 {
+        let k = assert_committed_prefix(&site.restore_latest(region).path);
+        assert_eq!(k, journal.last().unwrap().n);
+    }
 }
 
 #[test]
@@ -91,11 +238,7 @@ fn full_region_is_named_and_the_other_one_goes_on_until_there_is_room() {
     let mut daemon = site.start();
     site.agent(&["snapshot"]).ok();
     let ballast = region.join("ballast");
-    let filled = Command::new("dd")
-        .args(["if=/dev/zero", "bs=64k"])
-        .arg(format!("of={}", ballast.display()))
-        .output();
-    assert!(!filled.unwrap().status.success(), "the disk is full");
+    fill(&ballast);
     let journal = write(&site.database, 200);
     site.wait_shipped_to(1, now());
     eventually("the full region is named", SOON, || {

@@ -6,10 +6,14 @@
 //! (invariant 7). Between greetings [`Greeter::look_around`] asks, in two listings whatever the number
 //! of sources, whether the root or another writer has said anything new.
 //!
+//! A region that lacks versions of the keyring is brought them. Where its keyring is not the one that
+//! another region holds, nothing is copied in either direction, for no version can follow both; what is
+//! captured goes on into both, and people are told (TM1211).
+//!
 //! An agent that is not enrolled asks to be, once per region and process, and nothing else of it is
 //! created there.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -70,7 +74,11 @@ struct Copied {
 #[derive(Debug, Default)]
 struct Known {
     keyring: Option<Arc<Keyring>>,
+    /// The region that the keyring was read in.
+    shown_by: Option<RegionName>,
     copies: Vec<Copied>,
+    /// Regions whose keyring is another one, and why that matters.
+    apart: BTreeMap<RegionName, String>,
     /// Regions that hold this agent's request to be enrolled.
     asked: BTreeSet<RegionName>,
 }
@@ -82,6 +90,8 @@ pub struct Seen {
     pub keyring_version: u32,
     /// To how many recipients the next session is sealed.
     pub recipients: usize,
+    /// The region's keyring is not the one that another region holds: why that matters.
+    pub apart: Option<String>,
     /// Sources of ours that another writer has claimed under a later epoch, and who.
     pub fenced: Vec<(SourceName, LedgerError)>,
 }
@@ -190,15 +200,16 @@ impl Greeter {
         link: &RegionLink,
         stores: &AgentRegion,
     ) -> Result<Arc<Keyring>, GreetError> {
-        let keyring = match self.load_keyring(stores).await? {
+        let keyring = match self.load_keyring(link, stores).await? {
             Some(keyring) if self.is_enrolled(&keyring)? => keyring,
             Some(_) | None => {
                 self.ask_to_be_enrolled(link, stores).await?;
                 return Err(self.not_enrolled());
             }
         };
-        link.sessions()
-            .adopt(recipients(&keyring, &self.recipients));
+        // Where regions disagree, the highest version says whom to seal to.
+        let newest = self.keyring().unwrap_or_else(|| Arc::clone(&keyring));
+        link.sessions().adopt(recipients(&newest, &self.recipients));
         Ok(keyring)
     }
 
@@ -273,6 +284,7 @@ impl Greeter {
         Ok(Seen {
             keyring_version: keyring.version(),
             recipients: recipients(&keyring, &self.recipients).len(),
+            apart: self.known().apart.get(&link.name).cloned(),
             fenced,
         })
     }
@@ -295,37 +307,83 @@ impl Greeter {
         }
     }
 
-    /// The keyring as this region has it; `None` if no root has signed one yet.
-    async fn load_keyring(&self, stores: &AgentRegion) -> Result<Option<Arc<Keyring>>, GreetError> {
+    /// The keyring as this region has it, or gets it from us; `None` if no root has signed one yet.
+    async fn load_keyring(
+        &self,
+        link: &RegionLink,
+        stores: &AgentRegion,
+    ) -> Result<Option<Arc<Keyring>>, GreetError> {
         let read = &*stores.meta;
-        let (seen, copies) = {
-            let known = self.known();
-            (
-                known
-                    .keyring
-                    .as_ref()
-                    .map_or(0, |keyring| keyring.version()),
-                known.copies.clone(),
-            )
+        let here = match Keyring::load(read, &self.trust).await {
+            Ok(keyring) => Some(keyring),
+            Err(LedgerError::NoRepository { .. }) => None,
+            Err(error) => return Err(error.into()),
         };
-        let loaded = match Keyring::load_at_least(read, &self.trust, seen).await {
-            Err(LedgerError::NoRepository { .. } | LedgerError::KeyringOlder { .. })
-                if !copies.is_empty() =>
-            {
+        if let Some(apart) = here.as_ref().and_then(|here| self.apart(link, here)) {
+            return self.keep_apart(link, stores, here, apart).await;
+        }
+        let (known, copies) = {
+            let known = self.known();
+            (known.keyring.clone(), known.copies.clone())
+        };
+        let seen = known.map_or(0, |keyring| keyring.version());
+        let keyring = match here {
+            Some(keyring) if keyring.version() >= seen => keyring,
+            // No root has signed anything here yet, this agent's key included.
+            None if seen == 0 => return Ok(None),
+            Some(_) | None => {
                 // Signed by the root and public: a region that lacks it gets it from us.
                 bring(stores, &copies, &*self.rng).await?;
                 Keyring::load_at_least(read, &self.trust, seen).await?
             }
-            // No root has signed anything here yet, this agent's key included.
-            Err(LedgerError::NoRepository { .. }) if seen == 0 => return Ok(None),
-            loaded => loaded?,
         };
+        self.known().apart.remove(&link.name);
+        self.know(link, stores, keyring).await.map(Some)
+    }
+
+    /// Why this region's keyring is not the one that is known, if it isn't.
+    fn apart(&self, link: &RegionLink, here: &Keyring) -> Option<LedgerError> {
+        let known = self.known();
+        let version = here.differs_from(known.keyring.as_deref()?)?;
+        Some(LedgerError::KeyringsDisagree {
+            region: link.name.clone(),
+            other: known.shown_by.clone()?,
+            version,
+        })
+    }
+
+    /// A region whose keyring is another one: it is read by that, and the higher version is known.
+    async fn keep_apart(
+        &self,
+        link: &RegionLink,
+        stores: &AgentRegion,
+        here: Option<Keyring>,
+        apart: LedgerError,
+    ) -> Result<Option<Arc<Keyring>>, GreetError> {
+        self.known()
+            .apart
+            .insert(link.name.clone(), apart.to_string());
+        let Some(here) = here else { return Ok(None) };
+        let known = self.keyring().map_or(0, |keyring| keyring.version());
+        if here.version() > known {
+            return self.know(link, stores, here).await.map(Some);
+        }
+        Ok(Some(Arc::new(here)))
+    }
+
+    async fn know(
+        &self,
+        link: &RegionLink,
+        stores: &AgentRegion,
+        keyring: Keyring,
+    ) -> Result<Arc<Keyring>, GreetError> {
         let copies = copy_keyring(stores).await?;
-        let keyring = Arc::new(loaded);
+        let keyring = Arc::new(keyring);
         let mut known = self.known();
         known.keyring = Some(Arc::clone(&keyring));
+        known.shown_by = Some(link.name.clone());
         known.copies = copies;
-        Ok(Some(keyring))
+        Ok(keyring)
     }
 
     /// Looks at a source in a region before anything is written there by `own` writer in its epoch, and claims or
@@ -402,7 +460,7 @@ pub fn handle(
 }
 
 /// Whom to seal to: all that the keyring names, and those of the config that it hasn't revoked.
-fn recipients(keyring: &Keyring, configured: &[RecipientKey]) -> Vec<RecipientKey> {
+pub(crate) fn recipients(keyring: &Keyring, configured: &[RecipientKey]) -> Vec<RecipientKey> {
     let mut all: Vec<RecipientKey> = keyring.recipients().map(|entry| entry.key).collect();
     let named = |key: &RecipientKey| {
         keyring

@@ -98,7 +98,37 @@ pub struct Lane {
     /// The first commit in a range that was given up here and that no base has healed yet.
     #[serde(default)]
     pub hole_since: Option<Timestamp>,
+    /// Every log object of the spool from this order up to the cursor is here.
+    #[serde(default)]
+    pub holds_from: Order,
+    /// Log objects that were given up here and may be here all the same: a try whose answer was
+    /// lost. By them the region is known again; the next object that is durable here makes them
+    /// void.
+    #[serde(default)]
+    pub tried: Vec<(LogSeq, Hash)>,
 }
+
+/// How far a region gives up what it lacks: what another region holds, and no further.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GiveUp {
+    /// The cursor that this was decided on. A lane that has moved since is asked anew.
+    pub from: Order,
+    /// The log objects from there on that may have been tried.
+    pub tried: Vec<(LogSeq, Hash)>,
+    /// Where the lane goes on.
+    pub to: Order,
+    /// The log object with which it goes on, as far as is known.
+    pub log: LogSeq,
+    /// The newest base before that.
+    pub newest_base: Option<BaseRef>,
+    /// Bytes that still wait behind it.
+    pub backlog_bytes: u64,
+}
+
+/// Log objects that were given up and may be there, at most: more than are created between two
+/// writes of the record. Past it those in the middle of an outage are forgotten: answers get lost
+/// when it begins and when it ends.
+pub const TRIED_MAX: usize = 512;
 
 impl Lane {
     /// The lane of a region that has taken part since the epoch's beginning.
@@ -114,6 +144,8 @@ impl Lane {
             newest_base: None,
             point_through: None,
             hole_since: None,
+            holds_from: 0,
+            tried: Vec::new(),
         }
     }
 
@@ -131,6 +163,8 @@ impl Lane {
             newest_base,
             point_through: None,
             hole_since: None,
+            holds_from: end,
+            tried: Vec::new(),
         }
     }
 
@@ -166,6 +200,7 @@ impl Lane {
             Content::Log { seq, link, .. } => {
                 self.log_through = Some(*seq);
                 self.log_link = Some(*link);
+                self.tried.retain(|(tried, _)| tried > seq);
             }
             Content::Base {
                 reference, start, ..
@@ -189,12 +224,35 @@ impl Lane {
         }
     }
 
-    /// Everything before `end`, committed from `oldest` on, is given up here; the log goes on with
-    /// `next`.
-    pub fn give_up(&mut self, end: Order, next: LogSeq, oldest: Option<Timestamp>) {
-        self.cursor = end;
-        self.unbroken_from = next;
-        self.hole_since = self.hole_since.into_iter().chain(oldest).min();
+    /// How far this lane may give up what it lacks, given the others: up to the furthest cursor of
+    /// a region that holds every log object in between. `None`: nobody holds what is next here.
+    ///
+    /// Whatever is given up here is thereby durable elsewhere: a range leaves the spool either
+    /// through a region or under a signed gap.
+    #[must_use]
+    pub fn may_give_up<'a>(&self, others: impl IntoIterator<Item = &'a Self>) -> Option<&'a Self> {
+        others
+            .into_iter()
+            .filter(|other| other.cursor > self.cursor && other.holds_from <= self.cursor)
+            .max_by_key(|other| other.cursor)
+    }
+
+    /// What lies before `until`, committed from `oldest` on, is given up here.
+    pub fn give_up(&mut self, until: &GiveUp, oldest: Option<Timestamp>) {
+        self.cursor = until.to;
+        self.holds_from = until.to;
+        self.newest_base = until.newest_base.or(self.newest_base);
+        for tried in &until.tried {
+            self.tried.push(*tried);
+            if self.tried.len() > TRIED_MAX {
+                self.tried.remove(TRIED_MAX / 2);
+            }
+        }
+        let has = self.log_through.map_or(LogSeq(0), LogSeq::next);
+        if until.log > has.max(self.unbroken_from) {
+            self.unbroken_from = until.log;
+            self.hole_since = self.hole_since.into_iter().chain(oldest).min();
+        }
     }
 
     /// How the region stands.
@@ -269,6 +327,17 @@ mod tests {
         }
     }
 
+    fn until(from: Order, to: Order, log: u64) -> GiveUp {
+        GiveUp {
+            from,
+            tried: vec![(LogSeq(from), Hash::of(b""))],
+            to,
+            log: LogSeq(log),
+            newest_base: None,
+            backlog_bytes: 0,
+        }
+    }
+
     fn pass(lane: &mut Lane, content: &Content) -> Admission {
         let admission = lane.admit(&here(), content);
         match admission {
@@ -318,7 +387,7 @@ mod tests {
         let mut lane = Lane::from_start();
         pass(&mut lane, &log(0));
         pass(&mut lane, &base(0, 0, &[here()]));
-        lane.give_up(10, LogSeq(8), None);
+        lane.give_up(&until(2, 10, 8), None);
         assert_eq!(
             (lane.standing(), lane.needs_complete_base()),
             (Standing::Repairing, false)
@@ -333,6 +402,55 @@ mod tests {
     #[test]
     fn a_region_that_joins_late_needs_a_complete_base() {
         let lane = Lane::joining(40, LogSeq(30), Some(reference(0)));
+        assert_eq!(lane.standing(), Standing::Repairing);
+        assert!(lane.needs_complete_base());
+    }
+
+    #[test]
+    fn only_what_another_region_holds_is_given_up() {
+        let at = |cursor, holds_from| Lane {
+            cursor,
+            holds_from,
+            ..Lane::from_start()
+        };
+        let behind = at(10, 0);
+        assert_eq!(behind.may_give_up([]), None);
+        assert_eq!(behind.may_give_up([&at(10, 0)]), None, "as far as this one");
+        assert_eq!(
+            behind.may_give_up([&at(40, 11)]),
+            None,
+            "it gave up or never had what is next here"
+        );
+        let others = [at(12, 0), at(40, 10), at(90, 50)];
+        assert_eq!(behind.may_give_up(&others), Some(&at(40, 10)));
+    }
+
+    #[test]
+    fn an_object_that_was_tried_and_given_up_is_known_again_until_a_later_one_is_there() {
+        let mut lane = Lane::from_start();
+        lane.give_up(&until(0, 4, 4), None);
+        assert_eq!(lane.tried, [(LogSeq(0), Hash::of(b""))]);
+        lane.give_up(&until(4, 6, 6), None);
+        assert_eq!(lane.tried.len(), 2);
+        pass(&mut lane, &log(6));
+        assert_eq!(lane.tried, []);
+        for order in 7..1_000 {
+            lane.give_up(&until(order, order + 1, order + 1), None);
+        }
+        let seqs: Vec<u64> = lane.tried.iter().map(|(seq, _)| seq.0).collect();
+        assert_eq!(seqs.len(), TRIED_MAX);
+        assert_eq!((seqs.first(), seqs.last()), (Some(&7), Some(&999)));
+    }
+
+    #[test]
+    fn giving_up_a_base_without_any_log_leaves_no_hole_but_a_base_to_wait_for() {
+        let mut lane = Lane::from_start();
+        pass(&mut lane, &log(0));
+        pass(&mut lane, &base(0, 0, &[here()]));
+        let mut past = until(2, 3, 1);
+        past.newest_base = Some(reference(1));
+        lane.give_up(&past, None);
+        assert_eq!(lane.unbroken_from, LogSeq(0));
         assert_eq!(lane.standing(), Standing::Repairing);
         assert!(lane.needs_complete_base());
     }

@@ -119,6 +119,7 @@ impl Driver {
                 }
                 self.look_later();
                 self.believed();
+                self.kept_apart(seen.apart.as_deref());
                 for (source, error) in seen.fenced {
                     self.fenced(&source, &error);
                     self.release(&source);
@@ -165,6 +166,18 @@ impl Driver {
             codes::SECRET_EXPOSED,
         ] {
             self.tools.board.clear(code.id, self.link.name.as_str());
+        }
+    }
+
+    /// The region's keyring is another one than a region beside it holds, or is so no more.
+    fn kept_apart(&self, why: Option<&str>) {
+        let (code, about) = (codes::KEYRINGS_DISAGREE.id, self.link.name.as_str());
+        match why {
+            Some(why) => {
+                let now = self.tools.clock.now();
+                self.tools.board.alert(code, about, why, now);
+            }
+            None => self.tools.board.clear(code, about),
         }
     }
 

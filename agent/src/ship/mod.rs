@@ -9,6 +9,8 @@ pub mod greet;
 pub mod lane;
 pub mod link;
 pub(crate) mod looking;
+#[cfg(test)]
+mod model;
 pub mod queue;
 pub mod quorum;
 pub mod region;

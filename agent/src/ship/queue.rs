@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use tidemark_format::{LogSeq, SourceName};
 use tidemark_host::{Monotonic, Rng, RngExt as _};
 
-use super::lane::{Admission, Content, Lane, Standing};
+use super::lane::{Admission, Content, GiveUp, Lane, Standing};
 use crate::state::spool::Order;
 
 /// Sources that ship at the same time into one region: enough to hide the latency of one.
@@ -239,12 +239,18 @@ impl Queue {
         self.refresh(source);
     }
 
-    /// Everything of the source that waits here now is given up. Returns the lane as it is now.
-    pub fn give_up(&mut self, source: &SourceName) -> Option<Lane> {
+    /// What of the source waits here before `until` is given up. Returns the lane as it is now;
+    /// `None` if it has moved since that was decided.
+    pub fn give_up(&mut self, source: &SourceName, until: &GiveUp) -> Option<Lane> {
         let track = self.tracks.get_mut(source)?;
-        track.lane.give_up(track.end, track.log_next, track.oldest);
-        track.backlog_bytes = 0;
-        track.oldest = None;
+        if track.lane.cursor != until.from || until.to <= until.from || until.to > track.end {
+            return None;
+        }
+        track.lane.give_up(until, track.oldest);
+        track.backlog_bytes = until.backlog_bytes;
+        if !track.lacks_log() {
+            track.oldest = None;
+        }
         let lane = track.lane.clone();
         self.refresh(source);
         Some(lane)
@@ -430,7 +436,21 @@ mod tests {
             queue.appended(&name("a"), 10, &log(seq));
         }
         queue.next(at(0).1);
-        let lane = queue.give_up(&name("a")).unwrap();
+        let until = GiveUp {
+            from: 0,
+            tried: vec![(LogSeq(0), Hash::of(b""))],
+            to: 3,
+            log: LogSeq(3),
+            newest_base: None,
+            backlog_bytes: 0,
+        };
+        let moved = GiveUp {
+            from: 1,
+            ..until.clone()
+        };
+        assert_eq!(queue.give_up(&name("a"), &moved), None);
+        let lane = queue.give_up(&name("a"), &until).unwrap();
+        assert_eq!(lane.tried, [(LogSeq(0), Hash::of(b""))]);
         assert_eq!((lane.cursor, lane.unbroken_from), (3, LogSeq(3)));
         let content = log(0);
         let lane = queue

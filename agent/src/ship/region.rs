@@ -153,8 +153,8 @@ impl Driver {
                 self.queue.appended(&source, bytes, &content);
                 self.show(&source);
             }
-            Command::GiveUp(source) => {
-                if let Some(lane) = self.queue.give_up(&source) {
+            Command::GiveUp(source, until) => {
+                if let Some(lane) = self.queue.give_up(&source, &until) {
                     self.report(&source, lane);
                 }
             }

@@ -10,7 +10,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
 use super::greet::Greeter;
-use super::lane::{Content, Lane};
+use super::lane::{Content, GiveUp, Lane};
 use super::queue::Ends;
 use crate::AgentError;
 use crate::disk::Disk;
@@ -63,8 +63,8 @@ pub enum Command {
         /// What it is.
         content: Content,
     },
-    /// Everything of the source that waits is given up here.
-    GiveUp(SourceName),
+    /// What waits of the source is given up here, so far.
+    GiveUp(SourceName, GiveUp),
     /// Nothing of the source is shipped until told otherwise.
     Hold(SourceName, bool),
     /// Nothing of the source is begun any more, until it is opened again; reported once nothing is

@@ -7,10 +7,14 @@
 //! ```
 //!
 //! **Invariants.** An item that any region may have been asked to create stays: a gap never stands
-//! under a name that could hold an object. Crash at any point: the items that are still there are
-//! replayed onto the rolled-back record, whose missing generation forces a complete base either way.
+//! under a name that could hold an object. Nor does one stand for what an earlier process spooled: it may
+//! have shipped that without writing it down. What was cut and not sealed is dropped with the capture
+//! that cut it: its numbers are given out again. Crash at any point: the record on the disk says that a
+//! range is being given up (`giving_up`), and the next start goes on with that before anything else;
+//! a record that can't be written gives nothing up.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use tidemark_format::heads::Gap;
@@ -22,11 +26,12 @@ use super::driver::{Driver, Hold};
 use super::slot::Command;
 use crate::ship::region::Command as RegionCommand;
 use crate::state::item::ItemHead;
-use crate::state::source::PointTail;
+use crate::state::source::{GivingUp, PointTail};
 use crate::state::{Order, Spool, SpoolError};
-use crate::{Result, policy};
+use crate::{AgentError, Result, policy};
 
-/// How often a source that let go of everything asks whether a region is back.
+/// How often a source that let go of everything asks whether a region is back, or tries again what
+/// did not go.
 const LOOK_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// A range that is being given up.
@@ -34,17 +39,26 @@ const LOOK_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
 pub(super) struct GapTurn {
     /// The regions that have stopped.
     pub(super) frozen: BTreeSet<RegionName>,
-    /// The gap is sealed; what remains is to wait for a region.
-    sealed: bool,
+    stage: Stage,
     look_at: Monotonic,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Until every region has stopped and the database is let go of.
+    Stopping,
+    /// Everything stands still.
+    Still,
+    /// The gap is sealed; what remains is to wait for a region.
+    Sealed,
 }
 
 /// What is dropped, and what stays before it.
 struct Cut {
     /// The first order that goes.
     from: Order,
-    /// All that go, newest last.
-    orders: Vec<Order>,
+    /// Whether anything goes.
+    any: bool,
     /// The last log object that stays, if a dropped one tells.
     last: Option<(LogSeq, Hash)>,
     /// The end of the points that stay, if a dropped one tells.
@@ -54,16 +68,14 @@ struct Cut {
 }
 
 impl Driver {
-    /// Begins to give up what was shipped nowhere.
+    /// Begins to give up what was shipped nowhere, if no region answers: one that does makes room by
+    /// itself, however slowly.
     pub(super) fn begin_gap(&mut self) {
-        if self.gap.is_some() || self.draining {
+        let answers = self.parts.outlets.iter().any(|outlet| outlet.link.is_up());
+        if answers || self.gap.is_some() || self.draining {
             return;
         }
-        self.gap = Some(GapTurn {
-            frozen: BTreeSet::new(),
-            sealed: false,
-            look_at: self.now(),
-        });
+        self.gap = Some(self.gap_turn(Stage::Stopping));
         for outlet in &self.parts.outlets {
             drop(
                 outlet
@@ -75,37 +87,68 @@ impl Driver {
         self.parts.slot.tell(Command::Close);
     }
 
-    /// Carries it on: once everything stands still, and then until a region is back.
-    pub(super) async fn advance_gap(&mut self) {
-        let Some(gap) = &self.gap else { return };
-        if gap.sealed {
-            self.begin_anew_with_a_region();
-            return;
-        }
-        let all = self
-            .parts
-            .outlets
-            .iter()
-            .all(|outlet| gap.frozen.contains(&outlet.link.name));
-        if !all || self.hold != Hold::Closed {
-            return;
-        }
-        if let Err(error) = self.give_up_unshipped().await {
-            self.alert("spool.gap", &policy::with_causes(&error));
-        }
-        if let Some(gap) = &mut self.gap {
-            gap.sealed = true;
-        }
-        self.open_lanes().await;
+    /// The agent ended while a range was being given up: it is given up before anything else.
+    pub(super) fn go_on_giving_up(&mut self) {
+        self.hold = Hold::Closed;
+        self.gap = Some(self.gap_turn(Stage::Still));
     }
 
-    fn begin_anew_with_a_region(&mut self) {
-        let now = self.now();
+    fn gap_turn(&self, stage: Stage) -> GapTurn {
+        GapTurn {
+            frozen: BTreeSet::new(),
+            stage,
+            look_at: self.now(),
+        }
+    }
+
+    /// Carries it on: once everything stands still, and then until a region is back.
+    pub(super) async fn advance_gap(&mut self) {
         let Some(gap) = &mut self.gap else { return };
+        if gap.stage == Stage::Stopping {
+            let mut regions = self.parts.outlets.iter().map(|outlet| &outlet.link.name);
+            if !regions.all(|name| gap.frozen.contains(name)) || self.hold != Hold::Closed {
+                return;
+            }
+            gap.stage = Stage::Still;
+            // The capture is gone: what it had cut and nobody sealed is captured anew, under the
+            // same numbers.
+            self.waiting.clear();
+        }
+        let now = self.shared.clock.monotonic();
         if now < gap.look_at {
             return;
         }
         gap.look_at = now.after(LOOK_EVERY);
+        match gap.stage {
+            Stage::Stopping => {}
+            Stage::Still => self.give_up_and_seal().await,
+            Stage::Sealed => self.begin_anew_with_a_region(),
+        }
+    }
+
+    async fn give_up_and_seal(&mut self) {
+        let sealed = self.give_up_unshipped().await;
+        let over = match &sealed {
+            Ok(()) => {
+                self.clear("spool.gap");
+                true
+            }
+            Err(error) => {
+                self.alert("spool.gap", &policy::with_causes(error));
+                // Nothing is given up yet, and a region that is back makes room.
+                self.record.giving_up.is_none()
+                    && self.parts.outlets.iter().any(|outlet| outlet.link.is_up())
+            }
+        };
+        if over {
+            if let Some(gap) = &mut self.gap {
+                gap.stage = Stage::Sealed;
+            }
+            self.open_lanes().await;
+        }
+    }
+
+    fn begin_anew_with_a_region(&mut self) {
         if self.parts.outlets.iter().any(|outlet| outlet.link.is_up()) {
             self.gap = None;
             self.room_again();
@@ -117,51 +160,70 @@ impl Driver {
     pub(super) fn gap_due_at(&self) -> Option<Monotonic> {
         self.gap
             .as_ref()
-            .filter(|gap| gap.sealed)
+            .filter(|gap| gap.stage != Stage::Stopping)
             .map(|gap| gap.look_at)
     }
 
     async fn give_up_unshipped(&mut self) -> Result<()> {
-        // The item at a lane's cursor may have been tried.
-        let tried = self
-            .record
-            .lanes
-            .values()
-            .map(|lane| lane.cursor.saturating_add(1))
-            .max();
-        let from = tried.unwrap_or(0).min(self.record.next_order);
-        let spool = std::sync::Arc::clone(&self.parts.spool);
+        if self.record.giving_up.is_none() {
+            self.roll_back_unshipped().await?;
+        }
+        let Some(GivingUp { since }) = self.record.giving_up else {
+            return Ok(());
+        };
+        self.drop_given_up().await?;
+        self.seal_gap(since).await
+    }
+
+    /// Rolls the record back to before what was shipped nowhere, on the disk, too. Nothing is
+    /// dropped before that is done.
+    async fn roll_back_unshipped(&mut self) -> Result<()> {
+        let from = self.record.first_untried(self.found);
+        let spool = Arc::clone(&self.parts.spool);
         let cut = self
             .blocking("read the spool", move || find_cut(&spool, from))
             .await??;
-        if cut.orders.is_empty() {
+        if !cut.any {
             return Ok(());
         }
-        self.waiting.clear();
-        self.unsynced.clear();
+        let before = self.record.clone();
         let last = cut.last.or_else(|| self.last_before(cut.since.is_some()));
-        self.record.roll_back(cut.from, last, cut.point.clone());
+        self.record.roll_back(cut.from, last, cut.point, cut.since);
         let next = self.record.log.next.next();
         for lane in self.record.lanes.values_mut() {
             lane.unbroken_from = next;
             lane.hole_since = lane.hole_since.into_iter().chain(cut.since).min();
         }
+        if !self.flush().await {
+            self.record = before;
+            return Err(AgentError::Refused(
+                "the spool is full of what was shipped nowhere, and the record can't be written either: nothing is \
+                 given up; free space on the disk of state_dir, or bring a region back"
+                    .to_owned(),
+            ));
+        }
+        self.unsynced.clear();
         self.ends = crate::points::Ends::default();
         if let Some(end) = self.record.log.restorable {
             self.ends.sealed(end);
         }
-        // The record first: what is replayed onto it after a crash is whole either way.
-        self.flush().await;
-        let (spool, orders) = (std::sync::Arc::clone(&self.parts.spool), cut.orders.clone());
+        Ok(())
+    }
+
+    /// Drops what the record no longer knows.
+    async fn drop_given_up(&mut self) -> Result<()> {
+        let from = self.record.next_order;
+        let spool = Arc::clone(&self.parts.spool);
         let engine = self.shared.state.engine(self.name());
-        let work = move || drop_items(&spool, &orders, &engine);
-        self.blocking("drop what was shipped nowhere", work)
+        let work = move || drop_items(&spool, from, &engine);
+        let dropped = self
+            .blocking("drop what was shipped nowhere", work)
             .await??;
-        for order in &cut.orders {
-            self.shared.items.forget(self.name(), *order);
+        for order in dropped {
+            self.shared.items.forget(self.name(), order);
         }
-        self.removed = self.removed.min(cut.from);
-        self.seal_gap(cut.since).await
+        self.removed = self.removed.min(from);
+        Ok(())
     }
 
     /// The last log object, where nothing that is dropped tells it: nothing of the log is dropped.
@@ -199,6 +261,7 @@ impl Driver {
         // The engine begins anew: it has no record of a gap.
         self.unsynced.clear();
         self.record.log.synced_order = self.record.next_order;
+        self.record.giving_up = None;
         self.flush().await;
         let text = "a range was given up: the spool was full while no region could be reached. A signed gap says \
                     so; a new base follows as soon as a region is back";
@@ -216,7 +279,7 @@ fn find_cut(spool: &Spool, from: Order) -> std::result::Result<Cut, SpoolError> 
         .collect();
     let mut cut = Cut {
         from,
-        orders: orders.clone(),
+        any: !orders.is_empty(),
         last: None,
         point: None,
         since: None,
@@ -245,19 +308,19 @@ fn find_cut(spool: &Spool, from: Order) -> std::result::Result<Cut, SpoolError> 
     Ok(cut)
 }
 
-/// Newest first, so that what a crash leaves is a chain without a hole; then the engine's folder,
-/// whose page map speaks of what is gone.
-fn drop_items(spool: &Spool, orders: &[Order], engine: &std::path::Path) -> Result<()> {
+/// Everything from `from` on, then the engine's folder, whose page map speaks of what is gone. Returns
+/// what went.
+fn drop_items(spool: &Spool, from: Order, engine: &std::path::Path) -> Result<Vec<Order>> {
+    let mut orders = spool.list()?;
+    orders.retain(|order| *order >= from);
     for order in orders.iter().rev() {
         spool.remove_if_there(*order)?;
     }
     match std::fs::remove_dir_all(engine) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-            Err(crate::AgentError::Io {
-                action: "remove the page map of what was given up",
-                source,
-            })
-        }
-        _ => Ok(()),
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(AgentError::Io {
+            action: "remove the page map of what was given up",
+            source,
+        }),
+        _ => Ok(orders),
     }
 }

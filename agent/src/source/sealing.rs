@@ -9,6 +9,7 @@ use tidemark_seal::{LogDraft, Sealed, Session, seal_log};
 
 use super::driver::{Driver, WaitingCut};
 use super::slot::Command;
+use crate::room::Shortage;
 use crate::ship::lane::Content;
 use crate::ship::region::Command as RegionCommand;
 use crate::state::source::Restorable;
@@ -21,11 +22,15 @@ const SPARE_BYTES: u64 = 64 << 10;
 impl Driver {
     /// Seals what waits, as far as the spool has room.
     pub(super) async fn seal_waiting(&mut self) {
+        // What waits while a range is given up is captured anew.
+        if self.gap.is_some() {
+            return;
+        }
         while let Some(waiting) = self.waiting.pop_front() {
             let bytes = payload_bytes(&waiting.cut).saturating_add(SPARE_BYTES);
-            if !self.has_room(bytes) {
+            if let Some(shortage) = self.shortage(bytes) {
                 self.waiting.push_front(waiting);
-                self.no_room();
+                self.no_room(shortage);
                 return;
             }
             match self.seal(&waiting).await {
@@ -36,7 +41,7 @@ impl Driver {
                 Err(error) => {
                     self.waiting.push_front(waiting);
                     self.alert("spool.write", &policy::with_causes(&error));
-                    self.no_room();
+                    self.no_room(Shortage::Disk);
                     return;
                 }
             }
@@ -44,9 +49,10 @@ impl Driver {
         self.clear("spool.write");
     }
 
-    fn has_room(&self, bytes: u64) -> bool {
+    fn shortage(&self, bytes: u64) -> Option<Shortage> {
         let own = self.parts.spool.bytes().saturating_add(bytes);
-        self.shared.room.has(bytes) && own <= self.parts.settings.spool_max.get()
+        let own = (own > self.parts.settings.spool_max.get()).then_some(Shortage::Spool);
+        own.or_else(|| self.shared.room.shortage(bytes))
     }
 
     async fn seal(&mut self, waiting: &WaitingCut) -> Result<()> {

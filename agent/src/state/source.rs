@@ -128,6 +128,13 @@ pub struct Pause {
     pub reason: String,
 }
 
+/// A range that is being given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GivingUp {
+    /// Its first commit.
+    pub since: Option<Timestamp>,
+}
+
 /// Where a source stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceRecord {
@@ -156,6 +163,10 @@ pub struct SourceRecord {
     /// Set while a person wants nothing shipped.
     #[serde(default)]
     pub paused: Option<Pause>,
+    /// Set while what was shipped nowhere is being given up: whatever stands in the spool from
+    /// `next_order` on is void, and a gap takes the log's next place.
+    #[serde(default)]
+    pub giving_up: Option<GivingUp>,
     /// Set once the source is retired: its last point is sealed and nothing is captured any more.
     #[serde(default)]
     pub retired: Option<Timestamp>,
@@ -183,6 +194,7 @@ impl SourceRecord {
             point: PointTail::default(),
             lanes: BTreeMap::new(),
             paused: None,
+            giving_up: None,
             retired: None,
         }
     }
@@ -282,6 +294,12 @@ impl SourceRecord {
         if item.order < self.next_order {
             return false;
         }
+        if self.giving_up.is_some() {
+            if !self.is_the_gap(item.order, head) {
+                return false;
+            }
+            self.giving_up = None;
+        }
         self.next_order = item.order;
         match head {
             ItemHead::Log(head) => self.log_sealed(head, item.link),
@@ -289,6 +307,18 @@ impl SourceRecord {
             ItemHead::Point(head) => self.point_sealed(head, item.link),
         }
         true
+    }
+
+    /// Whether an item is the gap that ends a giving up.
+    fn is_the_gap(&self, order: Order, head: &ItemHead) -> bool {
+        match head {
+            ItemHead::Log(head) => {
+                order == self.next_order
+                    && head.gap.is_some()
+                    && (head.seq, head.prev) == (self.log.next, self.log.link)
+            }
+            ItemHead::Base(_) | ItemHead::Point(_) => false,
+        }
     }
 
     /// Everything from `from` on is given up, having been shipped nowhere: the log goes back to
@@ -299,6 +329,7 @@ impl SourceRecord {
         from: Order,
         last: Option<(LogSeq, Hash)>,
         point: Option<PointTail>,
+        since: Option<Timestamp>,
     ) {
         self.next_order = from;
         self.log.next = last.map_or(LogSeq(0), |(seq, _)| seq.next());
@@ -308,9 +339,19 @@ impl SourceRecord {
         self.log.synced_order = from;
         self.generation = None;
         self.base = None;
+        self.giving_up = Some(GivingUp { since });
         if let Some(point) = point {
             self.point = point;
         }
+    }
+
+    /// From here on no region was ever asked to create anything: the item at a lane's cursor may have
+    /// been tried, and so may anything before `found`, where the spool ended when the process began.
+    #[must_use]
+    pub fn first_untried(&self, found: Order) -> Order {
+        let lanes = self.lanes.values();
+        let tried = lanes.map(|lane| lane.cursor.saturating_add(1)).max();
+        tried.unwrap_or(0).max(found).min(self.next_order)
     }
 
     /// Items before this one are settled in every lane.

@@ -206,6 +206,15 @@ impl Spool {
             })
     }
 
+    /// Bytes of an item's object: what a region takes of it.
+    ///
+    /// # Errors
+    /// [`SpoolError`].
+    pub fn object_bytes(&self, order: Order) -> Result<u64, SpoolError> {
+        let (_file, place) = self.place(order)?;
+        Ok(u64::try_from(place.object).unwrap_or(u64::MAX))
+    }
+
     /// Stores an item, durably. Returns the bytes it takes.
     ///
     /// # Errors
@@ -224,16 +233,21 @@ impl Spool {
             .mode(0o600)
             .open(&path)
             .map_err(io)?;
-        let written = write_item(file, object, record);
-        if written.is_err() {
-            // Best effort: the write's own error is what the caller must see, and a torn file is
-            // removed at the next open.
-            drop(std::fs::remove_file(&path));
+        let written = write_item(file, object, record)
+            .map_err(io)
+            .and_then(|bytes| Ok(files::sync_folder(&self.folder).map(|()| bytes)?));
+        match written {
+            Ok(bytes) => {
+                self.count(bytes);
+                Ok(bytes)
+            }
+            Err(error) => {
+                // Best effort: the write's own error is what the caller must see, and a torn file
+                // is removed at the next open.
+                drop(std::fs::remove_file(&path));
+                Err(error)
+            }
         }
-        let bytes = written.map_err(io)?;
-        files::sync_folder(&self.folder)?;
-        self.count(bytes);
-        Ok(bytes)
     }
 
     /// The object of an item.
@@ -422,6 +436,7 @@ mod tests {
         assert_eq!(orders, [7, 8]);
         assert_eq!(again.object(7).unwrap(), Bytes::from_static(b"object"));
         assert_eq!(again.record(7).unwrap(), b"record");
+        assert_eq!(again.object_bytes(7).unwrap(), 6);
         assert_eq!(usage.bytes(), used.bytes());
         again.remove(8).unwrap();
         assert_eq!(usage.bytes(), bytes);

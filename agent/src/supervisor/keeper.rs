@@ -6,7 +6,7 @@ use tidemark_format::{RegionName, SourceName};
 use tidemark_host::config::Protect;
 
 use super::Running;
-use crate::room::{GiveWay, give_way};
+use crate::room::{Backlog, GiveWay, give_way};
 use crate::source::requests::Request;
 
 impl Running {
@@ -14,15 +14,18 @@ impl Running {
     /// what is in it. Otherwise the source holds until there is room again.
     pub(super) fn make_room(&mut self, source: &SourceName) {
         let own_bound = self.over_own_bound(source);
-        let backlogs: BTreeMap<SourceName, BTreeMap<RegionName, u64>> =
+        let backlogs: BTreeMap<SourceName, BTreeMap<RegionName, Backlog>> =
             self.shared.board.read(|sources, _, _| {
                 let all = sources
                     .iter()
                     .filter(|(name, _)| !own_bound || *name == source);
                 all.map(|(name, live)| {
                     let lanes = live.lanes.iter();
-                    let bytes = lanes.map(|(region, lane)| (region.clone(), lane.backlog_bytes));
-                    (name.clone(), bytes.collect())
+                    let waits = lanes.map(|(region, lane)| {
+                        let (items, bytes) = (lane.behind, lane.backlog_bytes);
+                        (region.clone(), Backlog { items, bytes })
+                    });
+                    (name.clone(), waits.collect())
                 })
                 .collect()
             });
