@@ -12,6 +12,7 @@ use tidemark_format::crypt::{
 };
 use zeroize::Zeroizing;
 use zstd::bulk::Compressor;
+use zstd::zstd_safe::CParameter;
 
 use crate::Error;
 
@@ -117,11 +118,24 @@ fn compress_onto(out: &mut Vec<u8>, raw: &[u8], level: i32) -> io::Result<()> {
     })
 }
 
+/// The level whose search tables are made to fit into a core's own cache: by itself it takes 768 KiB
+/// of them, most of which is missed for frames of 1 MiB. Measured on database pages: 1.1 to 1.5 times
+/// as fast, 0.4 % smaller to 1.1 % larger.
+const SMALL_TABLES_AT: i32 = 3;
+/// 128 KiB for long matches.
+const HASH_LOG: u32 = 15;
+/// 64 KiB for short ones.
+const CHAIN_LOG: u32 = 14;
+
 fn compressor(level: i32) -> io::Result<Compressor<'static>> {
     let mut compressor = Compressor::new(level)?;
     // The tag covers what a checksum would; readers bound their memory by the content size.
     compressor.include_checksum(false)?;
     compressor.include_contentsize(true)?;
+    if level == SMALL_TABLES_AT {
+        compressor.set_parameter(CParameter::HashLog(HASH_LOG))?;
+        compressor.set_parameter(CParameter::ChainLog(CHAIN_LOG))?;
+    }
     Ok(compressor)
 }
 
