@@ -33,6 +33,8 @@ use zeroize::{Zeroize, Zeroizing};
 use crate::{Error, Result};
 
 const FIRST_LINE: &str = "tidemark-identity-1";
+/// The first line of a root key's file, which people take for an identity.
+const ROOT_LINE: &str = "tidemark-root-1";
 const FILE_BYTES_MAX: u64 = 64 * 1024;
 /// What a new passphrase costs: 64 MiB, three passes (RFC 9106's second choice), below a second.
 const COST: (u32, u32, u32) = (64 * 1024, 3, 1);
@@ -211,7 +213,14 @@ impl<'a> Fields<'a> {
             .lines()
             .map(str::trim)
             .filter(|line| !line.is_empty() && !line.starts_with('#'));
-        if lines.next() != Some(FIRST_LINE) {
+        let first = lines.next();
+        if first == Some(ROOT_LINE) {
+            return Err(Error::IdentityText(
+                "it is a root key's file, which signs the keyring and opens nothing; the identity is the file without \
+                 .root at its end",
+            ));
+        }
+        if first != Some(FIRST_LINE) {
             return Err(Error::IdentityText(
                 "it does not begin with the line tidemark-identity-1",
             ));
@@ -372,6 +381,11 @@ mod tests {
             fails("hello", None)
                 .to_string()
                 .contains("tidemark-identity-1")
+        );
+        assert!(
+            fails("tidemark-root-1\nsecret = 00", None)
+                .to_string()
+                .contains("root key's file")
         );
         let other = text.replace(&key().repo.to_string(), &RepoId([9; 16]).to_string());
         assert!(matches!(fails(&other, None), Error::IdentityText(_)));

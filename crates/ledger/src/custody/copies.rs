@@ -106,10 +106,7 @@ impl KeyringCopies {
     pub fn lagging(&self) -> impl Iterator<Item = &RegionName> {
         let newest = self.newest().map_or(0, Keyring::version);
         let behind = move |copy: &&KeyringCopy| copy.version() < newest;
-        self.copies
-            .iter()
-            .filter(behind)
-            .map(|copy| &copy.region)
+        self.copies.iter().filter(behind).map(|copy| &copy.region)
     }
 
     /// Brings every region what it lacks of the newest keyring, and then `next`, the version after

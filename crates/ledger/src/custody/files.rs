@@ -36,6 +36,22 @@ impl KeyFields {
         let mut lines = text.lines().map(str::trim);
         let first = lines.next().unwrap_or_default();
         if first != title {
+            match first {
+                ROOT_TITLE => {
+                    return Err(refuse(
+                        "it is a root key's file, which signs the keyring and opens nothing; the identity is the file \
+                         without .root at its end"
+                            .to_owned(),
+                    ));
+                }
+                IDENTITY_TITLE => {
+                    return Err(refuse(
+                        "it is a recovery identity; the root key is the file with .root at its end"
+                            .to_owned(),
+                    ));
+                }
+                _ => {}
+            }
             // Only a few characters: whatever it is, it may be a secret.
             let start: String = first.chars().take(12).collect();
             return Err(refuse(format!(
@@ -282,6 +298,18 @@ mod tests {
         let swapped = RootFile::text(&keys().root);
         assert!(
             IdentityFile::parse(&swapped)
+                .unwrap_err()
+                .to_string()
+                .contains("root key's file")
+        );
+        assert!(
+            RootFile::parse(&identity)
+                .unwrap_err()
+                .to_string()
+                .contains("recovery identity")
+        );
+        assert!(
+            IdentityFile::parse("hello")
                 .unwrap_err()
                 .to_string()
                 .contains("first line")

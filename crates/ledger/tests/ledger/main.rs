@@ -1,6 +1,8 @@
 //! The ledger over stores in memory: what counts, what doesn't, and who is told what.
 
 #[cfg(test)]
+mod copies;
+#[cfg(test)]
 mod custody;
 #[cfg(test)]
 mod fencing;
