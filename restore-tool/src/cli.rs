@@ -96,14 +96,22 @@ pub enum Command {
 /// `keys …`
 #[derive(Debug, Subcommand)]
 pub enum Keys {
-    /// Make the keys of a new repository: an identity, its escrow copy and the root key
+    /// Make the keys of a new repository (an identity, its escrow copy and the root key), or with
+    /// --repository one more identity of an existing one
     New {
-        /// The identity file; FILE.escrow and FILE.root stand beside it
+        /// The identity file; of a new repository FILE.escrow and FILE.root stand beside it
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
-        /// Protect the identity by a passphrase (the escrow copy opens without, for when it is lost)
+        /// Protect the identity by a passphrase, asked for or read from --passphrase-file (the escrow
+        /// copy opens without, for when it is lost)
         #[arg(long)]
         passphrase: bool,
+        /// An existing repository, named by any of its public keys (tmr1…; keys list shows them)
+        #[arg(long, value_name = "KEY")]
+        repository: Option<RecipientKey>,
+        /// Whose the identity is, or what for [default with --repository: the file's name]
+        #[arg(long, value_name = "TEXT", requires = "repository")]
+        name: Option<String>,
     },
     /// A card to print and keep where people look when everything is gone
     Card,
@@ -111,26 +119,30 @@ pub enum Keys {
     List,
     /// Prove that the identity opens what is written now
     Check,
-    /// Sign agents' requests to be enrolled
+    /// Sign agents' requests to be enrolled, or add a recipient
     Enrol {
-        /// The key that asks; without one, the only request
+        /// The key that asks, or its first 8 digits or more; without one, the only request
         #[arg(value_name = "KEYID", conflicts_with = "all")]
-        key: Option<KeyId>,
+        key: Option<KeyWord>,
         /// Every request
         #[arg(long)]
         all: bool,
-        /// A recovery public key for a repository's first keyring, if the root file names none
+        /// A recovery public key to seal to from now on; requests are then signed only if they are
+        /// named, too (except in a repository's first keyring)
         #[arg(long, value_name = "KEY")]
         recipient: Vec<RecipientKey>,
+        /// What the recipient is called in the keyring
+        #[arg(long, value_name = "TEXT", requires = "recipient")]
+        name: Option<String>,
         /// The root key file
         #[arg(long, value_name = "FILE")]
         root: PathBuf,
     },
     /// Take a key's access away
     Revoke {
-        /// The member's or recipient's key
+        /// The member's or recipient's key, or its first 8 digits or more
         #[arg(value_name = "KEYID")]
-        key: KeyId,
+        key: KeyWord,
         /// Why: kept in the keyring for ever
         #[arg(long, value_name = "TEXT")]
         reason: String,
@@ -141,6 +153,44 @@ pub enum Keys {
         #[arg(long)]
         yes: bool,
     },
+}
+
+/// A key as a person names it: its id, or the beginning of one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyWord(String);
+
+/// Fewer digits could be meant for something else.
+const KEY_DIGITS_MIN: usize = 8;
+const KEY_DIGITS: usize = 32;
+
+impl KeyWord {
+    /// Whether `id` is, or begins with, what was typed.
+    #[must_use]
+    pub fn names(&self, id: KeyId) -> bool {
+        id.to_string().starts_with(&self.0)
+    }
+}
+
+impl std::fmt::Display for KeyWord {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::str::FromStr for KeyWord {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim().to_ascii_lowercase();
+        let fits = (KEY_DIGITS_MIN..=KEY_DIGITS).contains(&text.len());
+        if fits && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Ok(Self(text));
+        }
+        Err(format!(
+            "a key is named by its {KEY_DIGITS} hex digits, or by its first {KEY_DIGITS_MIN} or more, as \
+             `tidemark-restore keys list` shows them"
+        ))
+    }
 }
 
 /// `list`
@@ -208,6 +258,23 @@ mod tests {
     #[test]
     fn the_definition_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_key_is_named_by_at_least_eight_digits() {
+        let id = KeyId([0xab; 16]);
+        for (text, named) in [
+            ("abababab", true),
+            ("ABABABAB", true),
+            ("ababababc", false),
+            (&"ab".repeat(16), true),
+        ] {
+            assert_eq!(text.parse::<KeyWord>().unwrap().names(id), named, "{text}");
+        }
+        for text in ["abababa", "not-digits", "", &"ab".repeat(17)] {
+            let error = text.parse::<KeyWord>().unwrap_err();
+            assert!(error.contains("first 8 or more"), "{error}");
+        }
     }
 
     #[test]

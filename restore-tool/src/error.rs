@@ -126,6 +126,9 @@ pub enum Error {
         /// What would be done.
         what: String,
     },
+    /// A passphrase that can't be taken.
+    #[error("{0}")]
+    Passphrase(String),
     /// A question answered with no.
     #[error("nothing was changed")]
     Declined,

@@ -134,10 +134,10 @@ pub fn trust_if_at_hand(settings: &Settings) -> Option<Trust> {
         .map(trust)
 }
 
-/// A passphrase from a private file: its first line.
+/// A passphrase from a private file: its first line, without the line's end.
 ///
 /// # Errors
-/// The file can't be read, or others may read it.
+/// The file can't be read, or others may read it, or that line is empty.
 pub fn from_file(path: &Path) -> Result<Zeroizing<String>> {
     let bytes = files::read_private(path)?;
     let text = String::from_utf8(bytes).map_err(|_binary| {
@@ -146,9 +146,14 @@ pub fn from_file(path: &Path) -> Result<Zeroizing<String>> {
         })
     })?;
     let text = Zeroizing::new(text);
-    Ok(Zeroizing::new(
-        text.lines().next().unwrap_or_default().to_owned(),
-    ))
+    let first = text.lines().next().unwrap_or_default();
+    if first.is_empty() {
+        return Err(Error::Passphrase(format!(
+            "{}: its first line, which is the passphrase, is empty",
+            path.display()
+        )));
+    }
+    Ok(Zeroizing::new(first.to_owned()))
 }
 
 /// Asks without showing what is typed. Ctrl-C ends the command, with the terminal as it was.

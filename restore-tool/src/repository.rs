@@ -135,6 +135,8 @@ pub struct OpenRegion {
     pub store: Region,
     /// Its keyring's version.
     pub keyring_version: u32,
+    /// Its keyring, as it is there.
+    pub keyring: Arc<Keyring>,
 }
 
 impl OpenRegion {
@@ -202,6 +204,15 @@ impl Repository {
             }
         }
         settle(open, away, trust.is_some())
+    }
+
+    /// Regions whose keyring is not the one that is believed, and the first version that differs: both
+    /// were signed by the root, apart from each other.
+    pub fn apart(&self) -> impl Iterator<Item = (&RegionName, u32)> {
+        self.regions.iter().filter_map(|region| {
+            let version = region.keyring.differs_from(&self.keyring)?;
+            Some((region.name(), version))
+        })
     }
 
     /// The sources of all regions.
@@ -319,6 +330,7 @@ async fn open_one(
             config: config.clone(),
             store,
             keyring_version,
+            keyring: Arc::new(keyring.clone()),
         },
         keyring,
     ))

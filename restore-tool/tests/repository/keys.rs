@@ -64,6 +64,223 @@ async fn a_passphrase_from_a_file_protects_the_identity_and_not_the_escrow() {
     assert_eq!(ran.exit, Exit::Key, "the passphrase is missing: {ran:?}");
 }
 
+fn private(path: &str, text: &str) {
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_passphrase_file_alone_protects_and_its_line_end_is_no_part_of_it() {
+    let world = World::empty(1);
+    for (number, text) in ["correct horse\n", "correct horse\r\n", "correct horse"]
+        .iter()
+        .enumerate()
+    {
+        let file = world.path(&format!("sealed-{number}"));
+        let passphrase = world.path(&format!("passphrase-{number}"));
+        private(&passphrase, text);
+        let words = [
+            "keys",
+            "new",
+            "--out",
+            &file,
+            "--passphrase-file",
+            &passphrase,
+        ];
+        let ran = world.run(&words).await;
+        assert_eq!(ran.exit, Exit::Ok, "{ran:?}");
+        let text = fs::read_to_string(&file).unwrap();
+        assert!(text.contains("sealed = argon2id") && !text.contains("tmi1"));
+        assert!(tidemark_open::Identity::parse(&text, Some("correct horse")).is_ok());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_passphrase_that_is_not_there_is_refused_before_a_file_is_made() {
+    let world = World::empty(1);
+    let (file, passphrase) = (world.path("sealed"), world.path("passphrase"));
+    for empty in ["", "\n", "\nsecond line\n"] {
+        private(&passphrase, empty);
+        let words = [
+            "keys",
+            "new",
+            "--out",
+            &file,
+            "--passphrase-file",
+            &passphrase,
+        ];
+        let ran = world.run(&words).await;
+        assert_eq!(ran.exit, Exit::Usage, "{ran:?}");
+        assert!(ran.err.contains("is empty"), "{ran:?}");
+    }
+    let ran = world
+        .run(&["keys", "new", "--out", &file, "--passphrase"])
+        .await;
+    assert_eq!(ran.exit, Exit::Usage, "{ran:?}");
+    assert!(ran.err.contains("--passphrase-file FILE"), "{ran:?}");
+    assert!(!ran.err.contains("--yes"), "{ran:?}");
+    assert!(fs::metadata(&file).is_err() && fs::metadata(format!("{file}.root")).is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_further_identity_is_enrolled_by_its_public_key_and_asks_for_nothing_else() {
+    let world = World::new(2);
+    let file = world.path("drill.key");
+    let any = world.keys.escrow.recipient().to_string();
+    let made = world
+        .run(&["keys", "new", "--repository", &any, "--out", &file])
+        .await;
+    assert_eq!(made.exit, Exit::Ok, "{made:?}");
+    let made = made.json();
+    assert_eq!(made["name"], "drill");
+    assert_eq!(made["repository"], world.repo().to_string());
+    assert!(fs::metadata(format!("{file}.root")).is_err());
+    // Somebody asks to sign at the same time: adding a recipient doesn't let it in.
+    let rng = SystemRng::shared();
+    let agent = new_signing_key(rng.as_ref());
+    let request = enrol_request(
+        world.repo(),
+        Role::Agent,
+        "db",
+        &agent,
+        rng.id(),
+        world.now(),
+    )
+    .unwrap();
+    let path = world.regions[0].file(request.key.as_str());
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, &request.bytes).unwrap();
+    let (root, word) = (world.path("root"), made["recipient"].as_str().unwrap());
+    let enrol = [
+        "keys",
+        "enrol",
+        "--recipient",
+        word,
+        "--name",
+        "drill host",
+        "--root",
+        &root,
+    ];
+    let ran = world.run(&enrol).await;
+    assert_eq!(ran.exit, Exit::Ok, "{ran:?}");
+    assert_eq!(ran.json()["version"], 2);
+    let list = world.run(&["keys", "list"]).await.json();
+    assert_eq!(list["recipients"][2]["name"], "drill host");
+    assert_eq!(list["recipients"][2]["recipient"], word);
+    assert_eq!(list["requests"].as_array().unwrap().len(), 1);
+    assert_eq!(list["members"].as_array().unwrap().len(), 1);
+    let bytes = |region: usize| fs::read(&world.regions[region].files("meta/keyring/")[1]).unwrap();
+    assert_eq!(bytes(0), bytes(1));
+    // Again is no second entry.
+    let again = world.run(&enrol).await;
+    assert_eq!(again.exit, Exit::Ok, "{again:?}");
+    assert_eq!(again.json()["version"], 2);
+    assert!(again.out.contains("was a recipient before"), "{again:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recipient_of_another_repository_and_a_file_that_is_no_root_are_refused() {
+    let world = World::new(1);
+    let other = world.path("other");
+    let made = world.run(&["keys", "new", "--out", &other]).await.json();
+    let (root, word) = (world.path("root"), made["recipient"].as_str().unwrap());
+    let ran = world
+        .run(&["keys", "enrol", "--recipient", word, "--root", &root])
+        .await;
+    assert_eq!(ran.exit, Exit::Key, "{ran:?}");
+    assert!(ran.err.contains("keys new --repository"), "{ran:?}");
+    let ran = world
+        .run(&["keys", "enrol", "--recipient", word, "--root", &other])
+        .await;
+    assert_eq!(ran.exit, Exit::Key, "{ran:?}");
+    assert!(ran.err.contains("it is a recovery identity"), "{ran:?}");
+    let ran = world.run(&["keys", "check", "--identity", &root]).await;
+    assert_eq!(ran.exit, Exit::Key, "{ran:?}");
+    assert!(ran.err.contains("root key's file"), "{ran:?}");
+    assert_eq!(world.regions[0].files("meta/keyring/").len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_recipient_stays_and_keys_are_named_by_their_first_digits() {
+    let world = World::new(1);
+    let root = world.path("root");
+    let revoke = |key: String| {
+        let words = [
+            "keys", "revoke", &key, "--reason", "lost", "--root", &root, "--yes",
+        ];
+        words.map(str::to_owned)
+    };
+    let run = async |words: [String; 8]| {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        world.run(&words).await
+    };
+    let short = |key: tidemark_format::KeyId| key.to_string()[..8].to_owned();
+    let escrow = world.keys.escrow.recipient().id();
+    let ran = run(revoke(short(escrow))).await;
+    assert_eq!(ran.exit, Exit::Ok, "{ran:?}");
+    // The same again changes nothing.
+    let ran = run(revoke(short(escrow))).await;
+    assert_eq!(ran.exit, Exit::Ok, "{ran:?}");
+    assert!(ran.out.contains("was revoked before"), "{ran:?}");
+    let identity = world.keys.identity.recipient().id();
+    let ran = run(revoke(short(identity))).await;
+    assert_eq!(ran.exit, Exit::Key, "{ran:?}");
+    assert!(
+        ran.err.contains("is the last one") && ran.err.contains("TM1212"),
+        "{ran:?}"
+    );
+    assert!(!ran.err.contains("trusted"), "{ran:?}");
+    assert_eq!(world.regions[0].files("meta/keyring/").len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keyrings_that_were_signed_apart_are_found_by_verify_and_built_on_by_nobody() {
+    // GIVEN two regions with second versions that were signed while the other one was away.
+    let mut world = World::new(2);
+    world.insert(100);
+    world.base();
+    world.point(None);
+    let root = world.path("root");
+    let add = async |region: usize| {
+        let file = world.path(&format!("drill-{region}"));
+        let any = world.keys.escrow.recipient().to_string();
+        let made = world
+            .run(&["keys", "new", "--repository", &any, "--out", &file])
+            .await;
+        let word = made.json()["recipient"].as_str().unwrap().to_owned();
+        let enrol = ["keys", "enrol", "--recipient", &word, "--root", &root];
+        assert_eq!(world.run_in(&[region], &enrol).await.exit, Exit::Ok);
+        word
+    };
+    add(0).await;
+    let word = add(1).await;
+    // THEN nothing more is signed into both, and the error is no riddle.
+    let escrow = world.keys.escrow.recipient().id().to_string();
+    for words in [
+        &[
+            "keys", "revoke", &escrow, "--reason", "x", "--yes", "--root", &root,
+        ][..],
+        &["keys", "enrol", "--recipient", &word, "--root", &root],
+    ] {
+        let ran = world.run(words).await;
+        assert_eq!(ran.exit, Exit::Key, "{ran:?}");
+        assert!(ran.err.contains("TM1211"), "{ran:?}");
+        assert!(ran.err.contains("from version 2 on"), "{ran:?}");
+    }
+    for region in &world.regions {
+        assert_eq!(region.files("meta/keyring/").len(), 2);
+    }
+    let ran = world.run(&["verify", "--quick"]).await;
+    assert_eq!(ran.exit, Exit::Integrity, "{ran:?}");
+    let damages = &ran.json()["damages"];
+    assert_eq!(damages.as_array().unwrap().len(), 1, "{ran:?}");
+    assert_eq!(damages[0]["object"], "meta/keyring/00000002");
+    for region in 0..2 {
+        let ran = world.run_in(&[region], &["verify"]).await;
+        assert_eq!(ran.exit, Exit::Ok, "{ran:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn check_proves_that_the_identity_opens_what_is_written_now() {
     let mut world = World::new(1);

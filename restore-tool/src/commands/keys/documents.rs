@@ -53,6 +53,49 @@ impl Document for KeysMade {
     }
 }
 
+/// `keys new --repository`.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct IdentityMade {
+    /// The repository's id.
+    pub repository: String,
+    /// The root's fingerprint.
+    pub root: String,
+    /// The identity's file.
+    pub identity_file: String,
+    /// Its public key.
+    pub recipient: String,
+    /// The public key's id.
+    pub key: KeyId,
+    /// Whose it is.
+    pub name: String,
+}
+
+impl Document for IdentityMade {
+    const SCHEMA: &'static str = "tidemark-restore.keys-new-identity";
+
+    fn text(&self, out: &mut String) {
+        let Self {
+            repository,
+            root,
+            identity_file,
+            recipient,
+            name,
+            ..
+        } = self;
+        // As a shell takes it: a name may hold blanks and quotes.
+        let name = name.replace('\'', "'\\''");
+        out.push_str(&format!(
+            "Made one more identity of repository {repository}, root {root}, in {identity_file}.\n\
+             It opens nothing yet.\n\n\
+             On the host with the root key, let agents seal to it from now on:\n\
+             \x20 tidemark-restore keys enrol --recipient {recipient} \\\n    --name '{name}' --root FILE.root --region URL\n\n\
+             Then, on each database's host, at once instead of within an hour:\n\
+             \x20 tidemark-agent config reload\n\
+             \x20 tidemark-agent snapshot --base\n"
+        ));
+    }
+}
+
 /// A member of the keyring.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct MemberListed {

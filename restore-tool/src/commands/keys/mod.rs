@@ -5,6 +5,7 @@
 
 mod card;
 mod check;
+mod choose;
 mod documents;
 mod list;
 mod new;
@@ -28,7 +29,18 @@ pub async fn run(
 ) -> Result<Exit> {
     let settings = Settings::gather(global, environment)?;
     match command {
-        Keys::New { out, passphrase } => new::run(&out, passphrase, &settings, tools),
+        Keys::New {
+            out,
+            passphrase,
+            repository: None,
+            ..
+        } => new::run(&out, passphrase, &settings, tools),
+        Keys::New {
+            out,
+            passphrase,
+            repository: Some(of),
+            name,
+        } => new::further(&out, passphrase, (&of, name), &settings, tools),
         Keys::Card => card::run(&settings, tools).await,
         Keys::List => list::run(&settings, tools).await,
         Keys::Check => check::run(&settings, tools).await,
@@ -36,13 +48,22 @@ pub async fn run(
             key,
             all,
             recipient,
+            name,
             root,
-        } => sign::enrol(key, all, &recipient, &root, &settings, tools).await,
+        } => {
+            let wanted = sign::Wanted {
+                key: key.as_ref(),
+                all,
+                recipients: &recipient,
+                name: name.as_deref(),
+            };
+            sign::enrol(wanted, &root, &settings, tools).await
+        }
         Keys::Revoke {
             key,
             reason,
             root,
             yes,
-        } => sign::revoke(key, &reason, &root, yes, &settings, tools).await,
+        } => sign::revoke(&key, &reason, &root, yes, &settings, tools).await,
     }
 }

@@ -1,13 +1,18 @@
-//! `keys new`.
+//! `keys new`: the keys of a new repository, or one more identity of an existing one.
+//!
+//! A passphrase file means a passphrase, whether `--passphrase` is given or not. Everything that can be
+//! refused is refused before a file is written.
 
 use std::path::{Path, PathBuf};
 
+use tidemark_format::recipient::RecipientKey;
 use tidemark_host::Exit;
 use tidemark_host::files::{self, PRIVATE};
-use tidemark_ledger::custody::{IdentityFile, NewKeys, RootFile};
+use tidemark_ledger::Trust;
+use tidemark_ledger::custody::{IdentityFile, NamedIdentity, NewKeys, RootFile, new_identity};
 use zeroize::Zeroizing;
 
-use super::documents::KeysMade;
+use super::documents::{IdentityMade, KeysMade};
 use crate::error::{Error, Result};
 use crate::identity;
 use crate::repository::{Settings, Tools};
@@ -34,23 +39,10 @@ pub(super) fn run(
             return Err(Error::KeyFileExists(path.to_owned()));
         }
     }
-    let passphrase = if passphrase {
-        Some(new_passphrase(settings, tools)?)
-    } else {
-        None
-    };
+    let passphrase = new_passphrase(passphrase, settings, tools)?;
     let now = tools.clock.now();
     let keys = NewKeys::generate(tools.rng.as_ref(), now);
-    let identity = match &passphrase {
-        Some(passphrase) => Zeroizing::new(tidemark_open::seal_identity(
-            &keys.identity.key,
-            &keys.identity.name,
-            now,
-            passphrase,
-            tools.rng.as_ref(),
-        )?),
-        None => IdentityFile::text(&keys.identity),
-    };
+    let identity = identity_text(&keys.identity, passphrase.as_ref(), tools)?;
     let (recipient, escrow_recipient) = (keys.identity.recipient(), keys.escrow.recipient());
     let root_text = Zeroizing::new(format!(
         "{}# Public keys of the two identities, for the repository's first keyring.\n\
@@ -76,22 +68,85 @@ pub(super) fn run(
     Ok(Exit::Ok)
 }
 
-fn new_passphrase(settings: &Settings, tools: &Tools) -> Result<Zeroizing<String>> {
+/// One more identity of the repository that the public key `of` belongs to.
+pub(super) fn further(
+    out: &Path,
+    passphrase: bool,
+    (of, name): (&RecipientKey, Option<String>),
+    settings: &Settings,
+    tools: &Tools,
+) -> Result<Exit> {
+    if out.symlink_metadata().is_ok() {
+        return Err(Error::KeyFileExists(out.to_owned()));
+    }
+    let stem = || {
+        out.file_stem()
+            .map(|stem| stem.to_string_lossy().into_owned())
+    };
+    let name = name.or_else(stem).unwrap_or_default();
+    let passphrase = new_passphrase(passphrase, settings, tools)?;
+    let now = tools.clock.now();
+    let identity = new_identity(&Trust::of(of), &name, tools.rng.as_ref(), now);
+    let text = identity_text(&identity, passphrase.as_ref(), tools)?;
+    files::write_new(out, text.as_bytes(), PRIVATE)?;
+    tools.console.show(&IdentityMade {
+        repository: of.repo.to_string(),
+        root: of.root.to_string(),
+        identity_file: out.display().to_string(),
+        recipient: identity.recipient().to_string(),
+        key: identity.recipient().id(),
+        name,
+    });
+    Ok(Exit::Ok)
+}
+
+fn identity_text(
+    identity: &NamedIdentity,
+    passphrase: Option<&Zeroizing<String>>,
+    tools: &Tools,
+) -> Result<Zeroizing<String>> {
+    let Some(passphrase) = passphrase else {
+        return Ok(IdentityFile::text(identity));
+    };
+    Ok(Zeroizing::new(tidemark_open::seal_identity(
+        &identity.key,
+        &identity.name,
+        identity.created,
+        passphrase,
+        tools.rng.as_ref(),
+    )?))
+}
+
+/// The passphrase for a new identity, if it is to have one.
+fn new_passphrase(
+    asked: bool,
+    settings: &Settings,
+    tools: &Tools,
+) -> Result<Option<Zeroizing<String>>> {
     if let Some(file) = &settings.passphrase_file {
-        return identity::from_file(file);
+        return identity::from_file(file).map(Some);
+    }
+    if !asked {
+        return Ok(None);
     }
     if !tools.console.can_ask {
-        return Err(Error::NotConfirmed {
-            what: "a passphrase must be typed, or be in a file named by --passphrase-file"
+        return Err(Error::Passphrase(
+            "a passphrase is to be typed, and there is no terminal to type it at: put it into a file that only you \
+             can read, and give --passphrase-file FILE"
                 .to_owned(),
-        });
+        ));
     }
     let first = identity::ask(&tools.console, "New passphrase for the identity:")?;
     let second = identity::ask(&tools.console, "Again:")?;
-    if *first != *second || first.is_empty() {
-        return Err(Error::KeyUnknown(
-            "the two passphrases differ, or are empty".to_owned(),
+    if first.is_empty() {
+        return Err(Error::Passphrase(
+            "the passphrase is empty: nothing was made".to_owned(),
         ));
     }
-    Ok(first)
+    if *first != *second {
+        return Err(Error::Passphrase(
+            "the two passphrases differ: nothing was made".to_owned(),
+        ));
+    }
+    Ok(Some(first))
 }

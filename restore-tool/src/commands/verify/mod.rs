@@ -7,7 +7,7 @@
 mod check;
 
 use serde::Serialize;
-use tidemark_format::{RegionName, SourceName};
+use tidemark_format::{RegionName, SourceName, keys};
 use tidemark_host::Exit;
 use tidemark_host::output::{self, Document};
 use tidemark_ledger::history::{LoadOptions, PointsWanted};
@@ -93,6 +93,15 @@ pub async fn run(args: &VerifyArgs, settings: &Settings, tools: &Tools) -> Resul
             region: away.name.clone(),
             object: away.place.clone(),
             why: tidemark_storage::chain(&away.error),
+        });
+    }
+    for (region, version) in repository.apart() {
+        report.damages.push(DamageFound {
+            region: region.clone(),
+            object: keys::keyring(version).to_string(),
+            why: "it is another keyring than a region beside it holds, signed by the same root: no version can follow \
+                  both (explain TM1211)"
+                .to_owned(),
         });
     }
     for source in &sources {
