@@ -18,9 +18,9 @@ use tidemark_format::heads::{Revocation, Role, SessionHead};
 use tidemark_format::{Hash, Key, KeyId, SourceName, keys};
 use tidemark_host::{Clock as _, Exit, RngExt as _, SystemRng};
 use tidemark_ledger::Keyring;
-use tidemark_ledger::custody::{Change, NewKeys, amend, member};
+use tidemark_ledger::custody::{Change, NewKeys, amend, first_keyring, member};
 use tidemark_storage::wrap::{Fault, When};
-use tidemark_storage::{CreateStore as _, Op, ReadStore as _};
+use tidemark_storage::{CreateStore as _, DeleteStore as _, Op, ReadStore as _};
 use world::{World, eventually};
 
 /// Longer than the longest time between two looks round the regions.
@@ -33,10 +33,12 @@ fn app() -> SourceName {
 /// Signs the next version of the keyring into all regions.
 async fn amended(world: &World, change: Change) {
     let trust = world.keys.root.trust();
+    let keyring = Keyring::load(&*world.regions[0].store, &trust)
+        .await
+        .unwrap();
+    let (put, now) = (SystemRng.id(), world.clock.now());
+    let signed = amend(&keyring, &world.keys.root, vec![change], put, now).unwrap();
     for region in &world.regions {
-        let keyring = Keyring::load(&*region.store, &trust).await.unwrap();
-        let (put, now) = (SystemRng.id(), world.clock.now());
-        let signed = amend(&keyring, &world.keys.root, vec![change.clone()], put, now).unwrap();
         signed.create(&*region.store).await.unwrap();
     }
 }
@@ -284,4 +286,43 @@ async fn a_reload_says_what_each_region_showed() {
     };
     assert!(message.contains("has changed"), "{message}");
     agent.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn regions_whose_keyrings_disagree_are_told_and_no_version_is_copied_between_them() {
+    // GIVEN a second region with a keyring that the same root signed apart, and a newer version in the first.
+    let world = World::new(&["a", "b"]).await;
+    let (root, now) = (&world.keys.root, world.clock.now());
+    let store = &world.regions[1].store;
+    let known = Keyring::load(&**store, &root.trust()).await.unwrap();
+    let (recipients, members) = (&known.head().recipients, known.members().to_vec());
+    let other = first_keyring(root, recipients.clone(), members, SystemRng.id(), now).unwrap();
+    store.delete(&other.key).await.unwrap();
+    other.create(&**store).await.unwrap();
+    let host = NewKeys::generate(&SystemRng, now).root.key.public();
+    let another = Change::AddMember(member(Role::Drill, host, "drill".into(), now));
+    let next = amend(&known, root, vec![another], SystemRng.id(), now).unwrap();
+    next.create(&*world.regions[0].store).await.unwrap();
+    let mut shop = world.shop("app");
+    shop.work(20, 2000);
+    // WHEN the agent runs.
+    let agent = world.start();
+    agent.snapshot(None).await;
+    world.clock.pass(A_LOOK);
+    let status = agent
+        .until("it says that they disagree", |status| {
+            status.alerts.iter().any(|alert| alert.code == "TM1211")
+        })
+        .await;
+    let alert = status.alerts.iter().find(|alert| alert.code == "TM1211");
+    let message = &alert.unwrap().message;
+    assert!(message.contains("from version 1 on"), "{message}");
+    agent.stop().await.unwrap();
+    // THEN each region keeps its own keyring, and both hold what was captured.
+    assert_eq!(world.regions[1].names(keys::KEYRINGS), [other.key.as_str()]);
+    assert_eq!(store.get(&other.key).await.unwrap(), other.bytes);
+    assert_eq!(world.regions[0].names(keys::KEYRINGS).len(), 2);
+    for at in 0..2 {
+        world.assert_sound(at, "app").await;
+    }
 }

@@ -7,14 +7,14 @@ use std::path::Path;
 
 use serde::Serialize;
 use tidemark_engine::OpenRequest;
-use tidemark_format::sign::PublicKey;
+use tidemark_format::{RegionName, sign::PublicKey};
 use tidemark_host::{
     Exit, NtpState, RngExt as _,
     config::{AgentConfig, Engine, Source, failure_domains},
     lock::StateLock,
     output::{Console, Document, Table},
 };
-use tidemark_ledger::{Trust, read_marker};
+use tidemark_ledger::{Keyring, Trust, custody, read_marker};
 use tidemark_storage::{CreateOnly, region::AgentRegion};
 
 use super::{
@@ -22,7 +22,7 @@ use super::{
     context::{self, Machine, open_regions},
     standing::{Standing, agent_key, standing},
 };
-use crate::{bootstrap, cli::Global, enrolment, policy, state::StateDir};
+use crate::{bootstrap, cli::Global, enrolment, policy, ship::greet::recipients, state::StateDir};
 
 /// What a check found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -141,19 +141,6 @@ fn local(config: &AgentConfig, machine: &Machine, findings: &mut Findings) {
             "tidemark-agent init makes one; it then has to be enrolled",
         ),
     }
-    if config.recipients.len() < 2 {
-        findings.bad(
-            Grade::Look,
-            "recipients",
-            "only one recovery identity can read the backups: losing it loses them all",
-            "add the escrow's word (tmr1…) to recipients",
-        );
-    } else {
-        findings.ok(
-            "recipients",
-            format!("{} recovery identities", config.recipients.len()),
-        );
-    }
     let domains = failure_domains(&config.regions);
     if domains < 2 {
         findings.bad(
@@ -239,13 +226,17 @@ fn look_at(
 
 async fn regions(config: &AgentConfig, machine: &Machine, findings: &mut Findings) {
     let agent = agent_key(config);
+    let mut held: Vec<(RegionName, Keyring)> = Vec::new();
     for (region, opened) in open_regions(&config.regions, &machine.open_options()).await {
         let what = format!("region {}", region.name);
         let checked = match opened {
-            Ok(store) => {
-                let checked = one_region(config, &store, agent, machine, &what, findings).await;
-                checked.map_err(|error| policy::with_causes(&error))
+            Ok(store) => async {
+                let keyring = one_region(config, &store, agent, &what, findings).await?;
+                held.extend(keyring.map(|keyring| (region.name.clone(), keyring)));
+                create_only(&store, machine, &what, findings).await
             }
+            .await
+            .map_err(|error| policy::with_causes(&error)),
             Err(error) => Err(policy::with_causes(&error)),
         };
         if let Err(why) = checked {
@@ -257,16 +248,48 @@ async fn regions(config: &AgentConfig, machine: &Machine, findings: &mut Finding
             );
         }
     }
+    keyrings(config, &held, findings);
+}
+
+/// What all regions' keyrings together say: one to all of them, and two people who can read.
+fn keyrings(config: &AgentConfig, held: &[(RegionName, Keyring)], findings: &mut Findings) {
+    let named: Vec<_> = held.iter().map(|(name, keyring)| (name, keyring)).collect();
+    match custody::agree(&named) {
+        Ok(()) if held.len() > 1 => findings.ok("keyrings", "the same in every region"),
+        Ok(()) => {}
+        Err(error) => findings.bad(
+            Grade::Broken,
+            "keyrings",
+            error.to_string(),
+            "tidemark-agent explain TM1211",
+        ),
+    }
+    let newest = held.iter().map(|(_, keyring)| keyring);
+    let newest = newest.max_by_key(|keyring| keyring.version());
+    // As the agent seals: the keyring decides, and the config counts where it says nothing.
+    let readers = match newest {
+        Some(keyring) => recipients(keyring, &config.recipients).len(),
+        None => config.recipients.len(),
+    };
+    if readers < 2 {
+        findings.bad(
+            Grade::Look,
+            "recipients",
+            "only one recovery identity can read the backups: losing it loses them all",
+            "add a second one: tidemark-restore keys new --repository, then keys enrol --recipient",
+        );
+    } else {
+        findings.ok("recipients", format!("{readers} recovery identities"));
+    }
 }
 
 async fn one_region(
     config: &AgentConfig,
     store: &AgentRegion,
     agent: Option<PublicKey>,
-    machine: &Machine,
     what: &str,
     findings: &mut Findings,
-) -> tidemark_ledger::Result<()> {
+) -> tidemark_ledger::Result<Option<Keyring>> {
     match read_marker(store.meta.as_ref()).await? {
         Some(marker) => findings.ok(
             what,
@@ -280,14 +303,14 @@ async fn one_region(
         ),
     }
     let Some(first) = config.recipients.first() else {
-        return Ok(());
+        return Ok(None);
     };
     let trust = Trust {
         root: config.root,
         ..Trust::of(first)
     };
     let (keyring, standing) = standing(store.meta.as_ref(), &trust, agent).await?;
-    let version = keyring.map_or(0, |keyring| keyring.version());
+    let version = keyring.as_ref().map_or(0, Keyring::version);
     match standing {
         Standing::Enrolled => {
             findings.ok(what, format!("keyring {version} knows this agent"));
@@ -311,6 +334,15 @@ async fn one_region(
             "move config and state_dir away and run tidemark-agent init; the new key has to be enrolled",
         ),
     }
+    Ok(keyring)
+}
+
+async fn create_only(
+    store: &AgentRegion,
+    machine: &Machine,
+    what: &str,
+    findings: &mut Findings,
+) -> tidemark_ledger::Result<()> {
     let report = store.probe.probe(&machine.rng.id()).await?;
     match report.create_only {
         CreateOnly::Enforced => findings.ok(what, "create-only is enforced by the store"),

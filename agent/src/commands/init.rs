@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use tidemark_format::SourceName;
+use tidemark_format::{SourceName, sign::SigningKey};
 use tidemark_host::{
     Exit, HostFacts, RegionUrl,
     config::{
@@ -77,30 +77,46 @@ struct Made {
     regions: Vec<regions::Prepared>,
 }
 
-/// Makes the agent's key and prepares every region.
+/// Makes the agent's key and prepares every region. When no region has been made this repository's
+/// in the end, no key file stays behind.
 fn create(config: &AgentConfig, keys: &Keys, machine: &Machine) -> Result<Made, Failure> {
     let state = StateDir::new(&config.state_dir);
-    files::create_private_folder(state.root())?;
-    let key_path = state.agent_key();
-    let signer = match bootstrap::load_signing_key(&key_path) {
-        Ok(key) => key,
-        Err(crate::AgentError::SigningKey { .. }) if !key_path.exists() => {
-            bootstrap::create_signing_key(&key_path, machine.rng.as_ref())?
-        }
-        Err(error) => return Err(error.into()),
-    };
-    let host = HostFacts::gather().hostname;
-    // The private keys are on disk before anything is sealed to them or signed by them. If a region
-    // fails now, the next `init` finds and uses them.
-    keys.write_files()?;
     let runtime = context::runtime()?;
-    let prepared = runtime.block_on(regions::prepare(config, keys, &signer, &host, machine))?;
+    let found = runtime.block_on(regions::look(config, keys, machine))?;
+    files::create_private_folder(state.root())?;
+    let (signer, new_signer) = signing_key(&state.agent_key(), machine)?;
+    let host = HostFacts::gather().hostname;
+    let prepared = runtime.block_on(async {
+        // The private keys are on disk before anything is sealed to them or signed by them.
+        keys.write_files()?;
+        let prepared = regions::prepare(&found, keys, &signer, &host, machine).await;
+        if prepared.is_err() && !found.is_begun().await {
+            keys.remove_files();
+        }
+        prepared
+    });
+    if prepared.is_err() && new_signer && !runtime.block_on(found.is_begun()) {
+        drop(std::fs::remove_file(state.agent_key()));
+    }
+    let prepared = prepared?;
     let enrolled = prepared.iter().all(|region| region.enrolled);
     Ok(Made {
         agent: signer.public().id(),
         enrolled,
         regions: prepared,
     })
+}
+
+/// The agent's key, and whether it was made just now.
+fn signing_key(path: &Path, machine: &Machine) -> Result<(SigningKey, bool), Failure> {
+    match bootstrap::load_signing_key(path) {
+        Ok(key) => Ok((key, false)),
+        Err(crate::AgentError::SigningKey { .. }) if !path.exists() => {
+            let key = bootstrap::create_signing_key(path, machine.rng.as_ref())?;
+            Ok((key, true))
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn config_path(global: &Global) -> PathBuf {

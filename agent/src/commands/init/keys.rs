@@ -121,23 +121,53 @@ impl Keys {
         }
     }
 
-    /// Writes what was made: identity, escrow, root. Never replaces a file.
+    /// Writes what was made: identity, escrow, root. Never replaces a file, and leaves all of them
+    /// or none.
     pub(super) fn write_files(&self) -> Result<(), Failure> {
-        let Some(trial) = &self.trial else {
+        let Some((path, new)) = self.made() else {
             return Ok(());
         };
-        let Some(new) = &trial.new else { return Ok(()) };
-        if let Some(folder) = trial
-            .identity
+        for file in [beside(path, "escrow"), beside(path, "root")] {
+            if file.symlink_metadata().is_ok() {
+                return Err(Failure::Usage(format!(
+                    "{} is there and {} is not: a key is never overwritten. Put the identity back in its place, \
+                     or name another file with --identity",
+                    file.display(),
+                    path.display()
+                )));
+            }
+        }
+        if let Some(folder) = path
             .parent()
             .filter(|folder| !folder.as_os_str().is_empty())
         {
             tidemark_host::files::create_private_folder(folder)?;
         }
-        IdentityFile::write(&trial.identity, &new.identity)?;
-        IdentityFile::write(&beside(&trial.identity, "escrow"), &new.escrow)?;
-        RootFile::write(&beside(&trial.identity, "root"), &new.root)?;
-        Ok(())
+        let written = IdentityFile::write(path, &new.identity)
+            .and_then(|()| IdentityFile::write(&beside(path, "escrow"), &new.escrow))
+            .and_then(|()| RootFile::write(&beside(path, "root"), &new.root));
+        written.map_err(|error| {
+            self.remove_files();
+            error.into()
+        })
+    }
+
+    /// Takes back what [`Self::write_files`] wrote: no region knows these keys.
+    pub(super) fn remove_files(&self) {
+        let Some((path, _)) = self.made() else { return };
+        for file in [
+            path.to_owned(),
+            beside(path, "escrow"),
+            beside(path, "root"),
+        ] {
+            drop(std::fs::remove_file(file));
+        }
+    }
+
+    /// The keys that this very command made, and the identity's file.
+    fn made(&self) -> Option<(&Path, &NewKeys)> {
+        let trial = self.trial.as_ref()?;
+        Some((&trial.identity, trial.new.as_ref()?))
     }
 }
 
