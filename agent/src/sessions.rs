@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use tidemark_format::recipient::RecipientKey;
 use tidemark_format::sign::SigningKey;
-use tidemark_format::{RegionName, RepoId, SessionId, keys};
+use tidemark_format::{KeyId, RegionName, RepoId, SessionId, keys};
 use tidemark_host::files::{self, FileError};
 use tidemark_host::{Clock, Rng};
 use tidemark_seal::{Sealed, Session};
@@ -82,6 +82,16 @@ impl Sessions {
             held.recipients = recipients;
             held.current = None;
         }
+    }
+
+    /// Who can open what is sealed from now on.
+    #[must_use]
+    pub fn readers(&self) -> BTreeSet<KeyId> {
+        self.lock()
+            .recipients
+            .iter()
+            .map(RecipientKey::id)
+            .collect()
     }
 
     /// The session to seal in now. Writes a file when one begins: call it where blocking is allowed.

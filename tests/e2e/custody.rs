@@ -414,3 +414,226 @@ fn identity_of_another_repository_is_refused_by_name() {
         .ends_with(12)
         .says(&["--identity"]);
 }
+
+/// The keyrings of a region, as they lie there.
+fn keyrings(site: &Site, region: usize) -> Vec<(std::ffi::OsString, Vec<u8>)> {
+    let folder = site.region_folder(region).join("meta/keyring");
+    let mut found: Vec<_> = std::fs::read_dir(folder)
+        .expect("keyrings")
+        .map(|entry| entry.expect("an entry"))
+        .map(|entry| (entry.file_name(), std::fs::read(entry.path()).unwrap()))
+        .collect();
+    found.sort();
+    found
+}
+
+/// `restore` from one region with `identity`.
+fn restore_with(site: &Site, identity: &Path, region: usize, to: &str) -> (Ran, PathBuf) {
+    let target = site.fresh("restored");
+    let mut command = site.command("tidemark-restore");
+    command.args(["restore", "--to", to, "--region", &site.regions[region]]);
+    command.arg("--target").arg(&target);
+    (Ran::of(command.arg("--identity").arg(identity)), target)
+}
+
+#[test]
+fn trial_signs_one_keyring_for_all_regions_and_a_revocation_leaves_each_readable_alone() {
+    let site = Site::new();
+    assert_eq!(keyrings(&site, 0).len(), 1);
+    assert_eq!(keyrings(&site, 0), keyrings(&site, 1));
+    let daemon = site.start();
+    let journal = write(&site.database, 60);
+    site.agent(&["snapshot"]).ok();
+    site.wait_shipped();
+    let doctor = site.agent(&["doctor"]);
+    doctor.says(&["the same in every region", "2 recovery identities"]);
+    let listed = site.tool(&["keys", "list", "--json"]).ok().json();
+    let recipients = listed["recipients"].as_array().unwrap();
+    let escrow = recipients.iter().find(|entry| entry["name"] == "escrow");
+    let escrow = escrow.unwrap()["key"].as_str().unwrap().to_owned();
+    let root = format!("{}.root", site.identity.display());
+    let words = ["keys", "revoke", &escrow[..8], "--reason", "trial"];
+    site.tool(&[&words[..], &["--root", &root, "--yes"]].concat())
+        .ok();
+    site.agent(&["config", "reload"])
+        .ok()
+        .says(&["region-a: keyring version 2", "region-b: keyring version 2"]);
+    site.agent(&["doctor"])
+        .says(&["only one recovery identity"]);
+    daemon.terminate();
+    assert_eq!(keyrings(&site, 0).len(), 2);
+    assert_eq!(keyrings(&site, 0), keyrings(&site, 1));
+    for region in 0..2 {
+        let restored = site.restore_latest(region);
+        let k = assert_committed_prefix(&restored.path);
+        assert_eq!(k, journal.last().unwrap().n);
+    }
+    site.tool(&["verify"]).ok();
+}
+
+#[test]
+fn keyrings_that_differ_between_regions_are_told_and_init_builds_on_none_of_them() {
+    let site = Site::new();
+    let daemon = site.start();
+    write(&site.database, 20);
+    site.agent(&["snapshot"]).ok();
+    site.wait_shipped();
+    // Versions that were signed while the other region was away.
+    let root = format!("{}.root", site.identity.display());
+    let listed = site.tool(&["keys", "list", "--json"]).ok().json();
+    let any = listed["recipients"][0]["recipient"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    for region in 0..2 {
+        let file = site.path(&format!("drill-{region}"));
+        let mut new = site.command("tidemark-restore");
+        new.args(["keys", "new", "--json", "--repository", &any, "--out"]);
+        let made = Ran::of(new.arg(&file)).ok().json();
+        let word = made["recipient"].as_str().unwrap();
+        let enrol = ["keys", "enrol", "--recipient", word, "--root", &root];
+        site.tool_on(&[&site.regions[region]], &enrol).ok();
+    }
+    daemon.terminate();
+    let before = [keyrings(&site, 0), keyrings(&site, 1)];
+    assert_ne!(before[0], before[1]);
+    let daemon = site.start();
+    write(&site.database, 20);
+    site.agent(&["snapshot"]).ok();
+    site.agent(&["config", "reload"]).ok();
+    eventually("the agent tells", SOON, || {
+        site.status()
+            .alerts()
+            .contains(&"TM1211".to_owned())
+            .then_some(())
+    });
+    daemon.terminate();
+    site.agent(&["doctor"])
+        .ends_with(2)
+        .says(&["from version 2 on", "explain TM1211"]);
+    site.tool(&["verify", "--quick"])
+        .ends_with(13)
+        .says(&["meta/keyring/00000002"]);
+    // Another host of the same trial.
+    let identity = site.identity.display().to_string();
+    let config = site.path("another.toml");
+    let mut init = site.command("tidemark-agent");
+    init.arg("init").arg("--sqlite").arg(&site.database);
+    for region in &site.regions {
+        init.args(["--region", region]);
+    }
+    init.args(["--identity", &identity])
+        .arg("--config")
+        .arg(&config);
+    Ran::of(&mut init)
+        .ends_with(12)
+        .says(&["from version 2 on", "TM1211"]);
+    assert!(!config.exists());
+    assert_eq!([keyrings(&site, 0), keyrings(&site, 1)], before);
+    for region in 0..2 {
+        assert_eq!(
+            assert_committed_prefix(&site.restore_latest(region).path),
+            40
+        );
+    }
+}
+
+#[test]
+fn init_that_fails_leaves_no_key_files_and_the_next_one_makes_them() {
+    let mut site = Site::plan();
+    create(&site.database);
+    let identity = site.identity.display().to_string();
+    // The second region's parent is a file.
+    let good = std::mem::replace(
+        &mut site.regions[1],
+        format!("dir:{}/x", site.database.display()),
+    );
+    let ran = site.init_with(&["--identity", &identity]);
+    assert_ne!(ran.code, 0, "{ran}");
+    for file in [
+        &identity,
+        &format!("{identity}.escrow"),
+        &format!("{identity}.root"),
+    ] {
+        assert!(!Path::new(file).exists(), "{file}");
+    }
+    assert!(!site.config.exists());
+    site.regions[1] = good;
+    site.init();
+    assert_eq!(keyrings(&site, 0), keyrings(&site, 1));
+}
+
+#[test]
+fn recipient_that_is_added_later_opens_what_is_written_from_then_on_and_can_be_revoked_alone() {
+    let (site, keys) = production();
+    enrol(&site, &keys);
+    write(&site.database, 200);
+    let daemon = site.start();
+    write(&site.database, 60);
+    site.agent(&["snapshot"]).ok();
+    site.wait_shipped();
+    let before = site.status().log_through("region-a").unwrap();
+    // GIVEN an identity of a drill host, made there and signed by the root.
+    let drill = site.path("drill.key");
+    let mut new = site.command("tidemark-restore");
+    new.args([
+        "keys",
+        "new",
+        "--json",
+        "--repository",
+        &keys.recipients[1],
+        "--out",
+    ]);
+    let made = Ran::of(new.arg(&drill)).ok().json();
+    let word = made["recipient"].as_str().unwrap().to_owned();
+    let root = keys.root();
+    let signed = ["--root", root.to_str().unwrap()];
+    let enrol = ["keys", "enrol", "--recipient", &word, "--name", "drill"];
+    site.tool(&[&enrol[..], &signed[..]].concat())
+        .ok()
+        .says(&["New sessions are sealed to drill"]);
+    // WHEN the agent has adopted it and written on.
+    site.agent(&["config", "reload"])
+        .ok()
+        .says(&["keyring version 2", "3 recipients"]);
+    for _ in 0..4 {
+        write(&site.database, 60);
+        site.agent(&["snapshot"]).ok();
+    }
+    site.agent(&["snapshot", "--base"]).ok();
+    let after = write(&site.database, 10);
+    site.agent(&["snapshot"]).ok();
+    site.wait_shipped();
+    // THEN it opens what was written since, from each region alone, and nothing from before.
+    for region in 0..2 {
+        let (ran, target) = restore_with(&site, &drill, region, "latest");
+        ran.ok();
+        assert_eq!(assert_committed_prefix(&target), after.last().unwrap().n);
+    }
+    let (ran, target) = restore_with(&site, &drill, 0, &format!("1:{before}"));
+    ran.ends_with(12);
+    assert!(!target.exists());
+    // WHEN it is revoked, by the first digits of its key.
+    let id = made["key"].as_str().unwrap();
+    let revoke = [
+        "keys",
+        "revoke",
+        &id[..10],
+        "--reason",
+        "drills end",
+        "--yes",
+    ];
+    site.tool(&[&revoke[..], &signed[..]].concat()).ok();
+    site.agent(&["config", "reload"])
+        .ok()
+        .says(&["keyring version 3", "2 recipients"]);
+    let last = write(&site.database, 60);
+    site.agent(&["snapshot"]).ok();
+    site.wait_shipped();
+    daemon.terminate();
+    let (ran, _) = restore_with(&site, &drill, 0, "latest");
+    ran.ends_with(12);
+    let (ran, target) = restore_with(&site, &keys.escrow(), 1, "latest");
+    ran.ok();
+    assert_eq!(assert_committed_prefix(&target), last.last().unwrap().n);
+}

@@ -1,16 +1,20 @@
 //! A source's bases: when one begins, what its end is, and what comes of it.
 //!
+//! The next base after a recipient was added is complete: he could not open one that builds on bases
+//! of before.
+//!
 //! A generation opens even while no region answers (its log is spooled); its base then begins as
 //! soon as one does. A base that fails is abandoned and tried again; until it is published nothing
 //! names it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use tidemark_engine::{BaseSlice, BaseStart};
 use tidemark_format::body::FileEntry;
 use tidemark_format::heads::{BaseRef, Facts};
-use tidemark_format::{BaseNumber, LogSeq, RegionName};
+use tidemark_format::{BaseNumber, KeyId, LogSeq, RegionName};
 use tidemark_host::{Monotonic, RngExt as _};
 use tidemark_seal::{BaseDraft, BaseEnd, BaseTools, FinishedBase};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
@@ -56,6 +60,8 @@ pub(super) struct BaseTurn {
 struct Beginning {
     /// The digest key, if a generation opens.
     generation: Option<[u8; 32]>,
+    /// Who can open all of it, if it builds on no other.
+    readers: Option<BTreeSet<KeyId>>,
     /// The turn, unless all that is to be done now is to open the generation.
     turn: Option<OwnedSemaphorePermit>,
 }
@@ -166,7 +172,12 @@ impl Driver {
             self.base.last_begun = Some(wall);
             facts.last_begun = Some(wall);
         }
-        let due = self.parts.plan.due(&facts, wall);
+        let readers = self.shared.sessions.readers();
+        let due = match self.parts.plan.due(&facts, wall) {
+            // What it would build on is closed to a recipient that was added since.
+            BaseDue::Incremental if self.generation_is_closed_to(&readers) => BaseDue::Complete,
+            due => due,
+        };
         let (generation, complete) = match due {
             BaseDue::No => return,
             BaseDue::Incremental => (None, false),
@@ -178,7 +189,11 @@ impl Driver {
             self.base.retry_at = Some(now.after(TURN_WAIT));
             return;
         }
-        self.base.beginning = Some(Beginning { generation, turn });
+        self.base.beginning = Some(Beginning {
+            generation,
+            readers: complete.then_some(readers),
+            turn,
+        });
         self.parts.slot.tell(Command::BeginBase {
             generation,
             complete,
@@ -191,8 +206,18 @@ impl Driver {
         !self.base.opens_first && self.record.generation.as_ref().is_some_and(unused)
     }
 
+    fn generation_is_closed_to(&self, readers: &BTreeSet<KeyId>) -> bool {
+        let open = self.record.generation.as_ref();
+        open.is_some_and(|open| open.is_closed_to(readers))
+    }
+
     pub(super) async fn on_base_began(&mut self, start: BaseStart) {
-        let Some(Beginning { generation, turn }) = self.base.beginning.take() else {
+        let Some(Beginning {
+            generation,
+            readers,
+            turn,
+        }) = self.base.beginning.take()
+        else {
             self.parts.slot.tell(Command::BaseAbandoned);
             return;
         };
@@ -203,9 +228,14 @@ impl Driver {
                 at: now,
                 digest_key,
                 next_base: BaseNumber(0),
+                readers: BTreeSet::new(),
             });
             // The key must outlive a crash before the first object of the generation does.
             self.flush().await;
+        }
+        if let (Some(open), Some(readers)) = (&mut self.record.generation, readers) {
+            open.readers = readers;
+            self.changed();
         }
         if std::mem::take(&mut self.base.opens_first) {
             self.parts.slot.tell(Command::Hold(false));

@@ -3,14 +3,14 @@
 //! Plain data with pure transitions; the spool is its journal. A record read after a crash may be
 //! older than the spool: [`SourceRecord::replay`] applies the items it doesn't know, in order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tidemark_format::heads::{BaseHead, BaseRef, EpochEnd, LogHead, PointHead};
 use tidemark_format::{
-    BaseNumber, Epoch, Hash, Incarnation, LogSeq, PointSeq, RegionName, SourceName, WriterId,
+    BaseNumber, Epoch, Hash, Incarnation, KeyId, LogSeq, PointSeq, RegionName, SourceName, WriterId,
 };
 use tidemark_host::files::{self, FileError};
 
@@ -80,6 +80,17 @@ pub struct Generation {
     pub digest_key: [u8; 32],
     /// The next base's place in it.
     pub next_base: BaseNumber,
+    /// Who could open its first base; not known of a generation that an older program opened.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub readers: BTreeSet<KeyId>,
+}
+
+impl Generation {
+    /// Whether one of `readers` can't open what this generation's bases build on.
+    #[must_use]
+    pub fn is_closed_to(&self, readers: &BTreeSet<KeyId>) -> bool {
+        !self.readers.is_empty() && !readers.is_subset(&self.readers)
+    }
 }
 
 impl std::fmt::Debug for Generation {
@@ -438,9 +449,32 @@ mod tests {
     }
 
     #[test]
+    fn a_generation_is_closed_to_a_recipient_that_was_added_since_and_to_no_other() {
+        let keys = |all: &[u8]| {
+            all.iter()
+                .map(|id| KeyId([*id; 16]))
+                .collect::<BTreeSet<_>>()
+        };
+        let mut open = Generation {
+            readers: keys(&[1, 2]),
+            opened: LogSeq(0),
+            at: Timestamp::UNIX_EPOCH,
+            digest_key: [7; 32],
+            next_base: BaseNumber(1),
+        };
+        assert!(open.is_closed_to(&keys(&[1, 2, 3])));
+        assert!(!open.is_closed_to(&keys(&[1, 2])));
+        assert!(!open.is_closed_to(&keys(&[2])));
+        // Opened by an older program, which didn't say.
+        open.readers = BTreeSet::new();
+        assert!(!open.is_closed_to(&keys(&[3])));
+    }
+
+    #[test]
     fn a_record_reads_back() {
         let mut record = record();
         record.generation = Some(Generation {
+            readers: BTreeSet::new(),
             opened: LogSeq(0),
             at: at(1),
             digest_key: [7; 32],
