@@ -33,7 +33,7 @@ impl SmallDisk {
         if mounted.is_ok_and(|status| status.success()) {
             return Some(Self(path.to_owned()));
         }
-        skip("this machine mounts no file system in memory");
+        skip("no file system can be mounted here, a container needs the right to (CAP_SYS_ADMIN)");
         None
     }
 

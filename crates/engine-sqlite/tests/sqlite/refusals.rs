@@ -111,7 +111,10 @@ struct NetworkMount {
 impl NetworkMount {
     fn of(source: &Path) -> Option<Self> {
         let server = Path::new("/usr/lib/openssh/sftp-server");
-        if !available("sshfs") || (!server.exists() && !skip("no sftp-server")) {
+        if !available("sshfs")
+            || (!server.exists()
+                && !skip("sftp-server is missing: apt-get install openssh-sftp-server"))
+        {
             return None;
         }
         let folder = tempfile::tempdir().expect("a step of the test");
@@ -130,11 +133,16 @@ impl NetworkMount {
             .arg(format!("ssh_command={}", instead_of_ssh.display()))
             .arg(format!("anywhere:{}", source.display()))
             .arg(mount.path())
-            .status();
-        if mounted.is_ok_and(|status| status.success()) {
-            return Some(mount);
-        }
-        skip("sshfs can't mount here (needs /dev/fuse)");
+            .output();
+        let refused = match mounted {
+            Ok(mounted) if mounted.status.success() => return Some(mount),
+            Ok(mounted) => String::from_utf8_lossy(&mounted.stderr).trim().to_owned(),
+            Err(error) => error.to_string(),
+        };
+        skip(&format!(
+            "sshfs can't mount here, a container needs /dev/fuse and the right to mount \
+             (--device /dev/fuse, CAP_SYS_ADMIN): {refused}"
+        ));
         None
     }
 

@@ -5,6 +5,7 @@
 //! when it closes it (see the crate's HAZARD).
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use rusqlite::Connection;
@@ -207,11 +208,30 @@ pub(crate) fn eventually(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// Whether `program` is there. Without it a test is skipped, unless `TIDEMARK_REQUIRE_SERVERS` is set.
+/// Whether `program` is there, which Debian has in a package of the same name. Without it a test is
+/// skipped, unless `TIDEMARK_REQUIRE_SERVERS` is set.
 pub(crate) fn available(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).any(|folder| folder.join(program).is_file());
-    found || skip(&format!("no {program}"))
+    found || skip(&format!("{program} is missing: apt-get install {program}"))
+}
+
+/// Whether strace is there and may trace.
+pub(crate) fn may_trace() -> bool {
+    if !available("strace") {
+        return false;
+    }
+    let tried = Command::new("strace")
+        .args(["-f", "-qq", "-o", "/dev/null", "true"])
+        .output();
+    let refused = match tried {
+        Ok(tried) if tried.status.success() => return true,
+        Ok(tried) => String::from_utf8_lossy(&tried.stderr).trim().to_owned(),
+        Err(error) => error.to_string(),
+    };
+    skip(&format!(
+        "strace may not trace here, a container needs the right to (CAP_SYS_PTRACE): {refused}"
+    ))
 }
 
 /// Says that a test is skipped; fails where nothing may be.

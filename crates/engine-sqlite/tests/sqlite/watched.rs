@@ -15,7 +15,7 @@ use tidemark_engine_sqlite::{SqliteConfig, SqliteEngine};
 use tidemark_host::SystemClock;
 use tidemark_testkit::sqlite::{Job, Shape};
 
-use crate::support::{CHILD, Lab, available, eventually, now};
+use crate::support::{CHILD, Lab, eventually, may_trace, now};
 
 /// The folder of the lab whose database this process captures, as a child.
 const CAPTURE_VARIABLE: &str = "TIDEMARK_WATCHED";
@@ -132,7 +132,7 @@ fn analyse(trace: &str) -> Seen {
 
 #[test]
 fn the_agent_runs_passive_checkpoints_only_and_writes_nothing_else() {
-    if !available("strace") {
+    if !may_trace() {
         return;
     }
     let lab = Lab::new(&Shape {
@@ -202,7 +202,7 @@ fn the_agent_runs_passive_checkpoints_only_and_writes_nothing_else() {
 
 #[test]
 fn a_checkpoint_of_another_kind_would_be_seen() {
-    if !available("strace") {
+    if !may_trace() {
         return;
     }
     for (mode, sign) in [
