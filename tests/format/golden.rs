@@ -214,13 +214,25 @@ async fn the_golden_repository_is_restored_by_the_read_path() {
     }
 }
 
+/// Its words are for people and may get better; what they lead to stays.
 #[test]
-fn restore_md_is_what_every_writer_makes() {
+fn restore_md_of_then_and_now_names_repository_version_and_commands() {
     let text = fs::read_to_string(golden().join("region").join(keys::README)).unwrap();
     let word = fs::read_to_string(golden().join("text/recipient")).unwrap();
     let repo = word
         .parse::<tidemark_format::recipient::RecipientKey>()
         .unwrap()
         .repo;
-    assert_eq!(text, restore_md::text(repo));
+    for text in [text, restore_md::text(repo)] {
+        for needed in [
+            &format!("Repository {repo}, format version 1."),
+            "tidemark-restore list ",
+            "tidemark-restore plan ",
+            "tidemark-restore restore ",
+            "docs/FORMAT.md",
+            "docs/decode.py",
+        ] {
+            assert!(text.contains(needed), "{needed} is not in {text}");
+        }
+    }
 }

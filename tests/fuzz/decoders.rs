@@ -18,6 +18,7 @@ use tidemark_format::{
     sign::SigningKey,
 };
 
+use tidemark_engine_sqlite::fuzzing;
 use tidemark_host::{
     RegionUrl,
     config::{AgentConfig, RestoreConfig, Surroundings},
@@ -111,6 +112,26 @@ fn sqlite_log_payloads_survive_hostile_bytes() {
             ));
         },
     );
+}
+
+#[test]
+fn sqlite_logs_survive_hostile_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    attack("sqlite-log", Vec::new(), |bytes| {
+        let claimed = bytes.last().copied().unwrap_or_default();
+        for frames in [u32::from(claimed), u32::MAX] {
+            black_box(fuzzing::log(folder.path(), bytes, frames));
+        }
+    });
+}
+
+#[test]
+fn page_maps_and_records_of_the_sqlite_engine_survive_hostile_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let seeds = fuzzing::sound_files(folder.path(), 40);
+    attack("sqlite-files", seeds, |bytes| {
+        fuzzing::own_file(folder.path(), bytes);
+    });
 }
 
 #[test]
