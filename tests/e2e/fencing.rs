@@ -179,11 +179,12 @@ fn idle_agent_notices_a_take_over_by_itself_and_goes_on_with_its_other_source() 
     assert!(said.out.contains("fenced"), "{said}");
     first.assert_running();
     site.agent(&["snapshot", "--source", "other"]).ok();
-    // With every source taken it ends, so that somebody looks.
+    // With every source taken it ends, so that somebody looks. Told to look, it does so at once.
     second.run(&add).ok();
     second
         .run(&["take-over", "--source", "other", "--yes"])
         .ok();
+    first.signal("HUP");
     assert_eq!(first.wait(), FENCED, "{}", first.log());
     site.agent(&["status"])
         .ends_with(2)
