@@ -153,7 +153,7 @@ fn of_the_unit(key: &str) -> u64 {
 fn thousand_idle_databases_fit_into_the_units_memory_and_descriptors() {
     const MEASURED: u64 = 300;
     const PROMISED: u64 = 1000;
-    const KIB_EACH: u64 = 160;
+    const KIB_EACH: u64 = 200;
     const DESCRIPTORS_EACH: u64 = 10;
     let cost = |daemon: &crate::process::Daemon| {
         let descriptors = std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap();
