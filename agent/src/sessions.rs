@@ -167,6 +167,13 @@ impl Sessions {
         }
     }
 
+    /// The region lost everything it held.
+    pub fn are_lost_in(&self, region: &RegionName) {
+        for regions in self.lock().durable.values_mut() {
+            regions.remove(region);
+        }
+    }
+
     /// Every session whose file is still there.
     #[must_use]
     pub fn kept(&self) -> Vec<SessionId> {

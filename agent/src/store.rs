@@ -153,6 +153,7 @@ mod tests {
                 seq: LogSeq(order),
                 link: Hash::of(b""),
                 first_commit: None,
+                gap: false,
             },
             bytes: Bytes::from_static(&[0; 100]),
         })

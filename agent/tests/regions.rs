@@ -9,9 +9,9 @@ mod world;
 
 use tidemark_agent::ship::lane::Standing;
 use tidemark_agent::status_live::LiveStatus;
-use tidemark_format::{RegionName, SourceName};
-use tidemark_storage::Op;
+use tidemark_format::{RegionName, SourceName, keys};
 use tidemark_storage::wrap::{Fault, When};
+use tidemark_storage::{DeleteStore as _, Op};
 use world::{DEADLINE, World};
 
 fn app() -> SourceName {
@@ -240,4 +240,111 @@ async fn what_was_shipped_nowhere_becomes_a_signed_gap_and_a_new_base() {
             2
         );
     }
+}
+
+/// Bytes of all files below a folder.
+fn bytes_below(folder: &std::path::Path) -> u64 {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let sizes = entries.map(|entry| match entry.file_type() {
+        Ok(kind) if kind.is_dir() => bytes_below(&entry.path()),
+        Ok(_) => entry.metadata().map_or(0, |found| found.len()),
+        Err(_gone) => 0,
+    });
+    sizes.sum()
+}
+
+async fn until_whole(agent: &world::Agent, name: &'static str) {
+    agent
+        .until("it is whole", |status| {
+            standing(status, name) == Some(Standing::Whole)
+                && status.sources[&app()].lanes[&region(name)].behind == 0
+                && status.sources[&app()].lanes[&region(name)]
+                    .point_through
+                    .is_some()
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_region_that_left_the_config_pins_nothing_and_a_base_repairs_it_when_it_is_back() {
+    let mut world = World::new(&["a", "b"]).await;
+    world.settings.push_str("durable_in = 1\n");
+    let mut shop = world.shop("app");
+    shop.work(20, 2000);
+    let agent = world.start();
+    until_whole(&agent, "a").await;
+    until_whole(&agent, "b").await;
+    world.regions[1]
+        .faults
+        .add(None, "", When::Always, Fault::FailBefore);
+    shop.work(20, 2000);
+    agent.snapshot(None).await;
+    agent.kill().await;
+    let b = world.regions.remove(1);
+    let agent = world.start();
+    for _ in 0..4 {
+        shop.work(50, 20_000);
+        agent.snapshot(None).await;
+    }
+    agent.stop().await.unwrap();
+    let spooled = bytes_below(&world.state_dir().join("sources/app/spool"));
+    assert!(spooled < 1 << 20, "{spooled} bytes wait for nobody");
+    b.faults.clear();
+    world.regions.push(b);
+    let agent = world.start();
+    until_whole(&agent, "b").await;
+    shop.work(5, 100);
+    agent.snapshot(None).await;
+    agent.stop().await.unwrap();
+    world.assert_sound(0, "app").await;
+    let history = world.history(1, "app").await;
+    assert!(!history.missing().is_empty(), "a reported gap");
+    assert!(history.troubles().is_empty(), "{:?}", history.troubles());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_region_that_is_emptied_under_a_running_agent_is_prepared_and_repaired_by_a_complete_base()
+ {
+    let mut world = World::new(&["a", "b"]).await;
+    world.settings.push_str("durable_in = 1\n");
+    let mut shop = world.shop("app");
+    shop.work(20, 2000);
+    let agent = world.start();
+    until_whole(&agent, "b").await;
+    let store = std::sync::Arc::clone(&world.regions[1].store);
+    let emptied = "data/pack/";
+    world.regions[1]
+        .faults
+        .add(Op::Create, emptied, When::Always, Fault::FailBefore);
+    // Its marker first: then nothing is created there that what is gone would be needed for.
+    store.delete(&keys::region()).await.unwrap();
+    for key in store.keys() {
+        store.delete(&key).await.unwrap();
+    }
+    shop.work(20, 2000);
+    agent.snapshot(None).await;
+    agent
+        .until("the agent says that it was emptied", |status| {
+            let mut alerts = status.alerts.iter();
+            alerts.any(|alert| alert.code == "place.emptied" && alert.about == "b")
+        })
+        .await;
+    world.regions[1].faults.clear();
+    until_whole(&agent, "b").await;
+    agent
+        .until("the alert goes", |status| {
+            let mut alerts = status.alerts.iter();
+            !alerts.any(|alert| alert.code == "place.emptied")
+        })
+        .await;
+    shop.work(5, 100);
+    agent.snapshot(None).await;
+    agent.stop().await.unwrap();
+    world.assert_sound(0, "app").await;
+    let history = world.history(1, "app").await;
+    assert!(history.troubles().is_empty(), "{:?}", history.troubles());
+    assert!(history.newest_point().is_some());
+    let bases = &history.newest().unwrap().bases;
+    assert!(bases.iter().all(|base| base.head.parent.is_none()));
+    assert!(!world.regions[1].names("data/session/").is_empty());
 }

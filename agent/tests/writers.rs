@@ -134,6 +134,15 @@ async fn a_restart_with_no_region_resumes_its_epoch_and_ships_later() {
         region.faults.clear();
     }
     agent.snapshot(None).await;
+    agent
+        .until(
+            "nothing waits and nothing is counted as waiting",
+            |status| {
+                let mut lanes = status.sources[&app].lanes.values();
+                lanes.all(|lane| (lane.behind, lane.backlog_bytes) == (0, 0))
+            },
+        )
+        .await;
     agent.stop().await.unwrap();
     for at in 0..2 {
         let history = world.assert_sound(at, "app").await;

@@ -192,7 +192,11 @@ fn full_disk_under_the_state_directory_is_named_harms_no_commit_and_passes() {
     let Some(_disk) = SmallDisk::mount(&state, 64) else {
         return;
     };
-    crate::writer::create(&site.database);
+    let shape = Shape {
+        bytes: 1 << 20,
+        ..Shape::default()
+    };
+    create(&site.database, &shape).unwrap();
     site.init();
     site.set("spool_keep_free", "\"1MiB\"");
     site.set("wal_max", "\"16MiB\"");
@@ -200,7 +204,15 @@ fn full_disk_under_the_state_directory_is_named_harms_no_commit_and_passes() {
     site.agent(&["snapshot"]).ok();
     let ballast = state.join("ballast");
     fill(&ballast);
-    let journal = write(&site.database, 400);
+    // Three times what the log may hold: kept back by the agent, it would grow to all of it.
+    run(&Job {
+        path: site.database.clone(),
+        transactions: Some(600),
+        rows: 40,
+        row_bytes: 2_000,
+        ..Job::default()
+    })
+    .unwrap();
     eventually("the full disk is named with what to do", SOON, || {
         let status = site.status().0.to_string();
         (status.contains("TM1502") && status.contains("state_dir")).then_some(())
@@ -210,7 +222,12 @@ fn full_disk_under_the_state_directory_is_named_harms_no_commit_and_passes() {
     let wal = std::fs::metadata(site.path("host/app.db-wal"))
         .unwrap()
         .len();
-    assert!(wal <= 24 << 20, "the log has {wal} bytes");
+    let held = std::fs::metadata(&site.database).unwrap().len();
+    assert!(held >= 48_000_000, "the database has {held} bytes");
+    assert!(
+        (1 << 20..=24 << 20).contains(&wal),
+        "the log has {wal} bytes after {held} were written"
+    );
     std::fs::remove_file(&ballast).unwrap();
     site.wait_shipped();
     eventually("the alert goes with the trouble", SOON, || {
@@ -220,10 +237,39 @@ fn full_disk_under_the_state_directory_is_named_harms_no_commit_and_passes() {
     });
     daemon.assert_running();
     daemon.terminate();
+    let expected = committed(&site.database).unwrap();
     for region in 0..2 {
-        let k = assert_committed_prefix(&site.restore_latest(region).path);
-        assert_eq!(k, journal.last().unwrap().n);
+        let restored = committed(&site.restore_latest(region).path).unwrap();
+        assert_eq!(restored, expected);
     }
+}
+
+#[test]
+fn empty_directory_where_a_region_was_is_taken_for_an_unmounted_disk_and_left_alone() {
+    let site = Site::plan();
+    crate::writer::create(&site.database);
+    site.init();
+    let daemon = site.start();
+    site.agent(&["snapshot"]).ok();
+    site.wait_shipped();
+    daemon.terminate();
+    let (region, hidden) = (site.region_folder(1), site.fresh("hidden"));
+    std::fs::rename(&region, &hidden).unwrap();
+    std::fs::create_dir(&region).unwrap();
+    let mut daemon = site.start();
+    let journal = write(&site.database, 40);
+    eventually("the agent says what it looks like", SOON, || {
+        let status = site.status().0.to_string();
+        (status.contains("TM1001") && status.contains("unmounted")).then_some(())
+    });
+    assert_eq!(std::fs::read_dir(&region).unwrap().count(), 0);
+    std::fs::remove_dir(&region).unwrap();
+    std::fs::rename(&hidden, &region).unwrap();
+    site.wait_shipped();
+    daemon.assert_running();
+    daemon.terminate();
+    let k = assert_committed_prefix(&site.restore_latest(1).path);
+    assert_eq!(k, journal.last().unwrap().n);
 }
 
 #[test]

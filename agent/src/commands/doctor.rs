@@ -298,8 +298,9 @@ async fn one_region(
         None => findings.bad(
             Grade::Broken,
             what,
-            "it was never prepared: no marker",
-            "tidemark-agent init, or check the URL's prefix",
+            "it has no marker: never prepared, emptied, or the disk isn't mounted",
+            "check its URL and mount. The agent prepares a new region by itself, but no directory that held copies \
+             before: if it was emptied on purpose, give the region another name in the config and restart the agent",
         ),
     }
     let Some(first) = config.recipients.first() else {

@@ -181,6 +181,7 @@ impl Greeter {
     /// # Errors
     /// [`GreetError`].
     pub async fn greet_without_beat(&self, link: &RegionLink) -> Result<(), GreetError> {
+        link.may_be_prepared().await?;
         let stores = link.stores().await?;
         let (read, create) = (&*stores.meta, &*stores.urgent);
         let now = self.clock.now();

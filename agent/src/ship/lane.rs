@@ -21,8 +21,10 @@ pub enum Content {
         seq: LogSeq,
         /// Its link.
         link: Hash,
-        /// The first commit in it.
+        /// The first commit in it; of a gap, since when something is lacking.
         first_commit: Option<Timestamp>,
+        /// It stands for a range that was given up: nothing is replayed across it.
+        gap: bool,
     },
     /// A base.
     Base {
@@ -106,6 +108,9 @@ pub struct Lane {
     /// void.
     #[serde(default)]
     pub tried: Vec<(LogSeq, Hash)>,
+    /// The config names the region no more: nothing waits for it, and it holds nothing that counts.
+    #[serde(default)]
+    pub parted: bool,
 }
 
 /// How far a region gives up what it lacks: what another region holds, and no further.
@@ -146,6 +151,7 @@ impl Lane {
             hole_since: None,
             holds_from: 0,
             tried: Vec::new(),
+            parted: false,
         }
     }
 
@@ -165,7 +171,19 @@ impl Lane {
             hole_since: None,
             holds_from: end,
             tried: Vec::new(),
+            parted: false,
         }
+    }
+
+    /// The lane of a region that was emptied: as one that joins. What went there last may have come
+    /// after that.
+    #[must_use]
+    pub fn emptied(&self, end: Order, next: LogSeq) -> Self {
+        let mut lane = Self::joining(end, next, self.newest_base);
+        lane.may_have(&self.tried);
+        let last = self.log_through.zip(self.log_link);
+        lane.may_have(last.as_slice());
+        lane
     }
 
     /// Whether `content` is to be created in `region`.
@@ -197,10 +215,19 @@ impl Lane {
     pub fn shipped(&mut self, content: &Content) {
         self.cursor = self.cursor.saturating_add(1);
         match content {
-            Content::Log { seq, link, .. } => {
+            Content::Log {
+                seq,
+                link,
+                first_commit,
+                gap,
+            } => {
                 self.log_through = Some(*seq);
                 self.log_link = Some(*link);
                 self.tried.retain(|(tried, _)| tried > seq);
+                if *gap {
+                    self.unbroken_from = seq.next();
+                    self.hole_since = self.hole_since.into_iter().chain(*first_commit).min();
+                }
             }
             Content::Base {
                 reference, start, ..
@@ -237,21 +264,53 @@ impl Lane {
             .max_by_key(|other| other.cursor)
     }
 
-    /// What lies before `until`, committed from `oldest` on, is given up here.
+    /// What lies before `until`, committed from `oldest` on, is given up here. Points resume with the
+    /// next base even if nothing but points was given up: by that a reader tells a repair from
+    /// points that somebody removed.
     pub fn give_up(&mut self, until: &GiveUp, oldest: Option<Timestamp>) {
         self.cursor = until.to;
         self.holds_from = until.to;
         self.newest_base = until.newest_base.or(self.newest_base);
-        for tried in &until.tried {
+        self.may_have(&until.tried);
+        let has = self.log_through.map_or(LogSeq(0), LogSeq::next);
+        if until.log > has.max(self.unbroken_from) {
+            self.hole_since = self.hole_since.into_iter().chain(oldest).min();
+        }
+        self.unbroken_from = self.unbroken_from.max(until.log);
+    }
+
+    /// Log objects that may be here, though nobody heard of it.
+    fn may_have(&mut self, tried: &[(LogSeq, Hash)]) {
+        for tried in tried {
             self.tried.push(*tried);
             if self.tried.len() > TRIED_MAX {
                 self.tried.remove(TRIED_MAX / 2);
             }
         }
-        let has = self.log_through.map_or(LogSeq(0), LogSeq::next);
-        if until.log > has.max(self.unbroken_from) {
-            self.unbroken_from = until.log;
-            self.hole_since = self.hole_since.into_iter().chain(oldest).min();
+    }
+
+    /// The config names the region no more: the spool keeps nothing for it from now on. `tried` are
+    /// the log objects behind the cursor, which an earlier process may have shipped.
+    pub fn part(&mut self, tried: &[(LogSeq, Hash)]) {
+        if !std::mem::replace(&mut self.parted, true) {
+            self.may_have(tried);
+        }
+    }
+
+    /// The config names the region again, when the spool begins at `first`, before the log object
+    /// `log`, and the newest base is `newest_base`. What left the spool meanwhile is given up.
+    pub fn rejoin(&mut self, first: Order, log: LogSeq, newest_base: Option<BaseRef>) {
+        self.parted = false;
+        if self.cursor < first {
+            let until = GiveUp {
+                from: self.cursor,
+                tried: Vec::new(),
+                to: first,
+                log,
+                newest_base,
+                backlog_bytes: 0,
+            };
+            self.give_up(&until, None);
         }
     }
 
@@ -316,6 +375,7 @@ mod tests {
             seq: LogSeq(seq),
             link: Hash::of(b""),
             first_commit: None,
+            gap: false,
         }
     }
 
@@ -450,8 +510,47 @@ mod tests {
         let mut past = until(2, 3, 1);
         past.newest_base = Some(reference(1));
         lane.give_up(&past, None);
-        assert_eq!(lane.unbroken_from, LogSeq(0));
+        assert_eq!(lane.hole_since, None);
         assert_eq!(lane.standing(), Standing::Repairing);
         assert!(lane.needs_complete_base());
+    }
+
+    #[test]
+    fn a_region_that_left_the_config_goes_on_where_it_was_if_the_spool_still_has_it() {
+        let mut lane = Lane::from_start();
+        pass(&mut lane, &log(0));
+        pass(&mut lane, &base(0, 0, &[here()]));
+        lane.part(&[(LogSeq(1), Hash::of(b"1"))]);
+        lane.part(&[(LogSeq(2), Hash::of(b"2"))]);
+        assert_eq!(
+            lane.tried,
+            [(LogSeq(1), Hash::of(b"1"))],
+            "the rest never went there"
+        );
+        let mut soon = lane.clone();
+        soon.rejoin(2, LogSeq(1), Some(reference(0)));
+        assert_eq!((soon.standing(), soon.cursor), (Standing::Whole, 2));
+        lane.rejoin(9, LogSeq(7), Some(reference(1)));
+        assert_eq!((lane.standing(), lane.cursor), (Standing::Repairing, 9));
+        assert_eq!(lane.unbroken_from, LogSeq(7));
+        assert!(!lane.parted);
+    }
+
+    #[test]
+    fn points_before_a_gap_are_there_and_none_rests_on_what_is_behind_it() {
+        let mut lane = Lane::from_start();
+        pass(&mut lane, &log(0));
+        pass(&mut lane, &base(0, 0, &[here()]));
+        assert_eq!(pass(&mut lane, &point(0, 0)), Admission::Ship);
+        let gap = Content::Log {
+            seq: LogSeq(1),
+            link: Hash::of(b""),
+            first_commit: None,
+            gap: true,
+        };
+        pass(&mut lane, &gap);
+        pass(&mut lane, &log(2));
+        assert_eq!(lane.standing(), Standing::Repairing);
+        assert_eq!(pass(&mut lane, &point(2, 0)), Admission::Skip);
     }
 }

@@ -17,6 +17,7 @@ use tidemark_format::envelope::{Envelope, Kind};
 use tidemark_format::heads::FenceHead;
 use tidemark_format::keys::META;
 use tidemark_format::{Hash, Key, PutId, RegionId, RegionName, SessionId};
+use tidemark_ledger::{LedgerError, read_marker};
 use tidemark_seal::Sealed;
 use tidemark_storage::region::AgentRegion;
 use tidemark_storage::{CreateStore, Error as StorageError, ErrorKind, Op, Place};
@@ -55,6 +56,26 @@ pub enum ShipError {
     /// The object can't be read from the spool.
     #[error(transparent)]
     Spool(#[from] SpoolError),
+    /// It is not the place that it was: its marker is gone, or another one stands there.
+    #[error(
+        "{place} has lost its marker: it is not the place that this agent wrote to as region {id}, or it was emptied"
+    )]
+    Emptied {
+        /// The region.
+        place: String,
+        /// The region's id so far.
+        id: RegionId,
+    },
+    /// As [`Self::Emptied`], and the place may be the mount point of a disk that isn't there.
+    #[error(
+        "{place} has no marker and this agent knows it as region {id}: an unmounted disk looks like that, so nothing          is written there. Mount it, and the agent goes on by itself; if it was emptied on purpose, give the region          another name in agent.toml and restart the agent: it is prepared anew, and a complete base repairs it"
+    )]
+    NotMounted {
+        /// The region.
+        place: String,
+        /// The region's id so far.
+        id: RegionId,
+    },
     /// Somebody else's object stands under a name that only this agent may write.
     #[error("{place} has somebody else's object under {key}: {whose}")]
     Foreign {
@@ -116,6 +137,9 @@ impl From<Sealed> for ToCreate {
 struct State {
     stores: Option<AgentRegion>,
     id: Option<RegionId>,
+    /// The place as it was known before, and the device of a directory in which its marker was read
+    /// by this process.
+    known: Option<(RegionId, Option<u64>)>,
     up: bool,
 }
 
@@ -195,7 +219,55 @@ impl RegionLink {
 
     /// The marker was read.
     pub fn set_id(&self, id: RegionId) {
-        self.lock().id = Some(id);
+        let mut state = self.lock();
+        let device = state.stores.as_ref().and_then(|stores| stores.device);
+        state.id = Some(id);
+        state.known = Some((id, device));
+    }
+
+    /// An earlier process knew the place by this id.
+    pub fn expect(&self, id: RegionId) {
+        self.lock().known = Some((id, None));
+    }
+
+    /// Whether the place is still the one that was greeted: asked before what would be worth nothing
+    /// in another one.
+    ///
+    /// # Errors
+    /// [`ShipError::Emptied`], or the region's.
+    pub async fn is_the_same(&self) -> Result<(), ShipError> {
+        let stores = self.stores().await?;
+        let Some(id) = self.id() else { return Ok(()) };
+        match marker(&stores).await? {
+            Some(found) if found == id => Ok(()),
+            _ => Err(ShipError::Emptied {
+                place: stores.place.to_string(),
+                id,
+            }),
+        }
+    }
+
+    /// Whether a marker may be made if there is none: not in a directory that had one when it was last
+    /// seen, unless this very process saw it there on the device that is there now.
+    ///
+    /// # Errors
+    /// [`ShipError::NotMounted`], or the region's.
+    pub async fn may_be_prepared(&self) -> Result<(), ShipError> {
+        let stores = self.stores().await?;
+        let known = self.lock().known;
+        let Some((id, device)) = known.filter(|(_, device)| *device != stores.device) else {
+            return Ok(());
+        };
+        if stores.device.is_none() || marker(&stores).await?.is_some() {
+            return Ok(());
+        }
+        tracing::debug!(region = %self.name, ?device, "no marker where one was");
+        // The disk may come back: then the folder is another one.
+        self.lock().stores = None;
+        Err(ShipError::NotMounted {
+            place: stores.place.to_string(),
+            id,
+        })
     }
 
     /// Whether the region was greeted and answers, as far as its driver knows.
@@ -310,6 +382,15 @@ impl RegionLink {
             key: object.key.clone(),
             whose: whose(&found),
         })
+    }
+}
+
+async fn marker(stores: &AgentRegion) -> Result<Option<RegionId>, ShipError> {
+    match read_marker(&*stores.meta).await {
+        Ok(marker) => Ok(marker.map(|marker| marker.region)),
+        Err(LedgerError::Storage(error)) => Err(error.into()),
+        // Damaged or forged: greeting says so.
+        Err(_other) => Ok(None),
     }
 }
 

@@ -16,6 +16,7 @@ use tidemark_ledger::LedgerError;
 use tokio::sync::oneshot;
 
 use super::greet::{GreetError, Seen};
+use super::link::ShipError;
 use super::region::{Done, Driver};
 use super::shipping::meaning;
 use crate::{AgentError, enrolment, policy};
@@ -92,6 +93,7 @@ impl Driver {
                 if let Some(beat) = &beat {
                     greeter.greet(&link, beat).await?;
                 }
+                link.is_the_same().await?;
                 greeter.look_around(&link, &own).await
             };
             let result = look.await;
@@ -136,6 +138,10 @@ impl Driver {
             self.look.due = None;
         }
         match error {
+            GreetError::Ship(ShipError::Emptied { .. }) => {
+                self.greeted = false;
+                self.away(error, meaning(error));
+            }
             GreetError::Ledger(LedgerError::Storage(_)) | GreetError::Ship(_) => {
                 // Looked at again as soon as it answers.
                 if self.greeted {

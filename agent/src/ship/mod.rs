@@ -5,6 +5,7 @@
 //! ([`region`]) carries out what they decide, one task per region, so that a dead region never
 //! holds up another.
 
+mod emptied;
 pub mod greet;
 pub mod lane;
 pub mod link;

@@ -9,7 +9,7 @@ use std::ops::Bound;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tidemark_format::{LogSeq, SourceName};
+use tidemark_format::{LogSeq, RegionId, SourceName};
 use tidemark_host::{Monotonic, Rng, RngExt as _};
 
 use super::lane::{Admission, Content, GiveUp, Lane, Standing};
@@ -256,6 +256,23 @@ impl Queue {
         Some(lane)
     }
 
+    /// The region is the place `id`. If it was another one, the source joins it anew, from the spool's
+    /// end on: returns the lane as it is then.
+    pub fn is_place(&mut self, source: &SourceName, id: RegionId) -> Option<Lane> {
+        let track = self.tracks.get_mut(source)?;
+        let before = track.lane.region.replace(id)?;
+        if before == id {
+            return None;
+        }
+        track.lane = track.lane.emptied(track.end, track.log_next);
+        track.lane.region = Some(id);
+        track.backlog_bytes = 0;
+        track.oldest = None;
+        let lane = track.lane.clone();
+        self.refresh(source);
+        Some(lane)
+    }
+
     /// When something is due that no event will bring.
     #[must_use]
     pub fn wake_at(&self) -> Option<Monotonic> {
@@ -350,6 +367,7 @@ mod tests {
             seq: LogSeq(seq),
             link: Hash::of(b""),
             first_commit,
+            gap: false,
         }
     }
 

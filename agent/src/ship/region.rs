@@ -24,7 +24,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio_util::sync::CancellationToken;
 
 use super::greet::{GreetError, Seen};
-use super::lane::{Admission, Lane};
+use super::lane::{Admission, Content, Lane};
 use super::link::{RegionLink, ShipError};
 use super::looking::{AGENT, Look};
 use super::queue::Queue;
@@ -65,7 +65,7 @@ pub(super) struct Known {
     own: (WriterId, Epoch),
     link_of: LinkOf,
     to: UnboundedSender<Report>,
-    checked: bool,
+    pub(super) checked: bool,
     checking: bool,
     held: bool,
     frozen: bool,
@@ -184,19 +184,13 @@ impl Driver {
             source,
             epoch,
             writer,
-            mut lane,
+            lane,
             ends,
             joined,
             link_of,
             to,
             held,
         } = opening;
-        if let (Some(id), Some(known)) = (self.link.id(), lane.region)
-            && id != known
-        {
-            // The name stands for another place now: it has nothing of ours.
-            lane = Lane::joining(ends.order, ends.log, lane.newest_base);
-        }
         let known = Known {
             own: (writer, epoch),
             link_of,
@@ -209,6 +203,7 @@ impl Driver {
         };
         self.queue.open(&source, lane, ends);
         self.sources.insert(source.clone(), known);
+        self.is_another_place();
         self.release(&source);
         self.show(&source);
     }
@@ -380,6 +375,7 @@ impl Driver {
 
     pub(super) fn greeted(&mut self) {
         self.greeted = true;
+        self.is_another_place();
         self.tools.board.clear(codes::NOT_ENROLLED.id, AGENT);
         self.look_later();
         if let Some((number, _)) = &self.beat {
@@ -456,9 +452,14 @@ impl Driver {
                 if let Some(lane) = lane {
                     self.report(source, lane);
                 }
+                if let Content::Base { .. } = item.content {
+                    self.is_whole_again();
+                }
             }
             Err(error @ ShipError::Foreign { .. }) => self.fenced(source, &error),
             Err(error) => {
+                // It is greeted anew, and prepared if that is safe.
+                self.greeted &= !matches!(error, ShipError::Emptied { .. });
                 self.queue.failed(source, self.now(), &*self.tools.rng);
                 self.away(&error, ship_meaning(&error));
             }
@@ -481,7 +482,7 @@ impl Driver {
         drop(known.to.send(Report::Frozen { region, lane }));
     }
 
-    fn report(&mut self, source: &SourceName, mut lane: Lane) {
+    pub(super) fn report(&mut self, source: &SourceName, mut lane: Lane) {
         lane.region = self.link.id();
         if let Some(known) = self.sources.get(source) {
             let region = self.link.name.clone();

@@ -7,7 +7,7 @@ use tidemark_format::SourceName;
 use tidemark_host::{Clock, codes};
 
 use super::greet::GreetError;
-use super::lane::{Admission, Lane};
+use super::lane::{Admission, Content, Lane};
 use super::link::{RegionLink, ShipError, ToCreate};
 use crate::disk::Disk;
 use crate::policy::{self, Response, Verdict};
@@ -38,6 +38,10 @@ pub(super) async fn ship(
     let how = lane.admit(&link.name, &item.content);
     let began = clock.monotonic();
     if how == Admission::Ship {
+        // What these rest on is there only if the place is the one that it was.
+        if let Content::Base { .. } | Content::Point { .. } = item.content {
+            link.is_the_same().await?;
+        }
         link.create(&ToCreate::from(&*item)).await?;
     }
     Ok(Shipped {
@@ -84,6 +88,10 @@ pub(super) fn meaning(error: &GreetError) -> Verdict {
 pub(super) const fn ship_meaning(error: &ShipError) -> Verdict {
     match error {
         ShipError::Region(error) => policy::of_region(error.kind()),
+        ShipError::Emptied { .. } | ShipError::NotMounted { .. } => Verdict {
+            response: Response::Alert,
+            code: codes::NO_REPOSITORY,
+        },
         ShipError::Spool(_) => Verdict {
             response: Response::Alert,
             code: codes::DAMAGED,

@@ -7,7 +7,9 @@
 //! ```
 //!
 //! **Invariants.** An item that any region may have been asked to create stays: a gap never stands
-//! under a name that could hold an object. Nor does one stand for what an earlier process spooled: it may
+//! under a name that could hold an object. What was spooled first stays, half of the bytes, for it follows
+//! on what the regions have: the gap begins where the outage outgrew that half. A source that is asked
+//! again gives up the rest. Nor does one stand for what an earlier process spooled: it may
 //! have shipped that without writing it down. What was cut and not sealed is dropped with the capture
 //! that cut it: its numbers are given out again. Crash at any point: the record on the disk says that a
 //! range is being given up (`giving_up`), and the next start goes on with that before anything else;
@@ -41,6 +43,8 @@ pub(super) struct GapTurn {
     pub(super) frozen: BTreeSet<RegionName>,
     stage: Stage,
     look_at: Monotonic,
+    /// Nothing stays that may go.
+    all: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,10 +76,15 @@ impl Driver {
     /// itself, however slowly.
     pub(super) fn begin_gap(&mut self) {
         let answers = self.parts.outlets.iter().any(|outlet| outlet.link.is_up());
-        if answers || self.gap.is_some() || self.draining {
+        let busy = |gap: &GapTurn| gap.all || gap.stage != Stage::Sealed;
+        if answers || self.gap.as_ref().is_some_and(busy) || self.draining {
             return;
         }
-        self.gap = Some(self.gap_turn(Stage::Stopping));
+        let all = self.gap.is_some();
+        self.gap = Some(GapTurn {
+            all,
+            ..self.gap_turn(Stage::Stopping)
+        });
         for outlet in &self.parts.outlets {
             drop(
                 outlet
@@ -98,6 +107,7 @@ impl Driver {
             frozen: BTreeSet::new(),
             stage,
             look_at: self.now(),
+            all: false,
         }
     }
 
@@ -179,9 +189,17 @@ impl Driver {
     /// dropped before that is done.
     async fn roll_back_unshipped(&mut self) -> Result<()> {
         let from = self.record.first_untried(self.found);
+        let all = self.gap.as_ref().is_some_and(|gap| gap.all);
         let spool = Arc::clone(&self.parts.spool);
         let cut = self
-            .blocking("read the spool", move || find_cut(&spool, from))
+            .blocking("read the spool", move || {
+                let from = if all {
+                    from
+                } else {
+                    second_half(&spool, from)?
+                };
+                find_cut(&spool, from)
+            })
             .await??;
         if !cut.any {
             return Ok(());
@@ -189,11 +207,6 @@ impl Driver {
         let before = self.record.clone();
         let last = cut.last.or_else(|| self.last_before(cut.since.is_some()));
         self.record.roll_back(cut.from, last, cut.point, cut.since);
-        let next = self.record.log.next.next();
-        for lane in self.record.lanes.values_mut() {
-            lane.unbroken_from = next;
-            lane.hole_since = lane.hole_since.into_iter().chain(cut.since).min();
-        }
         if !self.flush().await {
             self.record = before;
             return Err(AgentError::Refused(
@@ -268,6 +281,24 @@ impl Driver {
         self.alert("log.gap", text);
         Ok(())
     }
+}
+
+/// Where the second half of the bytes from `from` on begins: there is room for others once it is gone.
+fn second_half(spool: &Spool, from: Order) -> std::result::Result<Order, SpoolError> {
+    let mut orders = spool.list()?;
+    orders.retain(|order| *order >= from);
+    let sizes = orders.iter().map(|order| spool.object_bytes(*order));
+    let sizes = sizes.collect::<std::result::Result<Vec<u64>, _>>()?;
+    let mut left = sizes.iter().sum::<u64>() / 2;
+    let mut sized = orders.iter().zip(&sizes);
+    let kept = sized.find(|(_, bytes)| match left.checked_sub(**bytes) {
+        Some(rest) => {
+            left = rest;
+            false
+        }
+        None => true,
+    });
+    Ok(kept.map_or(from, |(order, _)| *order))
 }
 
 /// Everything from `from` on, and what stood right before it.

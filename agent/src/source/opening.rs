@@ -1,12 +1,14 @@
 //! Opening a source: what the spool still knows, and in which generation the log goes on.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tidemark_engine::{ErrorKind, UnfinishedBase, Verdict};
-use tidemark_format::{Hash, Incarnation, LogSeq};
+use tidemark_format::{Hash, Incarnation, LogSeq, RegionName};
 use tidemark_host::{Monotonic, RngExt as _};
 
 use super::driver::{Driver, Hold};
+use super::short::logs;
 use super::slot::{Command, Records};
 use crate::policy;
 use crate::ship::lane::Content;
@@ -63,13 +65,43 @@ impl Driver {
         }
     }
 
+    /// Regions that the config names no more: the spool keeps nothing for them.
+    async fn part_lanes(&mut self) {
+        let named: BTreeSet<RegionName> = self
+            .parts
+            .outlets
+            .iter()
+            .map(|outlet| outlet.link.name.clone())
+            .collect();
+        let lanes = self.record.lanes.iter();
+        let leaving = lanes.filter(|(name, lane)| !named.contains(*name) && !lane.parted);
+        let leaving: Vec<_> = leaving.map(|(n, lane)| (n.clone(), lane.cursor)).collect();
+        for (name, cursor) in leaving {
+            let (spool, end) = (Arc::clone(&self.parts.spool), self.record.next_order);
+            let tried = self
+                .blocking("read the spool", move || logs(&spool, cursor..end))
+                .await;
+            tracing::info!(source = %self.name(), region = %name, "the config names this region no more");
+            if let (Some(lane), Ok(tried)) = (self.record.lanes.get_mut(&name), tried) {
+                lane.part(&tried);
+                self.changed();
+            }
+        }
+    }
+
     pub(super) async fn open_lanes(&mut self) {
-        let oldest = self.parts.spool.first();
+        self.part_lanes().await;
+        let spool = Arc::clone(&self.parts.spool);
+        let begin = self.blocking("read the spool", move || beginning(&spool));
+        let (first, log) = begin.await.ok().flatten().unzip();
+        let first = first.unwrap_or(self.record.next_order);
+        let log = log.flatten().unwrap_or(self.record.log.next);
+        let base = self.record.base.map(|base| base.reference);
         for outlet in self.parts.outlets.clone() {
             let name = outlet.link.name.clone();
             let lane = self.record.lane(&name);
-            // What was removed was settled in every lane.
-            lane.cursor = lane.cursor.max(oldest.unwrap_or(lane.cursor));
+            // What was removed was settled in every region that the config named then.
+            lane.rejoin(first, log, base);
             let lane = lane.clone();
             let (spool, cursor) = (Arc::clone(&self.parts.spool), lane.cursor);
             let waits = self
@@ -250,6 +282,16 @@ fn unsynced(spool: &Spool, orders: &[Order], from: Order) -> Vec<(LogSeq, Order)
         }
     }
     found
+}
+
+/// The first item of the spool, and the first log object in it.
+fn beginning(spool: &Spool) -> Option<(Order, Option<LogSeq>)> {
+    let orders = spool.list().unwrap_or_default();
+    let log_at = |order: &Order| match spool.item(*order) {
+        Ok((_, ItemHead::Log(head))) => Some(head.seq),
+        _ => None,
+    };
+    Some((*orders.first()?, orders.iter().find_map(log_at)))
 }
 
 /// Bytes of the objects from `cursor` on, as they are counted when they come, and the first commit among them.

@@ -251,7 +251,8 @@ impl Driver {
     fn durable(&self, seq: LogSeq, point: Option<PointSeq>) -> (bool, Vec<RegionName>) {
         let mut done = Vec::new();
         let domains = self.domains();
-        let lanes = self.record.lanes.iter().map(|(name, lane)| {
+        let lanes = self.record.lanes.iter();
+        let lanes = lanes.filter(|(_, lane)| !lane.parted).map(|(name, lane)| {
             let there = lane.log_through >= Some(seq) && lane.point_through >= point;
             if there {
                 done.push(name.clone());
@@ -287,6 +288,7 @@ impl Driver {
             .record
             .lanes
             .values()
+            .filter(|lane| !lane.parted)
             .filter_map(|lane| lane.log_through)
             .max();
         self.ends.durable_through(through)

@@ -12,6 +12,7 @@ use super::slot::Command;
 use crate::room::Shortage;
 use crate::ship::lane::Content;
 use crate::ship::region::Command as RegionCommand;
+use crate::state::item::lacking_since;
 use crate::state::source::Restorable;
 use crate::state::{Item, Order};
 use crate::{Result, policy};
@@ -115,7 +116,8 @@ impl Driver {
         let content = Content::Log {
             seq,
             link,
-            first_commit: head.first_commit,
+            first_commit: lacking_since(&head),
+            gap: head.gap.is_some(),
         };
         let order = self.append(&sealed, head.session, content, record).await?;
         self.record.log_sealed(&head, link);

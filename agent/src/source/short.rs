@@ -132,7 +132,7 @@ impl Driver {
 }
 
 /// The log objects of `orders`, the first ones.
-fn logs(spool: &Spool, orders: std::ops::Range<Order>) -> Vec<(LogSeq, Hash)> {
+pub(super) fn logs(spool: &Spool, orders: std::ops::Range<Order>) -> Vec<(LogSeq, Hash)> {
     let log_at = |order| match spool.item(order) {
         Ok((item, ItemHead::Log(head))) => Some((head.seq, item.link)),
         _ => None,

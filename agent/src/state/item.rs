@@ -4,6 +4,7 @@
 //! item is stand in the object's head, so the spool can't contradict what is shipped.
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tidemark_format::envelope::{Envelope, Head, Kind};
 use tidemark_format::heads::{BaseHead, LogHead, PointHead};
@@ -106,7 +107,8 @@ fn log(head: LogHead, link: Hash) -> Parts {
     let content = Content::Log {
         seq: head.seq,
         link,
-        first_commit: head.first_commit,
+        first_commit: lacking_since(&head),
+        gap: head.gap.is_some(),
     };
     (
         key,
@@ -115,6 +117,13 @@ fn log(head: LogHead, link: Hash) -> Parts {
         content,
         ItemHead::Log(Box::new(head)),
     )
+}
+
+/// The first commit of a log object; of a gap, since when something is lacking.
+#[must_use]
+pub fn lacking_since(head: &LogHead) -> Option<Timestamp> {
+    let since = head.gap.as_ref().and_then(|gap| gap.since);
+    head.first_commit.or(since)
 }
 
 fn base(head: BaseHead, link: Hash, record: &[u8]) -> Result<Parts, FormatError> {

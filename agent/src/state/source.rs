@@ -365,11 +365,12 @@ impl SourceRecord {
         tried.unwrap_or(0).max(found).min(self.next_order)
     }
 
-    /// Items before this one are settled in every lane.
+    /// Items before this one are settled in every region that the config names.
     #[must_use]
     pub fn settled(&self) -> Order {
         self.lanes
             .values()
+            .filter(|lane| !lane.parted)
             .map(|lane| lane.cursor)
             .min()
             .unwrap_or(0)

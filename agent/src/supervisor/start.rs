@@ -170,6 +170,13 @@ impl Running {
         });
         let (beats, beat) = made.await.map_err(task_ended)?;
         let beat = beat?;
+        for link in &prepared.links {
+            let locals = loaded.values().flatten();
+            let mut lanes = locals.filter_map(|local| local.record.lanes.get(&link.name));
+            if let Some(id) = lanes.find_map(|lane| lane.region) {
+                link.expect(id);
+            }
+        }
         let up = greet_all(&prepared, &beat).await?;
         // An agent that waits for its enrolment begins by itself; one that has reached nobody can't
         // even ask.

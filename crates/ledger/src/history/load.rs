@@ -289,7 +289,7 @@ impl SourceHistory {
             }
         }
         for (epoch, names) in named {
-            self.missing_points(epoch, &names);
+            self.missing_points(epoch, &names).await?;
             let entries: Vec<ListEntry> = names.into_iter().map(|(_, entry)| entry).collect();
             let newest = match wanted {
                 PointsWanted::All => 0,
@@ -309,50 +309,6 @@ impl SourceHistory {
             self.entry(epoch).points = chained;
         }
         Ok(())
-    }
-
-    fn missing_points(&mut self, epoch: Epoch, names: &[(PointSeq, ListEntry)]) {
-        for pair in names.windows(2) {
-            let [(before, _), (after, _)] = pair else {
-                continue;
-            };
-            if before.next() != *after {
-                let key = keys::point(&self.source, epoch, before.next());
-                let why = format!(
-                    "recovery points {} to {after} are not all here",
-                    before.next()
-                );
-                self.trouble(
-                    &key,
-                    LedgerError::Chain {
-                        key: key.to_string(),
-                        why,
-                    },
-                );
-            }
-        }
-    }
-
-    /// Points that follow one another; one that doesn't is a trouble and left out.
-    fn chained(&mut self, read: Vec<Verified<PointHead>>) -> Vec<Verified<PointHead>> {
-        let mut good: Vec<Verified<PointHead>> = Vec::with_capacity(read.len());
-        for point in read {
-            let why = good.last().and_then(|before| unlinked(before, &point));
-            match why {
-                None => good.push(point),
-                Some(why) => {
-                    let key = point.key.to_string();
-                    self.trouble(
-                        &key,
-                        LedgerError::Chain {
-                            key: key.clone(),
-                            why,
-                        },
-                    );
-                }
-            }
-        }
-        good
     }
 
     async fn read_bases(&mut self, entries: &[ListEntry]) -> Result<()> {
@@ -443,23 +399,6 @@ fn cut(history: &mut EpochHistory, last: Option<LogSeq>) {
     (history.bases, history.void_bases) = bases
         .into_iter()
         .partition(|base| counts(base.head.usable_from));
-}
-
-fn unlinked(before: &Verified<PointHead>, point: &Verified<PointHead>) -> Option<String> {
-    let adjacent = before.head.seq.next() == point.head.seq;
-    if adjacent && point.head.prev != Some(before.link) {
-        return Some(format!(
-            "it does not follow recovery point {} before it",
-            before.head.seq
-        ));
-    }
-    if point.head.log_seq < before.head.log_seq {
-        return Some(format!(
-            "it covers log object {} and the point before it already {}",
-            point.head.log_seq, before.head.log_seq
-        ));
-    }
-    None
 }
 
 fn orphaned(base: &BaseHead) -> String {

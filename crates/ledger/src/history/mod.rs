@@ -14,6 +14,7 @@ pub mod chain;
 mod freshness;
 mod heads;
 mod load;
+mod points;
 
 use std::collections::BTreeMap;
 use std::fmt;

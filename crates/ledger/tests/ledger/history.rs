@@ -342,6 +342,35 @@ async fn points_that_do_not_follow_one_another_are_troubles() {
 }
 
 #[tokio::test]
+async fn points_that_a_repaired_region_never_got_are_no_trouble() {
+    let repo = Repo::new().await;
+    let mut writer = Writer::claim(&repo, 1, &repo.agent).await;
+    writer.ship(5).await;
+    writer.base(1).await;
+    writer.point(3).await;
+    writer.point(4).await;
+    writer.base(4).await;
+    writer.ship(5).await;
+    writer.point(8).await;
+    let troubles = |history: &SourceHistory| history.troubles().len();
+    assert_eq!(troubles(&repo.history().await.unwrap()), 0);
+    // Not here, and the next one rests on a newer base: it was being repaired then.
+    let second = keys::point(&app(), Epoch(1), PointSeq(1));
+    repo.store.delete(&second).await.unwrap();
+    let history = repo.history().await.unwrap();
+    assert_eq!(troubles(&history), 0, "{:?}", history.troubles());
+    assert_eq!(history.newest_point().unwrap().head.log_seq, LogSeq(8));
+    // On one and the same base somebody removed it.
+    writer.point(8).await;
+    writer.point(9).await;
+    let third = keys::point(&app(), Epoch(1), PointSeq(3));
+    repo.store.delete(&third).await.unwrap();
+    let history = repo.history().await.unwrap();
+    let said = history.troubles()[0].error.to_string();
+    assert!(said.contains("3 to 4 are not all here"), "{said}");
+}
+
+#[tokio::test]
 async fn a_gap_object_is_on_the_chain_and_says_why() {
     let repo = Repo::new().await;
     let mut writer = Writer::claim(&repo, 1, &repo.agent).await;

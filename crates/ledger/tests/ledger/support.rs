@@ -253,8 +253,9 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// A complete base over the first objects, usable from `usable_from`.
+    /// A base over the first objects, usable from `usable_from`: the first complete, each later one upon it.
     pub(crate) async fn base(&mut self, usable_from: u64) {
+        let number = self.base.map_or(BaseNumber(0), |base| base.number.next());
         let head = BaseHead {
             repo: self.repo.keys.repo(),
             source: app(),
@@ -262,9 +263,9 @@ impl<'a> Writer<'a> {
             incarnation: Incarnation([5; 16]),
             epoch: self.epoch,
             generation: LogSeq(0),
-            number: BaseNumber(0),
+            number,
             put: self.repo.rng.id(),
-            parent: None,
+            parent: self.base,
             start: LogSeq(0),
             usable_from: LogSeq(usable_from),
             usable_link: self.links[usize::try_from(usable_from).unwrap()],
@@ -283,7 +284,7 @@ impl<'a> Writer<'a> {
         let bytes = envelope::encode(&head, &self.key, b"body").unwrap();
         let link = Hash::of(&bytes[..bytes.len() - 4]);
         self.base = Some(head.reference(link));
-        let key = keys::base(&app(), self.epoch, LogSeq(0), BaseNumber(0));
+        let key = keys::base(&app(), self.epoch, LogSeq(0), number);
         self.repo
             .store
             .create(&key, bytes.into(), &head.put)
