@@ -38,13 +38,13 @@ mod tests {
 
     #[test]
     fn the_command_names_every_region_as_a_shell_takes_it() {
-        let urls: Vec<RegionUrl> = ["dir:/a", "s3://b/p?region=x&insecure=1&endpoint=http://c"]
+        let urls: Vec<RegionUrl> = ["dir:/a", "s3://buc/p?region=x&insecure=1&endpoint=http://c"]
             .iter()
             .map(|url| url.parse().unwrap())
             .collect();
         let text = command(KeyId([1; 16]), &Region::from_urls(&urls));
         assert!(
-            text.contains("--root FILE.root --region dir:/a --region 's3://b/p?"),
+            text.contains("--root FILE.root --region dir:/a --region 's3://buc/p?"),
             "{text}"
         );
         assert!(text.ends_with('\''), "{text}");
