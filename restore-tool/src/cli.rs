@@ -72,6 +72,9 @@ pub enum Command {
     /// Read every byte and check it; with --quick signatures and links alone, without an identity
     Verify(VerifyArgs),
     /// How much would be lost now, how long to be back, to which instants, is it proved, what next
+    #[command(
+        after_help = "Exit codes of status alone: 0 ok, 1 warning, 2 critical, 3 unknown (as monitoring plugins use them)."
+    )]
     Status,
     /// What an exit code means and what to do
     Explain {
@@ -204,7 +207,8 @@ pub struct ListArgs {
 /// `plan` and `restore`.
 #[derive(Debug, Clone, Default, Args)]
 pub struct RestoreArgs {
-    /// Where to: an instant (included), latest, EPOCH:SEQ or point:NAME
+    /// Where to: an instant (included), latest, a position log:EPOCH:SEQ, or a recovery point
+    /// point:NAME or point:EPOCH/SEQ
     #[arg(
         long,
         value_name = "TARGET",

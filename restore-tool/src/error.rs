@@ -110,6 +110,15 @@ pub enum Error {
         /// How many.
         objects: usize,
     },
+    /// Something that the restore needs is damaged in every region given.
+    #[error("nothing was delivered, because something that is needed is damaged; {instead}")]
+    DamagedOnTheWay {
+        /// What can be had instead, and how.
+        instead: String,
+        /// What is damaged.
+        #[source]
+        damage: Box<Self>,
+    },
     /// An engine that this build doesn't have.
     #[error(
         "source {source_name} is a {engine} database, which this build can't restore: use a newer tidemark-restore"

@@ -29,6 +29,7 @@ pub fn code(error: &Error) -> Code {
         Error::Time(_) => codes::TIME_UNCLEAR,
         Error::NotRecoverable(error) => error.code(),
         Error::AllRegionsFailed { first, .. } => code(first),
+        Error::DamagedOnTheWay { damage, .. } => code(damage),
         Error::NoIdentity => codes::NO_IDENTITY,
         Error::SourceUnclear { .. } => codes::SOURCE_UNCLEAR,
         Error::NoSource { .. } => codes::NO_SOURCE,

@@ -7,13 +7,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::style::ProgressTracker;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use serde_json::json;
 use tidemark_host::output::{self, Console};
 use tidemark_host::{Clock, Monotonic};
 
 /// How often a line is written where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
+/// How often the bar is drawn while nothing arrives.
+const REDRAW_EVERY: Duration = Duration::from_secs(1);
 /// How often a JSON line is written.
 const EVENT_EVERY: Duration = Duration::from_secs(1);
 
@@ -23,6 +26,8 @@ pub struct Progress {
     phase: &'static str,
     total: AtomicU64,
     done: AtomicU64,
+    /// Done by an earlier run: says nothing about how fast this one is.
+    kept: u64,
     began: Monotonic,
     clock: Arc<dyn Clock>,
     last_line: Mutex<Monotonic>,
@@ -46,6 +51,7 @@ impl Progress {
             phase,
             total: AtomicU64::new(total),
             done: AtomicU64::new(done),
+            kept: done,
             began,
             clock: Arc::clone(clock),
             last_line: Mutex::new(began),
@@ -61,7 +67,7 @@ impl Progress {
             .fetch_add(bytes, Ordering::Relaxed)
             .saturating_add(bytes);
         if let Some(bar) = &self.bar {
-            bar.set_position(done);
+            bar.set_position(done.min(self.total.load(Ordering::Relaxed)));
             return;
         }
         let every = if self.console.json {
@@ -99,7 +105,8 @@ impl Progress {
     fn line(&self, done: u64, now: Monotonic) {
         let total = self.total.load(Ordering::Relaxed);
         let elapsed = now.since(self.began);
-        let left = eta(done, total, elapsed);
+        let fresh = done.saturating_sub(self.kept);
+        let left = eta(fresh, total.saturating_sub(self.kept), elapsed);
         if self.console.json {
             self.console.event(&json!({
                 "schema": "tidemark-restore.progress",
@@ -111,7 +118,7 @@ impl Progress {
                 "eta_seconds": left.map(|left| left.as_secs()),
             }));
         } else {
-            let rate = output::rate(done, elapsed).map_or_else(String::new, |r| format!(", {r}"));
+            let rate = output::rate(fresh, elapsed).map_or_else(String::new, |r| format!(", {r}"));
             let left = left.map_or_else(String::new, |l| format!(", {} left", output::duration(l)));
             self.console.note(&format!(
                 "{}: {} of {}{rate}{left}",
@@ -134,16 +141,47 @@ fn eta(done: u64, total: u64, elapsed: Duration) -> Option<Duration> {
 
 fn bar(phase: &'static str, total: u64, done: u64) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
-    let style = ProgressStyle::with_template(
-        "{msg:10} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} ETA {eta}",
-    );
+    let style = ProgressStyle::with_template("{msg:10} {wide_bar} {bytes}/{total_bytes}{pace}");
     if let Ok(style) = style {
-        bar.set_style(style);
+        bar.set_style(style.with_key("pace", Pace { kept: done }));
     }
     bar.set_message(phase);
     bar.set_position(done);
-    bar.reset_eta();
+    bar.enable_steady_tick(REDRAW_EVERY);
     bar
+}
+
+/// Speed and time left, once something has arrived: before that nobody knows, and "0s" is a lie.
+#[derive(Debug, Clone)]
+struct Pace {
+    kept: u64,
+}
+
+impl Pace {
+    fn words(&self, done: u64, total: u64, elapsed: Duration) -> Option<String> {
+        let fresh = done.saturating_sub(self.kept);
+        let rate = output::rate(fresh, elapsed).filter(|_| fresh > 0)?;
+        let left = eta(fresh, total.saturating_sub(self.kept), elapsed)?;
+        Some(format!(" {rate} ETA {}", output::duration(left)))
+    }
+}
+
+impl ProgressTracker for Pace {
+    fn clone_box(&self) -> Box<dyn ProgressTracker> {
+        Box::new(self.clone())
+    }
+
+    fn tick(&mut self, _state: &ProgressState, _now: std::time::Instant) {}
+
+    fn reset(&mut self, _state: &ProgressState, _now: std::time::Instant) {}
+
+    fn write(&self, state: &ProgressState, out: &mut dyn std::fmt::Write) {
+        let total = state.len().unwrap_or_default();
+        if let Some(words) = self.words(state.pos(), total, state.elapsed()) {
+            // A bar that can't be drawn tells nothing, and harms nobody.
+            let _undrawn = out.write_str(&words);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -166,6 +204,18 @@ mod tests {
         assert_eq!(
             captured.err(),
             "base: 1 MiB of 4 MiB, 102 KiB/s, 30 s left\n"
+        );
+    }
+
+    #[test]
+    fn the_time_left_is_hidden_until_something_arrived_and_counts_this_run_alone() {
+        let pace = Pace { kept: 50 << 20 };
+        let second = Duration::from_secs(1);
+        assert_eq!(pace.words(50 << 20, 100 << 20, second), None);
+        assert_eq!(pace.words(51 << 20, 100 << 20, Duration::ZERO), None);
+        assert_eq!(
+            pace.words(60 << 20, 100 << 20, second).as_deref(),
+            Some(" 10 MiB/s ETA 4 s")
         );
     }
 

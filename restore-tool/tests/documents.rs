@@ -9,7 +9,7 @@ use std::path::Path;
 use tidemark_format::{Epoch, Incarnation, LogSeq, PointSeq, RegionName, SourceName};
 use tidemark_host::output::{Document, to_json, to_text};
 use tidemark_restore_tool::commands::list::{
-    List, PointListed, RegionAway, SourceListed, Stray, Unsealed,
+    List, LogSpan, PointListed, RegionAway, SourceListed, Stray,
 };
 use tidemark_restore_tool::commands::restore::Report;
 use tidemark_restore_tool::commands::status::{Health, RegionStatus, SourceStatus, Status};
@@ -78,7 +78,7 @@ fn list() {
             expect: "1042:9f86d081".into(),
         }],
         points_total: 1043,
-        unsealed: Some(Unsealed {
+        unsealed: Some(LogSpan {
             epoch: Epoch(2),
             first: LogSeq(4701),
             last: LogSeq(4711),
@@ -90,6 +90,12 @@ fn list() {
             first: LogSeq(90),
             last: LogSeq(91),
             why: "void: another agent took over before them",
+        }],
+        missing: vec![LogSpan {
+            epoch: Epoch(2),
+            first: LogSeq(12),
+            last: LogSeq(80),
+            objects: 69,
         }],
         troubles: vec!["north: meta/point/app/00000002/0000000000000007: damaged".into()],
     };
@@ -184,6 +190,7 @@ fn status() {
         regions: vec![RegionStatus {
             region: region("north"),
             newest_point: Some("1042:9f86d0818884".into()),
+            point: Some("point:2/1042".into()),
             committed: Some(at("2026-05-01T14:30:00Z")),
             create_only: "enforced".into(),
         }],

@@ -296,7 +296,7 @@ fn recipient_that_is_revoked_reads_nothing_that_is_written_from_the_reload_on() 
     ran.ends_with(12);
     assert!(!target.exists());
     // What was written while it was a recipient stays readable to it.
-    let (ran, target) = with(&keys.identity, &format!("1:{through}"));
+    let (ran, target) = with(&keys.identity, &format!("log:1:{through}"));
     assert!(ran.code == 0 || ran.code == 3, "{ran}");
     assert_eq!(assert_committed_prefix(&target), before.last().unwrap().n);
 }
@@ -610,7 +610,7 @@ fn recipient_that_is_added_later_opens_what_is_written_from_then_on_and_can_be_r
         ran.ok();
         assert_eq!(assert_committed_prefix(&target), after.last().unwrap().n);
     }
-    let (ran, target) = restore_with(&site, &drill, 0, &format!("1:{before}"));
+    let (ran, target) = restore_with(&site, &drill, 0, &format!("log:1:{before}"));
     ran.ends_with(12);
     assert!(!target.exists());
     // WHEN it is revoked, by the first digits of its key.

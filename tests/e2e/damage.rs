@@ -179,6 +179,48 @@ fn assert_named(said: &str, site: &Site, path: &Path) {
     );
 }
 
+/// Changes the last byte: the head is good, and what it names isn't there.
+fn flip_body(path: &Path) {
+    let mut bytes = read(path);
+    let last = bytes.last_mut().expect("a body");
+    *last ^= 1;
+    write(path, &bytes);
+}
+
+#[test]
+fn damaged_body_alone_names_the_latest_provable_state_which_then_restores() {
+    let (site, needed) = protected_by_two_bases();
+    let find = |what: &str| {
+        let one = needed.iter().find(|one| one.what == what);
+        one.expect("one of those above").path.clone()
+    };
+    let log = find("a log object");
+    let seq: u64 = file_name(&log).parse().unwrap();
+    let before = format!("log:1:{}", seq - 1);
+    let url = site.regions[0].as_str();
+    let named = ["TM1301", "nothing was delivered", &format!("--to {before}")];
+    with_damage(&log, flip_body, || {
+        alone(&site).refused(INTEGRITY, &named);
+        let restored = site.restore(&[url], &["--to", &before]).ok();
+        assert!(assert_committed_prefix(&restored.path) < TRANSACTIONS);
+    });
+    // A pack that every way needs: nothing is left to name.
+    with_damage(&find("the complete base's pack"), flip_body, || {
+        let words = ["TM1301", "nothing was delivered", "give all regions"];
+        alone(&site).refused(INTEGRITY, &words);
+    });
+    // Both: the base on top is gone round, the log can't be.
+    with_damage(&log, flip_body, || {
+        with_damage(&find("the pack on top"), flip_body, || {
+            alone(&site).refused(INTEGRITY, &named);
+            let restored = site.restore(&[url], &["--to", &before]);
+            assert_eq!(restored.ran.code, EXCEPTIONS, "{}", restored.ran);
+            assert!(assert_committed_prefix(&restored.path) < TRANSACTIONS);
+        });
+    });
+    alone(&site).ok();
+}
+
 #[test]
 fn swapped_objects_are_told_and_the_other_region_is_used() {
     let site = protected();
@@ -202,7 +244,7 @@ fn hole_in_the_log_names_the_latest_provable_state_which_then_restores() {
     let missing = &log[log.len() - 2];
     let seq: u64 = file_name(missing).parse().unwrap();
     remove(missing);
-    let before = format!("1:{}", seq - 1);
+    let before = format!("log:1:{}", seq - 1);
     alone(&site).refused(INTEGRITY, &[&before]);
     let restored = site.restore(&[&site.regions[0]], &["--to", &before]).ok();
     assert!(assert_committed_prefix(&restored.path) < TRANSACTIONS);

@@ -145,7 +145,7 @@ fn take_over_fences_the_old_agent_and_keeps_all_that_it_had_acknowledged() {
     for region in 0..2 {
         let url = site.regions[region].as_str();
         let old = site
-            .restore(&[url], &["--to", &format!("1:{through}")])
+            .restore(&[url], &["--to", &format!("log:1:{through}")])
             .ok();
         let k = assert_committed_prefix(&old.path);
         assert!(

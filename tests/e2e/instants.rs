@@ -99,7 +99,7 @@ fn before_excludes_the_position_and_the_instant_that_to_includes() {
     let latest = site.restore(&[url], &["--to", "latest"]).ok();
     assert_eq!(assert_committed_prefix(&latest.path), 60);
     let reached = &latest.report()["reached"];
-    let position = format!("{}:{}", reached["epoch"], reached["seq"]);
+    let position = format!("log:{}:{}", reached["epoch"], reached["seq"]);
     let at = latest.reached_at().to_string();
     for target in [position.as_str(), at.as_str(), "latest"] {
         let to = site.restore(&[url], &["--to", target]).ok();

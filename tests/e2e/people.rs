@@ -138,7 +138,9 @@ fn every_error_is_json_when_json_was_asked_for() {
     let url = site.regions[0].as_str();
     for (words, code) in [
         (&["plan", "--to", "2026-05-01", "--target", "x"][..], 2),
-        (&["plan", "--to", "14:31", "--target", "x"], 14),
+        (&["plan", "--to", "14:31", "--target", "x"], 2),
+        (&["plan", "--to", "1:3", "--target", "x"], 2),
+        (&["plan", "--to", "log:1:999999", "--target", "x"], 14),
         (&["list", "--source", "nobody"], 10),
     ] {
         let ran = site
@@ -146,9 +148,13 @@ fn every_error_is_json_when_json_was_asked_for() {
             .ends_with(code);
         assert_eq!(error(&ran)["exit"], code, "{ran}");
     }
-    // A time of day that reads as a position says so, and what to write.
+    // A time of day is never taken for a position, and the answer says what to write for either.
     site.tool_on(&[url], &["plan", "--to", "14:31", "--target", "x"])
-        .says(&["read as EPOCH:SEQ", "today 14:31 UTC"]);
+        .says(&["today 14:31 UTC", "log:14:31"]);
+    site.tool_on(&[url], &["plan", "--to", "1/3", "--target", "x"])
+        .says(&["log:1:3", "point:1/3"]);
+    site.tool_on(&[url], &["plan", "--to", "log:1:999999", "--target", "x"])
+        .says(&["TM1404"]);
 }
 
 #[test]

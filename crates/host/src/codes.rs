@@ -151,6 +151,7 @@ impl Code {
         let section = match (self.id, self.exit) {
             ("TM0102", _) => "lost-host",
             ("TM0103", _) => "wal-grows",
+            ("TM0108", _) => "paused",
             ("TM1501", _) => "spool-full",
             ("TM7806", _) => "not-the-owner",
             ("TM0104", _) => "clock-stepped-back",
@@ -215,8 +216,8 @@ codes! {
         "An application holds a read transaction open, so no checkpoint can shorten the WAL. At \
          wal_max the agent lets its own mark go and catches up from the database's pages later; \
          the window shows the coarser span.",
-        "Find the process with the open transaction (status names its oldest mark) and end it. \
-         Raise wal_max if such readers are normal for you.";
+        "Find the process with the open transaction and end it: lsof or fuser on the -wal file shows which \
+         processes have the database open. Raise wal_max if such readers are normal for you.";
     CLOCK_STEPPED = "TM0104", Failed, "the clock stepped backwards",
         "The wall clock now shows an earlier time than the last commit that was seen. Order and \
          safety don't depend on it; times of commits are held at the last one until the clock \
@@ -236,6 +237,9 @@ codes! {
          agent itself hangs there. What is captured is in the spool; other regions go on.",
         "Restart the agent: it goes on from the spool. Under systemd that happens by itself. Report \
          the journal of the last hour.";
+    PAUSED = "TM0108", Failed, "shipping is paused",
+        "Somebody paused it. Capture goes on into the spool; what is in no region yet would be lost with this host.",
+        "status says until when and why. tidemark-agent resume ships again now; by itself it goes on at that time.";
     USAGE = "TM0201", Usage, "the command line can't be understood",
         "An argument is missing, unknown or contradicts another.",
         "Run the command with --help; the message names the argument.";
@@ -370,6 +374,10 @@ codes! {
         "The log was given up there, as a signed gap says, for instance because the spool was \
          full while all regions were away.",
         "Restore to just before or just after it; the message names both.";
+    NO_SUCH_STATE = "TM1404", NotRecoverable, "no such position or recovery point",
+        "The regions given hold no log object or recovery point of that number or name.",
+        "tidemark-restore list --points shows all of them with their names; a position is written log:1:50, a \
+         recovery point point:1/4 or point:NAME.";
     SPOOL_FULL = "TM1501", Space, "the spool is full",
         "Regions were away longer than spool_max allows. By protect = \"database\" the oldest \
          unshipped ranges are given up as a signed gap and a new base is made.",
@@ -389,6 +397,11 @@ codes! {
     NOT_ENOUGH_REGIONS = "TM1603", Region, "too few regions",
         "Fewer failure domains answer than durable_in or a fence needs.",
         "Bring regions back; a take-over must fence N - W + 1 of them.";
+    REPLACES = "TM1604", Region, "a region's store replaces objects that exist",
+        "It ignores If-None-Match, so two writers could replace each other's objects there: fencing is not \
+         enforced in that region, and a name there proves nothing.",
+        "Use another store, or a bucket policy that refuses writes without the header. Until then run no second \
+         agent against that region.";
     RESIDENCY = "TM1701", Policy, "a region outside the residency list",
         "The config allows certain countries only, and a region is in another one or doesn't say.",
         "Set the region's country, or remove the region. Nothing was written.";
@@ -428,9 +441,40 @@ codes! {
         "Correct the path in the config, or put the database there: it is taken up by itself.";
 }
 
-/// What `explain` prints for `asked`: an error code, or an exit code's number or name, in any case.
+/// What alerts are called that are no error code, and the code that says what they mean.
+const ALERTS: [(&str, Code); 14] = [
+    ("base.failed", FAILED),
+    ("control.socket", FAILED),
+    ("log.gap", IN_GAP),
+    ("paused", PAUSED),
+    ("point.failed", FAILED),
+    ("source.claim", NOT_ENOUGH_REGIONS),
+    ("spool.gap", SPOOL_FULL),
+    ("spool.write", DISK_FULL),
+    ("sqlite.locked", EXCLUSIVE_DATABASE),
+    ("sqlite.max-stall", FAILED),
+    ("sqlite.wal-max", WAL_HELD),
+    ("state.write", DISK_FULL),
+    ("store.create-only", REPLACES),
+    ("task.ended", FAILED),
+];
+
+/// The code that says what an alert's name means: `TM1601`, `region.TM1601`, `sqlite.wal-max`.
+#[must_use]
+pub fn of_alert(name: &str) -> Option<Code> {
+    let name = name.trim().to_ascii_lowercase();
+    let last = name.rsplit('.').next().unwrap_or_default();
+    let mut all = ALL.iter().copied();
+    let named = ALERTS.iter().find(|(alert, _)| *alert == name);
+    all.find(|code| code.id.eq_ignore_ascii_case(last))
+        .or_else(|| named.map(|(_, code)| *code))
+}
+
+/// What `explain` prints for `asked`: an error code, an alert's name, or an exit code's number or name, in
+/// any case.
 #[must_use]
 pub fn explain(asked: &str) -> Option<String> {
+    let asked = of_alert(asked).map_or(asked, |code| code.id);
     if let Some(code) = ALL
         .iter()
         .find(|code| code.id.eq_ignore_ascii_case(asked.trim()))
@@ -517,6 +561,19 @@ mod tests {
         assert_eq!(explain("99"), None);
         assert!(overview().contains("TM7801"));
     }
+
+    #[test]
+    fn what_alerts_print_is_explained() {
+        let said = |name: &str| explain(name).unwrap_or_default();
+        assert!(said("region.TM1601").starts_with("TM1601"));
+        assert!(said("sqlite.wal-max").starts_with("TM0103"));
+        assert!(said("log.gap").starts_with("TM1403"));
+        assert!(said("paused").starts_with("TM0108"));
+        for (name, code) in ALERTS {
+            assert!(said(name).starts_with(code.id), "{name}");
+        }
+    }
+
     #[test]
     fn every_code_leads_to_a_section_that_the_runbook_has() {
         let book = include_str!("../../../docs/RUNBOOK.md");

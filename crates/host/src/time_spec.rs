@@ -42,6 +42,8 @@ pub struct TimeSpec {
     pub at: Timestamp,
     /// Whether the local zone was assumed: then print the instant in UTC beside it.
     pub assumed_local: bool,
+    /// Whether the present day was assumed, because only a time of day was given.
+    pub assumed_today: bool,
 }
 
 /// Why a time was refused.
@@ -57,6 +59,21 @@ pub enum TimeSpecError {
         "{0:?} is a whole day: add a time of day, such as \"{0} 14:31 UTC\" (a restore must not guess which of its states is meant)"
     )]
     DayAlone(String),
+    /// A time of day without a day, and nobody to see which one would be assumed.
+    #[error(
+        "{0:?} is a time of day without its day: write the day, too, such as \"today {1} UTC\" or \"2026-05-01 {1} UTC\" (only on a terminal is today assumed)"
+    )]
+    ClockAlone(String, String),
+    /// A time of day without a day that has not come today.
+    #[error(
+        "{text:?} has not come yet today ({today} in UTC): write the day, too, such as \"yesterday {text}\""
+    )]
+    NotYetToday {
+        /// What was asked for.
+        text: String,
+        /// The instant that it would be.
+        today: Timestamp,
+    },
     /// A zone that isn't known.
     #[error(
         "time zone {0:?} is not known: write Z, UTC, +02:00 or a name such as Europe/Copenhagen"
@@ -101,6 +118,7 @@ pub fn parse(text: &str, context: &TimeContext) -> Result<TimeSpec, TimeSpecErro
     let exact = |at| TimeSpec {
         at,
         assumed_local: false,
+        assumed_today: false,
     };
     if text.eq_ignore_ascii_case("now") {
         return Ok(exact(context.now));
@@ -118,7 +136,18 @@ pub fn parse(text: &str, context: &TimeContext) -> Result<TimeSpec, TimeSpecErro
     if Day::read(text).is_some() && !text.contains(['T', 't', ':', ' ']) || is_day_word(text) {
         return Err(TimeSpecError::DayAlone(text.to_owned()));
     }
-    let (day, clock, zone_text) = split(text).ok_or_else(|| unreadable(text))?;
+    let alone = begins_with_a_time_of_day(text);
+    let dated = if alone {
+        format!("today {text}")
+    } else {
+        text.to_owned()
+    };
+    let (day, clock, zone_text) = split(&dated).ok_or_else(|| unreadable(text))?;
+    if alone && !context.interactive {
+        let clock = text.split_ascii_whitespace().next().unwrap_or(text);
+        let clock = detach_zone(clock).0.to_owned();
+        return Err(TimeSpecError::ClockAlone(text.to_owned(), clock));
+    }
     let zone = match zone_text {
         Some(name) => zone(name)?,
         None if context.interactive => context.local.clone(),
@@ -128,10 +157,28 @@ pub fn parse(text: &str, context: &TimeContext) -> Result<TimeSpec, TimeSpecErro
         .in_zone(&zone, context.now)
         .ok_or_else(|| unreadable(text))?;
     let at = instant(text, date.to_datetime(clock), &zone)?;
+    if alone && at > context.now {
+        let text = text.to_owned();
+        return Err(TimeSpecError::NotYetToday { text, today: at });
+    }
     Ok(TimeSpec {
         at,
         assumed_local: zone_text.is_none(),
+        assumed_today: alone,
     })
+}
+
+/// Whether `text` begins with `H:MM` where a day should stand.
+fn begins_with_a_time_of_day(text: &str) -> bool {
+    let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    let first = text.split_ascii_whitespace().next().unwrap_or_default();
+    detach_zone(first)
+        .0
+        .split_once(':')
+        .is_some_and(|(hour, rest)| {
+            let minute = rest.split(':').next().unwrap_or_default();
+            hour.len() <= 2 && digits(hour) && minute.len() == 2 && digits(minute)
+        })
 }
 
 fn unreadable(text: &str) -> TimeSpecError {
@@ -403,11 +450,41 @@ mod tests {
     }
 
     #[test]
+    fn a_time_of_day_alone_is_today_on_a_terminal_and_never_guessed_elsewhere() {
+        // 22:30 UTC: half past midnight of the third in Copenhagen.
+        for (text, at) in [
+            ("0:10", "2026-05-02T22:10:00Z"),
+            ("00:10", "2026-05-02T22:10:00Z"),
+            ("00:10:30", "2026-05-02T22:10:30Z"),
+            ("21:10 UTC", "2026-05-02T21:10:00Z"),
+            ("21:10Z", "2026-05-02T21:10:00Z"),
+        ] {
+            let spec = parse(text, &context(true)).unwrap();
+            assert_eq!(spec.at.to_string(), at, "{text}");
+            assert!(spec.assumed_today, "{text}");
+            let refused = parse(text, &context(false)).unwrap_err();
+            assert!(matches!(refused, TimeSpecError::ClockAlone(..)), "{text}");
+            assert!(refused.to_string().contains("\"today "), "{refused}");
+        }
+        for text in ["14:31", "1:30", "23:00 UTC"] {
+            let refused = parse(text, &context(true)).unwrap_err();
+            assert!(
+                matches!(refused, TimeSpecError::NotYetToday { .. }),
+                "{text}"
+            );
+            assert!(refused.to_string().contains("yesterday"), "{refused}");
+        }
+    }
+
+    #[test]
     fn what_is_not_a_time_is_refused_with_examples() {
         for bad in [
             "",
             "latest",
-            "14:31",
+            "25:00",
+            "14:60",
+            "1:3",
+            "1:4711",
             "minutes ago",
             "5 ago",
             "some time ago",

@@ -17,6 +17,7 @@ use std::cell::RefCell;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, future::join_all, stream};
@@ -28,6 +29,7 @@ use tidemark_format::{
     heads::PackHead,
     keys,
 };
+use tidemark_storage::{Watcher, watched};
 
 use crate::{
     Error, OpenedBase, Opener, Result,
@@ -66,6 +68,52 @@ pub trait FrameSink: Send + Sync {
     /// # Errors
     /// Whatever keeps it from doing so: the whole fetch then ends with [`Error::Target`].
     fn frame(&self, at: FrameAt, content: &[u8]) -> std::result::Result<(), SinkError>;
+
+    /// About so many more bytes of content have arrived, for a progress bar: told while a request is
+    /// under way, and over all of them as much as the wanted frames hold.
+    fn arrived(&self, _bytes: u64) {}
+}
+
+/// What has arrived of one request, counted as content.
+struct Arriving {
+    sink: Arc<dyn FrameSink>,
+    stored: u64,
+    raw: u64,
+    got: AtomicU64,
+    told: AtomicU64,
+}
+
+impl Arriving {
+    fn of(request: &Request, sink: &Arc<dyn FrameSink>) -> Arc<Self> {
+        let frames = request.frames.iter();
+        let raw = frames.filter_map(|frame| Some(u64::from(request.pack.place(*frame)?.raw)));
+        Arc::new(Self {
+            sink: Arc::clone(sink),
+            stored: request.range.end.saturating_sub(request.range.start).max(1),
+            raw: raw.fold(0, u64::saturating_add),
+            got: AtomicU64::new(0),
+            told: AtomicU64::new(0),
+        })
+    }
+
+    /// So many stored bytes more; those of a second try don't count twice over.
+    fn more(&self, bytes: u64) {
+        let got = self.got.fetch_add(bytes, Ordering::Relaxed);
+        let got = got.saturating_add(bytes).min(self.stored);
+        let share = u128::from(got) * u128::from(self.raw) / u128::from(self.stored);
+        self.tell(u64::try_from(share).unwrap_or(self.raw));
+    }
+
+    fn all(&self) {
+        self.tell(self.raw);
+    }
+
+    fn tell(&self, share: u64) {
+        let before = self.told.fetch_max(share, Ordering::Relaxed);
+        if share > before {
+            self.sink.arrived(share - before);
+        }
+    }
 }
 
 impl<F> FrameSink for F
@@ -182,6 +230,7 @@ impl FrameFetcher {
     }
 
     async fn request(&self, request: Request, sink: Arc<dyn FrameSink>) -> Result<FetchStats> {
+        let arriving = Arriving::of(&request, &sink);
         let Request {
             key,
             pack,
@@ -203,7 +252,11 @@ impl FrameFetcher {
         let mut copies = self.opener.regions().copies(&key);
         loop {
             let part = (!whole).then(|| range.clone());
-            let Some((at, bytes)) = copies.next(part).await else {
+            let watcher: Watcher = {
+                let arriving = Arc::clone(&arriving);
+                Arc::new(move |bytes| arriving.more(bytes))
+            };
+            let Some((at, bytes)) = watched(watcher, copies.next(part)).await else {
                 return Err(copies.into_error());
             };
             stats.requests = stats.requests.saturating_add(1);
@@ -227,7 +280,10 @@ impl FrameFetcher {
                 Err(error) => Err(error),
             };
             match taken {
-                Ok(()) => return Ok(stats),
+                Ok(()) => {
+                    arriving.all();
+                    return Ok(stats);
+                }
                 Err(error) => copies.refuse(at, error)?,
             }
         }

@@ -55,8 +55,13 @@ pub enum Target {
 pub enum PointName {
     /// By the name that a person gave it; of several, the newest.
     Name(String),
-    /// By its number; where several epochs have it, in the newest.
-    Seq(PointSeq),
+    /// By its number.
+    At {
+        /// The epoch.
+        epoch: Epoch,
+        /// Its place in the epoch.
+        seq: PointSeq,
+    },
 }
 
 impl fmt::Display for Target {
@@ -65,9 +70,9 @@ impl fmt::Display for Target {
             Self::Latest => f.write_str("latest"),
             Self::At(at) => write!(f, "{at}"),
             Self::Before(at) => write!(f, "before {at}"),
-            Self::Position { epoch, seq } => write!(f, "position {epoch}:{seq}"),
-            Self::Point(PointName::Name(name)) => write!(f, "recovery point {name:?}"),
-            Self::Point(PointName::Seq(seq)) => write!(f, "recovery point {seq}"),
+            Self::Position { epoch, seq } => write!(f, "log:{epoch}:{seq}"),
+            Self::Point(PointName::Name(name)) => write!(f, "point:{name}"),
+            Self::Point(PointName::At { epoch, seq }) => write!(f, "point:{epoch}/{seq}"),
         }
     }
 }
@@ -269,14 +274,15 @@ fn position(timelines: &[Timeline<'_>], epoch: Epoch, seq: LogSeq) -> Result<Res
 }
 
 fn point(timelines: &[Timeline<'_>], name: &PointName) -> Result<RestorePlan, Why> {
-    let named = |point: &&PointFact| match name {
+    let named = |epoch: Epoch, point: &PointFact| match name {
         PointName::Name(name) => point.name.as_deref() == Some(name),
-        PointName::Seq(seq) => point.seq == *seq,
+        PointName::At { epoch: of, seq } => epoch == *of && point.seq == *seq,
     };
-    let mut found = timelines
-        .iter()
-        .rev()
-        .filter_map(|timeline| Some((timeline, timeline.facts.points.iter().rev().find(named)?)));
+    let mut found = timelines.iter().rev().filter_map(|timeline| {
+        let mut points = timeline.facts.points.iter().rev();
+        let point = points.find(|point| named(timeline.facts.epoch, point))?;
+        Some((timeline, point))
+    });
     let (timeline, point) = found.next().ok_or(Why::Unknown("recovery point"))?;
     // The pieces of an unfinished change may stand last: they commit nothing.
     let run = timeline

@@ -12,6 +12,7 @@
 //! **What it deliberately doesn't do:** it knows no object's content, no keys of cryptography and
 //! no quorum.
 
+mod arrivals;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod dir;
@@ -23,6 +24,7 @@ mod shared;
 mod store;
 pub mod wrap;
 
+pub use arrivals::{Watcher, watched};
 pub use dir::DirStore;
 pub use error::{Cause, Error, ErrorKind, Op, Place, Result, chain};
 pub use memory::MemoryStore;

@@ -160,7 +160,6 @@ impl Sink {
         }
         let number = u64::try_from(number)?;
         self.ledger.change(|notes| notes.units.insert(number));
-        self.progress.add(unit.page_bytes());
         Ok(())
     }
 
@@ -177,6 +176,10 @@ impl Sink {
 }
 
 impl FrameSink for Sink {
+    fn arrived(&self, bytes: u64) {
+        self.progress.add(bytes);
+    }
+
     fn frame(&self, at: FrameAt, content: &[u8]) -> std::result::Result<(), SinkError> {
         self.take(at, content)?;
         // One thread syncs; the others go on writing.

@@ -1,11 +1,13 @@
 //! The log: fetched and opened ahead, applied in order.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use tidemark_engine::Materialise;
 use tidemark_open::OpenedLog;
+use tidemark_storage::{Watcher, watched};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{Ledger, Work};
@@ -49,26 +51,31 @@ pub(super) async fn apply(
         .map(|object| {
             let (opener, room) = (Arc::clone(&work.opener), Arc::clone(&room));
             let (key, link, size) = (object.key.clone(), object.link, object.size);
+            let arriving = Arriving::of(&progress, size);
             async move {
                 let bytes = u32::try_from(size).unwrap_or(u32::MAX).min(LOG_AHEAD_BYTES);
                 let permit = room
                     .acquire_many_owned(bytes)
                     .await
                     .map_err(|_closed| Error::Interrupted)?;
-                let opening = tokio::spawn(async move { opener.log(&key, link).await });
-                let opened = joined(opening.await)??;
-                Ok::<_, Error>((opened, size, permit))
+                let watcher: Watcher = {
+                    let arriving = Arc::clone(&arriving);
+                    Arc::new(move |bytes| arriving.more(bytes))
+                };
+                let reading = async move { opener.log(&key, link).await };
+                let opened = joined(tokio::spawn(watched(watcher, reading)).await)??;
+                arriving.more(size);
+                Ok::<_, Error>((opened, permit))
             }
         })
         .buffered(LOG_AHEAD_OBJECTS);
     let mut engine = engine;
     let mut applied = skip;
     let mut saved = work.tools.clock.monotonic();
-    while let Some((opened, size, permit)) = ahead.try_next().await? {
+    while let Some((opened, permit)) = ahead.try_next().await? {
         engine = one(work, engine, opened, permit).await?;
         applied = applied.saturating_add(1);
         ledger.change(|notes| notes.applied = applied);
-        progress.add(size);
         let now = work.tools.clock.monotonic();
         if now.since(saved) >= SAVE_EVERY {
             saved = now;
@@ -78,6 +85,33 @@ pub(super) async fn apply(
     }
     progress.finish();
     Ok((engine, total))
+}
+
+/// What has arrived of one object.
+struct Arriving {
+    progress: Arc<Progress>,
+    left: AtomicU64,
+}
+
+impl Arriving {
+    fn of(progress: &Arc<Progress>, size: u64) -> Arc<Self> {
+        Arc::new(Self {
+            progress: Arc::clone(progress),
+            left: AtomicU64::new(size),
+        })
+    }
+
+    /// So many bytes more, as long as some are left: those of a second try don't count again.
+    fn more(&self, bytes: u64) {
+        let take = |left: u64| Some(left.saturating_sub(bytes));
+        let before = self
+            .left
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+        let before = before.unwrap_or_default();
+        if before > 0 {
+            self.progress.add(before.min(bytes));
+        }
+    }
 }
 
 /// A panic goes on where the task is awaited; a cancelled task belongs to a stopped restore.

@@ -143,6 +143,11 @@ pub async fn execute(work: &Work, source: &SourceName, plan: &RestorePlan) -> Re
         path: work.target.notes_path(),
     });
     let before = ledger.now();
+    if before.bases_done || before.applied > 0 || !before.units.is_empty() {
+        work.tools.console.note(
+            "going on where an earlier run of this restore stopped: what it verified is not read again",
+        );
+    }
     let ran = run(work, plan, &ledger, head).await;
     match ran {
         Ok(mut done) => {

@@ -59,9 +59,11 @@ pub struct SourceListed {
     /// How many there are.
     pub points_total: usize,
     /// Restorable log objects past the newest recovery point.
-    pub unsealed: Option<Unsealed>,
+    pub unsealed: Option<LogSpan>,
     /// Objects past the end that the chain doesn't reach, and objects of void epochs.
     pub strays: Vec<Stray>,
+    /// Log objects between others, or before a recovery point, that no region given has.
+    pub missing: Vec<LogSpan>,
     /// What doesn't count, and why.
     pub troubles: Vec<String>,
 }
@@ -85,14 +87,14 @@ pub struct PointListed {
     pub expect: String,
 }
 
-/// The tail past the newest recovery point.
+/// Log objects in a row: the tail past the newest recovery point, or what is missing.
 #[derive(Debug, Clone, Serialize)]
-pub struct Unsealed {
+pub struct LogSpan {
     /// The epoch.
     pub epoch: Epoch,
     /// The first object.
     pub first: LogSeq,
-    /// The last object that the chain reaches.
+    /// The last object.
     pub last: LogSeq,
     /// How many.
     pub objects: usize,
@@ -179,16 +181,6 @@ async fn source(timeline: &Timeline, args: &ListArgs) -> Result<SourceListed> {
     let points = all.into_iter().enumerate().filter_map(shown).collect();
     let windows = plan::windows(timeline).await?;
     let unsealed = unsealed(timeline, windows.last());
-    let troubles = timeline
-        .troubles()
-        .map(|(region, one)| {
-            format!(
-                "{region}: {}: {}",
-                one.key,
-                tidemark_storage::chain(one.error.as_ref())
-            )
-        })
-        .collect();
     Ok(SourceListed {
         source: timeline.source().clone(),
         engine: timeline.engine().map(str::to_owned),
@@ -198,11 +190,12 @@ async fn source(timeline: &Timeline, args: &ListArgs) -> Result<SourceListed> {
         points_total,
         unsealed,
         strays: strays(timeline),
-        troubles,
+        missing: missing(timeline),
+        troubles: troubles(timeline),
     })
 }
 
-fn unsealed(timeline: &Timeline, newest: Option<&Window>) -> Option<Unsealed> {
+fn unsealed(timeline: &Timeline, newest: Option<&Window>) -> Option<LogSpan> {
     let window = newest?;
     let view = timeline.epoch(window.to.epoch)?;
     let first = view
@@ -211,12 +204,111 @@ fn unsealed(timeline: &Timeline, newest: Option<&Window>) -> Option<Unsealed> {
         .map_or(window.from.seq, |point| point.head.log_seq.next());
     let last = window.to.seq;
     let objects = usize::try_from(last.0.checked_sub(first.0)?.saturating_add(1)).ok()?;
-    Some(Unsealed {
+    Some(LogSpan {
         epoch: view.epoch,
         first,
         last,
         objects,
     })
+}
+
+/// Holes in what all regions together show: the windows end there.
+fn missing(timeline: &Timeline) -> Vec<LogSpan> {
+    let mut found = Vec::new();
+    for view in timeline.epochs() {
+        let epoch = view.epoch;
+        let sealed = view.points.last().map(|point| point.head.log_seq.next());
+        let names = view.names.keys().copied();
+        let mut before: Option<LogSeq> = None;
+        for seq in names.chain(sealed) {
+            if let Some(first) = before.map(LogSeq::next).filter(|first| *first < seq)
+                && let Some(last) = seq.previous()
+            {
+                let objects = last.0.saturating_sub(first.0).saturating_add(1);
+                found.push(LogSpan {
+                    epoch,
+                    first,
+                    last,
+                    objects: usize::try_from(objects).unwrap_or(usize::MAX),
+                });
+            }
+            before = before.max(Some(seq));
+        }
+    }
+    found
+}
+
+/// What doesn't count. Objects in a row with the same fault are one line: a region that lags lacks
+/// many.
+fn troubles(timeline: &Timeline) -> Vec<String> {
+    let mut runs: Vec<TroubleRun> = Vec::new();
+    for (region, trouble) in timeline.troubles() {
+        let (folder, name) = trouble.key.rsplit_once('/').unwrap_or(("", &trouble.key));
+        let why = tidemark_storage::chain(trouble.error.as_ref()).replace(&trouble.key, "it");
+        let number = name.parse::<u64>().ok();
+        if let Some(run) = runs.last_mut()
+            && (&run.region, run.folder.as_str(), &run.why) == (region, folder, &why)
+            && number.is_some()
+            && run.next == number
+        {
+            name.clone_into(&mut run.last);
+            run.next = number.and_then(|number| number.checked_add(1));
+            run.count = run.count.saturating_add(1);
+            continue;
+        }
+        runs.push(TroubleRun {
+            region: region.clone(),
+            folder: folder.to_owned(),
+            first: name.to_owned(),
+            last: name.to_owned(),
+            next: number.and_then(|number| number.checked_add(1)),
+            count: 1,
+            why,
+        });
+    }
+    runs.iter().map(TroubleRun::line).collect()
+}
+
+/// Objects in a row of one folder, in one region, with one fault.
+struct TroubleRun {
+    region: RegionName,
+    folder: String,
+    first: String,
+    last: String,
+    next: Option<u64>,
+    count: usize,
+    why: String,
+}
+
+impl TroubleRun {
+    fn line(&self) -> String {
+        let Self {
+            region,
+            folder,
+            first,
+            last,
+            count,
+            why,
+            ..
+        } = self;
+        if *count == 1 {
+            return format!("{region}: {folder}/{first}: {why}");
+        }
+        let bare = |name: &str| {
+            name.parse::<u64>()
+                .map_or_else(|_| name.to_owned(), |n| n.to_string())
+        };
+        let (first, last) = (bare(first), bare(last));
+        format!("{region}: {folder}/ {first} to {last} ({count} objects): {why}")
+    }
+}
+
+/// Log objects in a row, in the notation that `--to` takes.
+fn span(epoch: Epoch, first: LogSeq, last: LogSeq) -> String {
+    if first == last {
+        return format!("log:{epoch}:{first}");
+    }
+    format!("log:{epoch}:{first} to log:{epoch}:{last}")
 }
 
 fn strays(timeline: &Timeline) -> Vec<Stray> {
@@ -309,9 +401,9 @@ impl SourceListed {
         let mut table = Table::new();
         for point in &self.points {
             table.row([
-                format!("{}/{}", point.epoch, point.seq),
+                format!("point:{}/{}", point.epoch, point.seq),
                 output::instant(point.committed),
-                format!("{}:{}", point.epoch, point.log_seq),
+                format!("log:{}:{}", point.epoch, point.log_seq),
                 point
                     .name
                     .as_ref()
@@ -323,7 +415,16 @@ impl SourceListed {
             let objects = output::count(tail.objects, "log object");
             let (epoch, first, last) = (tail.epoch, tail.first, tail.last);
             out.push_str(&format!(
-                "  Restorable, not yet sealed: {objects} ({epoch}:{first} to {epoch}:{last})\n"
+                "  Restorable, not yet sealed: {objects} ({})\n",
+                span(epoch, first, last)
+            ));
+        }
+        for missing in &self.missing {
+            let objects = output::count(missing.objects, "log object");
+            let (epoch, first, last) = (missing.epoch, missing.first, missing.last);
+            let span = span(epoch, first, last);
+            out.push_str(&format!(
+                "  Missing: {span} ({objects}): no region given has it\n"
             ));
         }
         for stray in &self.strays {
@@ -335,7 +436,8 @@ impl SourceListed {
                 why,
             } = stray;
             out.push_str(&format!(
-                "  Stray in {region}: {epoch}:{first} to {epoch}:{last} ({why})\n"
+                "  Stray in {region}: {} ({why})\n",
+                span(*epoch, *first, *last)
             ));
         }
         for trouble in &self.troubles {

@@ -16,7 +16,7 @@ use tidemark_ledger::{list_all, read_marker};
 use super::list::RegionAway;
 use crate::error::Result;
 use crate::identity;
-use crate::plan::{self, Asked, Goal, Window};
+use crate::plan::{self, Asked, Avoid, Goal, Window};
 use crate::repository::{Repository, Settings, Tools};
 use crate::timeline::Timeline;
 
@@ -93,6 +93,8 @@ pub struct RegionStatus {
     pub region: RegionName,
     /// Its newest recovery point, as `--expect` takes it.
     pub newest_point: Option<String>,
+    /// The same as `--to` takes it.
+    pub point: Option<String>,
     /// Everything committed up to here is in it.
     pub committed: Option<Timestamp>,
     /// `enforced`, `advisory` or `unknown`: whether the store keeps a stolen agent key from overwriting.
@@ -182,8 +184,9 @@ async fn source(repository: &Repository, name: &SourceName, tools: &Tools) -> Re
         inclusive: true,
         text: "latest".to_owned(),
         assumed_local: false,
+        assumed_today: false,
     };
-    let planned = plan::plan(&timeline, &asked, &[], false).await;
+    let planned = plan::plan(&timeline, &asked, &Avoid::default(), false).await;
     let regions = regions(repository, &timeline).await;
     let mut next = Vec::new();
     let mut health = exposure_health(exposure, &mut next);
@@ -321,6 +324,7 @@ async fn regions(repository: &Repository, timeline: &Timeline) -> Vec<RegionStat
         all.push(RegionStatus {
             region: name.clone(),
             newest_point: history.tip().map(|tip| tip.to_string()),
+            point: point.map(|point| format!("point:{}/{}", point.head.epoch, point.head.seq)),
             committed: point.map(|point| point.head.committed),
             create_only: level.unwrap_or_else(|| "unknown".to_owned()),
         });
@@ -385,10 +389,9 @@ impl SourceStatus {
         }
         table.row(["Proved".to_owned(), self.proved.clone()]);
         for region in &self.regions {
-            let newest = match (&region.newest_point, region.committed) {
+            let newest = match (&region.point, region.committed) {
                 (Some(point), Some(committed)) => {
-                    let point: String = point.chars().take(24).collect();
-                    format!("point {point}… of {}", output::age(now, committed))
+                    format!("{point} of {}", output::age(now, committed))
                 }
                 _ => "no recovery point".to_owned(),
             };

@@ -83,7 +83,7 @@ impl PlanDocument {
         let stored_bytes = plan.stored_bytes();
         let asked_at = match asked.goal {
             Goal::Time(at) => Some(at),
-            Goal::Latest | Goal::Position(..) | Goal::Point(_) => None,
+            Goal::Latest | Goal::Position(..) | Goal::Point(_) | Goal::PointAt(..) => None,
         };
         Self {
             source: source.clone(),
@@ -116,7 +116,13 @@ impl PlanDocument {
             || format!("{which} {}", self.asked),
             |at| {
                 let local = output::local_instant(at, &TimeZone::system());
-                format!("{which} {} ({local})", output::instant(at))
+                let utc = output::instant(at);
+                // In UTC there is nothing to say twice.
+                if local == utc {
+                    format!("{which} {utc}")
+                } else {
+                    format!("{which} {utc} ({local})")
+                }
             },
         )
     }

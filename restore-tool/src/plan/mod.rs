@@ -10,8 +10,8 @@ mod target;
 
 use jiff::Timestamp;
 use serde::Serialize;
-use tidemark_format::heads::{BaseHead, LogHead};
-use tidemark_format::{Epoch, Hash, Key, LogSeq, RegionName, keys};
+use tidemark_format::heads::{BaseHead, LogHead, PointHead};
+use tidemark_format::{Epoch, Key, LogSeq, PointSeq, RegionName, keys};
 use tidemark_host::codes::{self, Code};
 use tidemark_host::output;
 use tidemark_ledger::Verified;
@@ -20,7 +20,7 @@ use tidemark_planner::restore::{
 };
 
 pub use document::{ASSUMED_BYTES_PER_SECOND, PlanDocument, assumed_time};
-pub use survey::{Scope, Survey};
+pub use survey::{Avoid, Scope, Survey};
 pub use target::{Asked, Goal};
 
 use crate::error::{Error, Result};
@@ -78,7 +78,7 @@ impl std::fmt::Display for Reached {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "{} ({}:{})",
+            "{} (log:{}:{})",
             output::instant(self.at),
             self.epoch,
             self.seq
@@ -115,7 +115,9 @@ impl From<RecoverableWindow> for Window {
 /// # Errors
 /// No region can be read.
 pub async fn windows(timeline: &Timeline) -> Result<Vec<Window>> {
-    let facts = Survey::new(timeline, &[], Scope::Whole).await?.facts();
+    let facts = Survey::new(timeline, &Avoid::default(), Scope::Whole)
+        .await?
+        .facts();
     Ok(planner::windows(&facts)
         .into_iter()
         .map(Window::from)
@@ -181,8 +183,8 @@ impl RestorePlan {
     }
 }
 
-/// Plans a restore of `timeline` to what was asked for, without the bases whose links are in `avoid`
-/// (they turned out to be damaged everywhere). With `accept_older` `latest` may end before a recovery
+/// Plans a restore of `timeline` to what was asked for, without what `avoid` names (it turned
+/// out to be damaged everywhere). With `accept_older` `latest` may end before a recovery
 /// point that some region shows.
 ///
 /// # Errors
@@ -190,12 +192,12 @@ impl RestorePlan {
 pub async fn plan(
     timeline: &Timeline,
     asked: &Asked,
-    avoid: &[Hash],
+    avoid: &Avoid,
     accept_older: bool,
 ) -> Result<RestorePlan> {
     let scope = match asked.goal {
         Goal::Latest | Goal::Position(..) => Scope::Newest,
-        Goal::Time(_) | Goal::Point(_) => Scope::Whole,
+        Goal::Time(_) | Goal::Point(_) | Goal::PointAt(..) => Scope::Whole,
     };
     let mut survey = Survey::new(timeline, avoid, scope).await?;
     let mut target = resolve(timeline, &mut survey, asked).await?;
@@ -211,7 +213,7 @@ pub async fn plan(
                     };
                     continue;
                 }
-                _ => return Err(refused(&survey, refusal, asked)),
+                _ => return Err(refused(&survey, refusal)),
             },
         };
         if let Some(plan) = check(timeline, &mut survey, &decided).await? {
@@ -237,26 +239,33 @@ async fn resolve(timeline: &Timeline, survey: &mut Survey<'_>, asked: &Asked) ->
         Goal::Latest if asked.inclusive => return Ok(Target::Latest),
         Goal::Latest => match planner::plan(&survey.facts(), &Target::Latest) {
             Ok(latest) => (latest.epoch, latest.last_log),
-            Err(refusal) => return Err(refused(survey, refusal, asked)),
+            Err(refusal) => return Err(refused(survey, refusal)),
         },
         Goal::Position(epoch, seq) => (*epoch, *seq),
         Goal::Point(name) => {
-            let named = Target::Point(PointName::Name(name.clone()));
-            let points = timeline
-                .epochs()
-                .iter()
-                .rev()
-                .flat_map(|view| view.points.iter().rev());
-            let mut found = points.filter(|point| point.head.name.as_ref() == Some(name));
-            let Some(point) = found.next() else {
-                return Ok(named);
+            let Some(position) = points_named(timeline, name).next() else {
+                return Ok(Target::Point(PointName::Name(name.clone())));
             };
-            let position = (point.head.epoch, point.head.log_seq);
+            let position = (position.head.epoch, position.head.log_seq);
             survey.back_to_a_commit(position.0, position.1).await?;
             if asked.inclusive {
-                return Ok(named);
+                return Ok(Target::Point(PointName::Name(name.clone())));
             }
             position
+        }
+        Goal::PointAt(epoch, seq) => {
+            let target = Target::Point(PointName::At {
+                epoch: *epoch,
+                seq: *seq,
+            });
+            let Some(log_seq) = numbered(timeline, *epoch, *seq)? else {
+                return Ok(target);
+            };
+            survey.back_to_a_commit(*epoch, log_seq).await?;
+            if asked.inclusive {
+                return Ok(target);
+            }
+            (*epoch, log_seq)
         }
     };
     let (epoch, seq) = position;
@@ -274,6 +283,38 @@ async fn resolve(timeline: &Timeline, survey: &mut Survey<'_>, asked: &Asked) ->
         epoch,
         seq: before.unwrap_or(LogSeq(u64::MAX)),
     })
+}
+
+/// The recovery points that carry a name, the newest first.
+pub fn points_named<'a>(
+    timeline: &'a Timeline,
+    name: &'a str,
+) -> impl Iterator<Item = &'a Verified<PointHead>> {
+    let points = timeline
+        .epochs()
+        .iter()
+        .rev()
+        .flat_map(|view| view.points.iter().rev());
+    points.filter(move |point| point.head.name.as_deref() == Some(name))
+}
+
+/// The last log object that a recovery point covers. Another one that is called like its number is
+/// not passed over in silence.
+fn numbered(timeline: &Timeline, epoch: Epoch, seq: PointSeq) -> Result<Option<LogSeq>> {
+    let text = format!("{epoch}/{seq}");
+    let other = points_named(timeline, &text)
+        .find(|point| (point.head.epoch, point.head.seq) != (epoch, seq));
+    if let Some(other) = other {
+        let (epoch, seq, log) = (other.head.epoch, other.head.seq, other.head.log_seq);
+        return Err(Error::TargetText(format!(
+            "point:{text} is the number of one recovery point and the name of another, point:{epoch}/{seq}: name the state that you mean by its position, as list shows it (the latter's is log:{epoch}:{log})"
+        )));
+    }
+    let points = timeline.epoch(epoch).map(|view| view.points.iter());
+    let mut found = points.into_iter().flatten();
+    Ok(found
+        .find(|point| point.head.seq == seq)
+        .map(|point| point.head.log_seq))
 }
 
 /// Reads every head of a decided restore. `None`: something wasn't as assumed, decide again.
@@ -343,14 +384,14 @@ fn because(decided: &planner::RestorePlan) -> String {
     let epoch = decided.epoch;
     match &decided.proof {
         Proof::LaterObject(seq) if !decided.exact => format!(
-            "to the ship interval: log object {epoch}:{seq} holds commits from before the instant and from after it and is left out (--to {epoch}:{seq} takes it whole)"
+            "to the ship interval: log:{epoch}:{seq} holds commits from before the instant and from after it and is left out (--to log:{epoch}:{seq} takes it whole)"
         ),
         Proof::LaterObject(seq) => {
-            format!("the next log object, {epoch}:{seq}, holds later commits")
+            format!("the next log object, log:{epoch}:{seq}, holds later commits")
         }
         Proof::SameInstant => "a commit stands at this very instant".to_owned(),
         Proof::Point(point) => {
-            format!("recovery point {point} says that nothing else was committed")
+            format!("point:{epoch}/{point} says that nothing else was committed")
         }
         Proof::Beat => "the agent's beat says that nothing else was committed".to_owned(),
         Proof::AskedFor => "this position was asked for".to_owned(),
@@ -413,20 +454,7 @@ fn lines(more: &[String]) -> String {
     more.iter().map(|line| format!("; {line}")).collect()
 }
 
-/// A time of day without a day reads as a position that isn't there.
-fn misread(asked: &Asked) -> Vec<String> {
-    let text = &asked.text;
-    let hint = format!(
-        "{text} was read as EPOCH:SEQ: for a time of day write the day, too, such as \"today {text} UTC\""
-    );
-    if target::looks_like_a_time_of_day(text) {
-        vec![hint]
-    } else {
-        Vec::new()
-    }
-}
-
-fn refused(survey: &Survey<'_>, refusal: Box<planner::NotRecoverable>, asked: &Asked) -> Error {
+fn refused(survey: &Survey<'_>, refusal: Box<planner::NotRecoverable>) -> Error {
     let (damaged, missing) = match &refusal.why {
         Why::NothingYet | Why::NoBase { .. } => (survey.damaged_bases(), survey.missing_bases()),
         // A signed gap stops nobody who has a base from behind it.
@@ -437,9 +465,8 @@ fn refused(survey: &Survey<'_>, refusal: Box<planner::NotRecoverable>, asked: &A
         _ if !damaged.is_empty() => codes::DAMAGED,
         _ if !missing.is_empty() => codes::MISSING_OBJECT,
         Why::TooLate => codes::AFTER_WINDOW,
-        Why::NothingYet | Why::TooEarly | Why::NoBase { .. } | Why::Unknown(_) => {
-            codes::BEFORE_WINDOW
-        }
+        Why::NothingYet | Why::TooEarly | Why::NoBase { .. } => codes::BEFORE_WINDOW,
+        Why::Unknown(_) => codes::NO_SUCH_STATE,
         Why::NotAPosition => codes::IN_GAP,
         Why::Hole { epoch, seq, .. } => match survey.place(*epoch, *seq) {
             Some(place) if place.found.is_some() => codes::IN_GAP,
@@ -449,7 +476,7 @@ fn refused(survey: &Survey<'_>, refusal: Box<planner::NotRecoverable>, asked: &A
     };
     Error::NotRecoverable(NotRecoverable {
         refusal,
-        more: [damaged, missing, misread(asked)].concat(),
+        more: [damaged, missing].concat(),
         code: Box::new(code),
     })
 }

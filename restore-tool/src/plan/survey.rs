@@ -39,8 +39,16 @@ pub enum Scope {
 pub struct Survey<'a> {
     timeline: &'a Timeline,
     known: BTreeMap<(Epoch, LogSeq), Place>,
-    /// Links of bases that turned out to be damaged everywhere.
-    avoid: Vec<Hash>,
+    avoid: Avoid,
+}
+
+/// What turned out to have no good copy anywhere although its head has: found while restoring.
+#[derive(Debug, Clone, Default)]
+pub struct Avoid {
+    /// Links of bases.
+    pub bases: Vec<Hash>,
+    /// Log objects, with what is wrong with them.
+    pub log: BTreeMap<(Epoch, LogSeq), String>,
 }
 
 impl<'a> Survey<'a> {
@@ -48,14 +56,21 @@ impl<'a> Survey<'a> {
     ///
     /// # Errors
     /// No region can be read.
-    pub async fn new(timeline: &'a Timeline, avoid: &[Hash], scope: Scope) -> Result<Self> {
+    pub async fn new(timeline: &'a Timeline, avoid: &Avoid, scope: Scope) -> Result<Self> {
         let mut survey = Self {
             timeline,
             known: BTreeMap::new(),
-            avoid: avoid.to_vec(),
+            avoid: avoid.clone(),
         };
         for view in timeline.epochs() {
             survey.look(view, scope).await?;
+        }
+        // What stands on both sides of a hole is where one can go instead.
+        for (epoch, seq) in avoid.log.keys().copied() {
+            if let Some(before) = seq.previous() {
+                survey.back_to_a_commit(epoch, before).await?;
+            }
+            survey.on_to_a_position(epoch, seq.next()).await?;
         }
         Ok(survey)
     }
@@ -277,7 +292,7 @@ impl<'a> Survey<'a> {
 
     /// Leaves a base out.
     pub fn avoid(&mut self, link: Hash) {
-        self.avoid.push(link);
+        self.avoid.bases.push(link);
     }
 
     /// The last restore position before `seq` among the heads read.
@@ -332,7 +347,7 @@ impl<'a> Survey<'a> {
         let mut bases = view
             .bases
             .iter()
-            .filter(|base| !self.avoid.contains(&base.link));
+            .filter(|base| !self.avoid.bases.contains(&base.link));
         EpochFacts {
             epoch: view.epoch,
             log,
@@ -349,6 +364,10 @@ impl<'a> Survey<'a> {
     }
 
     fn entry(&self, epoch: Epoch, seq: LogSeq, bytes: u64) -> LogFact {
+        if let Some(why) = self.avoid.log.get(&(epoch, seq)) {
+            let state = LogState::Damaged(why.clone());
+            return LogFact { seq, bytes, state };
+        }
         let Some(place) = self.known.get(&(epoch, seq)) else {
             return LogFact {
                 seq,

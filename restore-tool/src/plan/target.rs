@@ -1,8 +1,11 @@
-//! What `--to` and `--before` mean: `latest`, a time, `EPOCH:SEQ`, or `point:NAME`.
+//! What `--to` and `--before` mean: `latest`, a time, `log:EPOCH:SEQ`, `point:EPOCH/SEQ`, or
+//! `point:NAME`. One notation, the one that every printed text uses.
+//!
+//! Bare numbers are never a position: `01:50` is what people write for ten to two.
 
 use jiff::Timestamp;
-use tidemark_format::{Epoch, LogSeq};
-use tidemark_host::time_spec::{self, TimeContext};
+use tidemark_format::{Epoch, LogSeq, PointSeq};
+use tidemark_host::time_spec::{self, TimeContext, TimeSpecError};
 
 use crate::cli::RestoreArgs;
 use crate::error::{Error, Result};
@@ -18,6 +21,8 @@ pub enum Goal {
     Position(Epoch, LogSeq),
     /// The state at a named recovery point.
     Point(String),
+    /// The state at a recovery point.
+    PointAt(Epoch, PointSeq),
 }
 
 /// A goal, and whether it is itself included.
@@ -31,6 +36,8 @@ pub struct Asked {
     pub text: String,
     /// The local zone was assumed: the instant is printed in UTC.
     pub assumed_local: bool,
+    /// The present day was assumed.
+    pub assumed_today: bool,
 }
 
 impl Asked {
@@ -49,42 +56,83 @@ impl Asked {
             inclusive,
             text: text.clone(),
             assumed_local: false,
+            assumed_today: false,
         };
         if text.eq_ignore_ascii_case("latest") {
             return Ok(exact(Goal::Latest));
         }
         if let Some(name) = text.strip_prefix("point:") {
-            return Ok(exact(Goal::Point(name.to_owned())));
+            return Ok(exact(point(name)?));
         }
-        if let Some((epoch, seq)) = position(text) {
-            return Ok(exact(Goal::Position(epoch, seq)));
+        if let Some(position) = text.strip_prefix("log:") {
+            let (epoch, seq) = two_numbers(position, ':').ok_or_else(|| {
+                Error::TargetText(format!(
+                    "{text:?} is no position: write log:EPOCH:SEQ, as list and plan show it (log:1:50)"
+                ))
+            })?;
+            return Ok(exact(Goal::Position(Epoch(epoch), LogSeq(seq))));
         }
-        let spec = time_spec::parse(text, context)?;
+        refuse_bare_numbers(text)?;
+        let spec = time_spec::parse(text, context).map_err(|error| or_a_position(text, error))?;
         Ok(Self {
             assumed_local: spec.assumed_local,
+            assumed_today: spec.assumed_today,
             ..exact(Goal::Time(spec.at))
         })
     }
 }
 
-/// Whether a position looks like a time of day, and may have been meant as one.
-#[must_use]
-pub(super) fn looks_like_a_time_of_day(text: &str) -> bool {
-    let number =
-        |part: &str, below: u8| part.len() == 2 && part.parse().is_ok_and(|n: u8| n < below);
-    text.split_once(':')
-        .is_some_and(|(hour, minute)| number(hour, 24) && number(minute, 60))
+/// What `point:` names: `EPOCH/SEQ`, or else a name that a person gave.
+fn point(name: &str) -> Result<Goal> {
+    if name.is_empty() {
+        return Err(Error::TargetText(
+            "point: names no recovery point: write point:NAME or point:EPOCH/SEQ, as list shows them"
+                .to_owned(),
+        ));
+    }
+    Ok(match two_numbers(name, '/') {
+        Some((epoch, seq)) => Goal::PointAt(Epoch(epoch), PointSeq(seq)),
+        None => Goal::Point(name.to_owned()),
+    })
 }
 
-/// `EPOCH:SEQ` or `EPOCH/SEQ`: digits only, so that no time of day is taken for one: those have two digits each and
-/// need a day before them.
-fn position(text: &str) -> Option<(Epoch, LogSeq)> {
-    let (epoch, seq) = text.split_once(':').or_else(|| text.split_once('/'))?;
+/// Two bare numbers may be a position, a recovery point or a time of day: a restore must not guess.
+fn refuse_bare_numbers(text: &str) -> Result<()> {
+    let bare = two_numbers(text, ':').or_else(|| two_numbers(text, '/'));
+    match bare {
+        Some((epoch, seq)) if !is_a_time_of_day(text) => Err(Error::TargetText(format!(
+            "{text:?} may be a position in the log or a recovery point: write log:{epoch}:{seq} or point:{epoch}/{seq}"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// A time of day without its day may have been meant as a position.
+fn or_a_position(text: &str, error: TimeSpecError) -> Error {
+    match two_numbers(text, ':') {
+        Some((epoch, seq)) => Error::TargetText(format!(
+            "{error}; a position in the log is written log:{epoch}:{seq}, a recovery point point:{epoch}/{seq}"
+        )),
+        None => error.into(),
+    }
+}
+
+/// Whether `H:MM` or `HH:MM` could be on a clock.
+fn is_a_time_of_day(text: &str) -> bool {
+    let number = |part: &str, below: u8| part.parse().is_ok_and(|n: u8| n < below);
+    text.split_once(':').is_some_and(|(hour, minute)| {
+        hour.len() <= 2 && minute.len() == 2 && number(hour, 24) && number(minute, 60)
+    })
+}
+
+/// Two numbers of digits only.
+fn two_numbers(text: &str, between: char) -> Option<(u32, u64)> {
+    let (one, other) = text.split_once(between)?;
     let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
-    if !digits(epoch) || !digits(seq) {
+    if !digits(one) || !digits(other) {
         return None;
     }
-    Some((Epoch(epoch.parse().ok()?), LogSeq(seq.parse().ok()?)))
+    Some((one.parse().ok()?, other.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -111,12 +159,20 @@ mod tests {
         assert_eq!(read("latest", false).unwrap().goal, Goal::Latest);
         assert_eq!(read("Latest", false).unwrap().goal, Goal::Latest);
         assert_eq!(
-            read("3:4711", false).unwrap().goal,
+            read("log:3:4711", false).unwrap().goal,
             Goal::Position(Epoch(3), LogSeq(4711))
         );
         assert_eq!(
             read("point:before-v2", false).unwrap().goal,
             Goal::Point("before-v2".into())
+        );
+        assert_eq!(
+            read("point:1/4", false).unwrap().goal,
+            Goal::PointAt(Epoch(1), PointSeq(4))
+        );
+        assert_eq!(
+            read("log:1:50", false).unwrap().goal,
+            Goal::Position(Epoch(1), LogSeq(50))
         );
         let back = read("-90m", false).unwrap();
         assert_eq!(
@@ -126,12 +182,52 @@ mod tests {
     }
 
     #[test]
-    fn a_position_may_look_like_a_time_of_day() {
-        for text in ["14:31", "00:00", "23:59"] {
-            assert!(looks_like_a_time_of_day(text), "{text}");
+    fn a_time_of_day_is_never_a_position() {
+        for interactive in [false, true] {
+            for text in [
+                "01:50", "01:30", "1:30", "14:31", "23:59", "0:00", "01:50:30",
+            ] {
+                // 14:00 in the local zone: some have been today, and then they are a time.
+                match read(text, interactive) {
+                    Ok(asked) => {
+                        assert!(matches!(asked.goal, Goal::Time(_)), "{text}");
+                        assert!(interactive && asked.assumed_today && asked.assumed_local);
+                    }
+                    Err(refused) => {
+                        let said = refused.to_string();
+                        assert!(said.contains("write the day"), "{said}");
+                    }
+                }
+            }
         }
-        for text in ["1:31", "14:4711", "24:00", "14:60", "14/31", "latest"] {
-            assert!(!looks_like_a_time_of_day(text), "{text}");
+        let today = read("01:50", true).unwrap().goal;
+        assert_eq!(
+            today,
+            Goal::Time("2026-04-30T23:50:00Z".parse().unwrap()),
+            "in the local zone"
+        );
+        let said = read("01:50", false).unwrap_err().to_string();
+        assert!(said.contains("log:1:50"), "{said}");
+    }
+
+    #[test]
+    fn bare_numbers_are_refused_with_what_they_may_mean() {
+        for text in ["1:3", "1/3", "1:4711", "1/4711", "14:60", "24:00", "14/31"] {
+            for interactive in [false, true] {
+                let said = read(text, interactive).unwrap_err().to_string();
+                assert!(
+                    said.contains("write log:") && said.contains("point:"),
+                    "{said}"
+                );
+            }
+        }
+        for text in [
+            "log:", "log:1", "log:1/3", "log:x:3", "log:1:", "log:-1:3", "point:",
+        ] {
+            assert!(
+                matches!(read(text, true), Err(Error::TargetText(_))),
+                "{text}"
+            );
         }
     }
 

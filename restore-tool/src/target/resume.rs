@@ -31,6 +31,12 @@ impl UnitSet {
         Self { ranges: Vec::new() }
     }
 
+    /// Whether nothing is in it.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.ranges.is_empty()
+    }
+
     /// Whether `unit` is in it.
     #[must_use]
     pub fn contains(&self, unit: u64) -> bool {

@@ -57,7 +57,7 @@ async fn a_damaged_log_object_stops_a_restore_and_names_the_latest_provable_stat
                 ran.err
             );
         }
-        let ran = world.restore(&format!("1:{before}")).await;
+        let ran = world.restore(&format!("log:1:{before}")).await;
         assert_eq!(ran.exit, Exit::Ok, "{name}: {ran:?}");
         world.assert_restored(before);
     }
@@ -215,7 +215,7 @@ async fn a_revoked_agents_earlier_log_counts_and_its_later_one_does_not() {
     assert_eq!(ran.exit, Exit::Ok, "{ran:?}");
     world.assert_restored(last);
     let later = world.log_seq.previous().unwrap();
-    let ran = world.restore(&format!("1:{later}")).await;
+    let ran = world.restore(&format!("log:1:{later}")).await;
     assert_eq!(ran.exit, Exit::Integrity, "{ran:?}");
     assert!(ran.err.contains("revoked"), "{}", ran.err);
 }

@@ -52,7 +52,7 @@ async fn every_state_is_restored_by_its_position_and_by_its_time() {
     let world = lived();
     let first = LogSeq(1);
     for (seq, at) in world.times.range(first..) {
-        let ran = world.restore(&format!("1:{seq}")).await;
+        let ran = world.restore(&format!("log:1:{seq}")).await;
         assert_eq!(ran.exit, Exit::Ok, "{seq}: {ran:?}");
         world.assert_restored(*seq);
         let ran = world.restore(&at.to_string()).await;
@@ -75,7 +75,7 @@ async fn to_includes_an_instant_and_before_excludes_it() {
         .run(&[
             "restore",
             "--before",
-            &format!("1:{seq}"),
+            &format!("log:1:{seq}"),
             "--target",
             &target,
         ])
@@ -102,7 +102,7 @@ async fn a_named_point_is_restored() {
 async fn the_middle_of_a_large_change_is_refused_and_its_end_is_restored() {
     let mut world = lived();
     let last = world.large_commit(3);
-    let ran = world.restore(&format!("1:{}", last.0 - 1)).await;
+    let ran = world.restore(&format!("log:1:{}", last.0 - 1)).await;
     assert_eq!(ran.exit, Exit::NotRecoverable, "{ran:?}");
     assert!(ran.err.contains("only its last one"), "{}", ran.err);
     assert_eq!(world.restore("latest").await.exit, Exit::Ok);
@@ -145,7 +145,10 @@ async fn earlier_than_the_window_and_inside_a_gap_are_refused_with_what_can_be_h
     assert_eq!(ran.exit, Exit::NotRecoverable, "{ran:?}");
     assert!(ran.err.contains("TM1403"), "{}", ran.err);
     // Both sides of the gap are there.
-    assert_eq!(world.restore(&format!("1:{before}")).await.exit, Exit::Ok);
+    assert_eq!(
+        world.restore(&format!("log:1:{before}")).await.exit,
+        Exit::Ok
+    );
     world.assert_restored(before);
     assert_eq!(world.restore("latest").await.exit, Exit::Ok);
     world.assert_restored(world.log_seq.previous().unwrap());

@@ -24,7 +24,7 @@ pub enum Why {
     )]
     TooLate,
     /// A hole between the base and the end, or right behind the end.
-    #[error("log object {epoch}:{seq} {what}, so what was committed there is not known")]
+    #[error("log:{epoch}:{seq} {what}, so what was committed there is not known")]
     Hole {
         /// The epoch.
         epoch: Epoch,
@@ -72,18 +72,32 @@ impl fmt::Display for NotRecoverable {
             (Some(before), Some(after)) => {
                 write!(
                     f,
-                    "; the nearest instants that can be restored are {before} and {after}"
+                    "; the nearest instants that can be restored are {before} and {after}{}",
+                    by(before)
                 )
             }
             (Some(before), None) => {
-                write!(f, "; the latest instant that can be restored is {before}")
+                write!(
+                    f,
+                    "; the latest instant that can be restored is {before}{}",
+                    by(before)
+                )
             }
             (None, Some(after)) => {
-                write!(f, "; the earliest instant that can be restored is {after}")
+                write!(
+                    f,
+                    "; the earliest instant that can be restored is {after}{}",
+                    by(after)
+                )
             }
             (None, None) => Ok(()),
         }
     }
+}
+
+/// How to ask for it.
+fn by(reach: &Reach) -> String {
+    format!(": --to log:{}:{}", reach.epoch, reach.seq)
 }
 
 /// The refusal of `target`, with the nearest that can be restored.

@@ -246,7 +246,13 @@ fn a_point_is_found_by_name_or_number_and_ends_where_it_says() {
     let by_name = Target::Point(PointName::Name("before-upgrade".to_owned()));
     assert_eq!(ends(&facts, by_name), (5, 150));
     assert_eq!(
-        ends(&facts, Target::Point(PointName::Seq(PointSeq(0)))),
+        ends(
+            &facts,
+            Target::Point(PointName::At {
+                epoch: Epoch(1),
+                seq: PointSeq(0)
+            })
+        ),
         (5, 150)
     );
     let unknown = Target::Point(PointName::Name("x".to_owned()));

@@ -22,7 +22,7 @@ pub struct Reach {
 
 impl fmt::Display for Reach {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} (position {}:{})", self.at, self.epoch, self.seq)
+        write!(f, "{} (log:{}:{})", self.at, self.epoch, self.seq)
     }
 }
 

@@ -149,6 +149,7 @@ impl Inner {
                 return Err(cut("more bytes came than were announced", None));
             }
             bytes.extend_from_slice(&chunk);
+            crate::arrivals::arrived(chunk.len());
         }
         if bytes.len() != size {
             return Err(cut("fewer bytes came than were announced", None));

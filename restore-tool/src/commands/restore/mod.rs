@@ -1,8 +1,9 @@
 //! `plan` and `restore`.
 //!
 //! Both look at the target, the repository and the plan in the same way; `restore` then executes.
-//! When a base turns out to have no good copy anywhere, the next older one is taken: the same state
-//! is reached by a longer way, and the damage is reported.
+//! When a base turns out to have no good copy anywhere, the next older one is taken, and when a log
+//! object has none, a base behind it: the same state is reached by another way, and the damage is
+//! reported. Where there is no other way nothing is delivered, and the error names what can be had.
 
 mod prepare;
 mod report;
@@ -11,9 +12,9 @@ use std::sync::Arc;
 
 use tidemark_format::envelope::Kind;
 use tidemark_format::heads::Role;
-use tidemark_format::{Hash, keys};
+use tidemark_format::{Hash, SessionId, keys};
 use tidemark_host::Exit;
-use tidemark_open::{Opener, RegionReader, RegionSet};
+use tidemark_open::{Error as OpenError, ErrorKind, Opener, RegionReader, RegionSet};
 use tokio_util::sync::CancellationToken;
 
 pub use report::Report;
@@ -24,7 +25,7 @@ use crate::apply::{self, Done, Work, stopped};
 use crate::cli::RestoreArgs;
 use crate::error::{Error, Result};
 use crate::identity;
-use crate::plan::RestorePlan;
+use crate::plan::{Avoid, Reached, RestorePlan};
 use crate::repository::{Repository, Settings, Tools};
 
 /// `plan`.
@@ -34,7 +35,7 @@ use crate::repository::{Repository, Settings, Tools};
 pub async fn plan_only(args: &RestoreArgs, settings: &Settings, tools: &Tools) -> Result<Exit> {
     let trust = identity::trust_if_at_hand(settings);
     let prepared = Prepared::look(args, settings, trust, tools).await?;
-    let plan = prepared.plan(&[]).await?;
+    let plan = prepared.plan(&Avoid::default()).await?;
     prepared.target.check_space(plan.image_bytes())?;
     tools.console.show(&prepared.document(&plan)?);
     Ok(if prepared.exceptions.is_empty() {
@@ -61,6 +62,8 @@ pub async fn run(
     let trust = identity::trust(&identity);
     let prepared = stopped(stop, Prepared::look(args, settings, Some(trust), tools)).await?;
     let opener = opener(&prepared.repository, identity, tools)?;
+    // Directories and near buckets answer first, whatever the order on the command line.
+    stopped(stop, async { Ok(opener.regions().measure().await) }).await?;
     let work = Work {
         opener: Arc::new(opener),
         target: prepared.target.clone(),
@@ -78,30 +81,65 @@ pub async fn run(
     })
 }
 
-/// Executes the plan; when a base is damaged everywhere, one that does without it.
+/// Executes the plan; when something it needs is damaged everywhere, one that reaches the same state
+/// without it. If there is none, the error names what can be had instead.
 async fn execute(prepared: &Prepared, work: &Work) -> Result<(RestorePlan, Done)> {
-    let mut avoid: Vec<Hash> = Vec::new();
-    let mut damage: Option<Error> = None;
+    let mut avoid = Avoid::default();
+    let mut damage: Option<(Error, Reached)> = None;
     loop {
         let planned = stopped(&work.stop, prepared.plan(&avoid)).await;
         let plan = match (planned, damage.take()) {
-            (Ok(plan), _) => plan,
             (Err(Error::Interrupted), _) => return Err(Error::Interrupted),
-            // Nothing does without it: the damage is what must be told.
-            (Err(_without), Some(damage)) => return Err(damage),
+            (Err(without), Some((damage, _))) => {
+                return Err(instead_of(damage, nearest(&without)));
+            }
             (Err(error), None) => return Err(error),
+            // Past the newest recovery point the log may end earlier: that is less than was asked for.
+            (Ok(plan), Some((damage, asked)))
+                if !prepared.accept_older
+                    && (plan.end.epoch, plan.end.seq) < (asked.epoch, asked.seq) =>
+            {
+                return Err(instead_of(damage, Some(plan.end)));
+            }
+            (Ok(plan), _) => plan,
         };
         work.tools.console.show_first(&prepared.document(&plan)?);
         match apply::execute(work, prepared.timeline.source(), &plan).await {
             Ok(done) => return Ok((plan, done)),
-            Err(error) => match damaged_base(&plan, &error, &avoid) {
-                Some(link) => {
-                    avoid.push(link);
-                    damage = Some(error);
+            Err(error) => {
+                if !leave_out(&mut avoid, &plan, &error) {
+                    return Err(error);
                 }
-                None => return Err(error),
-            },
+                damage = Some((error, plan.end));
+            }
         }
+    }
+}
+
+/// The nearest state that can be restored, as a refusal knows it.
+fn nearest(refused: &Error) -> Option<Reached> {
+    let Error::NotRecoverable(refused) = refused else {
+        return None;
+    };
+    let refusal = refused.refusal();
+    let reach = refusal.before.as_ref().or(refusal.after.as_ref());
+    reach.map(Reached::from)
+}
+
+/// Invariant 5: the error names the latest instant that is provable without what is damaged.
+fn instead_of(damage: Error, reached: Option<Reached>) -> Error {
+    let instead = reached.map_or_else(
+        || "without it nothing in the regions given can be restored: give all regions".to_owned(),
+        |reached| {
+            let (epoch, seq) = (reached.epoch, reached.seq);
+            format!(
+                "the latest instant that can be restored without it is {reached}: run the same command with --to log:{epoch}:{seq}"
+            )
+        },
+    );
+    Error::DamagedOnTheWay {
+        instead,
+        damage: Box::new(damage),
     }
 }
 
@@ -134,21 +172,39 @@ pub(crate) fn opener(
     ))
 }
 
-/// The base without which to try again, if the error is one of a base's objects.
-fn damaged_base(plan: &RestorePlan, error: &Error, avoid: &[Hash]) -> Option<Hash> {
-    let Error::Open(tidemark_open::Error::NoGoodCopy { key, .. }) = error else {
-        return None;
+/// Notes what must be done without, if the error is one of damage; whether that was news.
+fn leave_out(avoid: &mut Avoid, plan: &RestorePlan, error: &Error) -> bool {
+    let Error::Open(open @ OpenError::NoGoodCopy { key, .. }) = error else {
+        return false;
     };
-    let of_base = |key: &str| {
-        key.starts_with("meta/base/") || key.starts_with(&format!("{}pack/", keys::DATA))
-    };
-    if !of_base(key) {
-        return None;
+    // A region that doesn't answer has lost nothing.
+    if !matches!(open.kind(), ErrorKind::Integrity | ErrorKind::Missing) {
+        return false;
     }
-    let named = plan.bases.iter().find(|base| base.key.as_str() == key);
+    let before = (avoid.bases.len(), avoid.log.len());
+    let sealed_in = |session: Option<SessionId>| {
+        session.is_some_and(|session| keys::session(session).as_str() == key)
+    };
+    for object in &plan.log {
+        if object.key.as_str() == key || sealed_in(object.head.session) {
+            let place = (object.head.epoch, object.head.seq);
+            avoid
+                .log
+                .entry(place)
+                .or_insert_with(|| tidemark_storage::chain(open));
+        }
+    }
+    let named = plan
+        .bases
+        .iter()
+        .find(|base| base.key.as_str() == key || sealed_in(Some(base.head.session)));
     // A pack doesn't say which base of the chain lists it: all of them are left out, newest first.
-    named
-        .or_else(|| plan.base())
-        .map(|base| base.link)
-        .filter(|link| !avoid.contains(link))
+    let of_a_base =
+        key.starts_with(&format!("{}pack/", keys::DATA)) || key.starts_with("data/session/");
+    let left_out = named.or_else(|| plan.base().filter(|_| of_a_base));
+    let known = |link: &Hash| avoid.bases.contains(link);
+    if let Some(link) = left_out.map(|base| base.link).filter(|link| !known(link)) {
+        avoid.bases.push(link);
+    }
+    (avoid.bases.len(), avoid.log.len()) != before
 }

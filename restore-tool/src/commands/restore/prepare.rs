@@ -1,14 +1,13 @@
 //! Everything looked at before the first byte is written: the target, the regions, how new they are.
 
 use jiff::tz::TimeZone;
-use tidemark_format::Hash;
 use tidemark_host::output;
 use tidemark_host::time_spec::TimeContext;
 use tidemark_ledger::history::{Expect, LoadOptions, PointsWanted};
 
 use crate::cli::RestoreArgs;
 use crate::error::{Error, Result};
-use crate::plan::{self, Asked, Goal, PlanDocument, RestorePlan};
+use crate::plan::{self, Asked, Avoid, Goal, PlanDocument, RestorePlan};
 use crate::repository::{Repository, Settings, Tools};
 use crate::target::Target;
 use crate::timeline::Timeline;
@@ -52,7 +51,7 @@ impl Prepared {
         let source = repository.source(settings.source.as_ref()).await?;
         let points = match asked.goal {
             Goal::Latest | Goal::Position(..) => PointsWanted::Newest(NEWEST_POINTS),
-            Goal::Time(_) | Goal::Point(_) => PointsWanted::All,
+            Goal::Time(_) | Goal::Point(_) | Goal::PointAt(..) => PointsWanted::All,
         };
         let points = if args.expect.is_some() {
             PointsWanted::All
@@ -72,6 +71,7 @@ impl Prepared {
             accept_older: args.accept_older,
         };
         prepared.check_freshness(args, tools)?;
+        prepared.say_which_of_one_name();
         Ok(prepared)
     }
 
@@ -134,6 +134,31 @@ impl Prepared {
         Ok(())
     }
 
+    /// A name may have been given twice: the newest is taken, and it is said.
+    fn say_which_of_one_name(&mut self) {
+        let Goal::Point(name) = &self.asked.goal else {
+            return;
+        };
+        let all: Vec<String> = plan::points_named(&self.timeline, name)
+            .map(|point| {
+                let (epoch, seq) = (point.head.epoch, point.head.seq);
+                format!(
+                    "point:{epoch}/{seq} of {}",
+                    output::instant(point.head.committed)
+                )
+            })
+            .collect();
+        if let [newest, others @ ..] = all.as_slice()
+            && !others.is_empty()
+        {
+            self.notes.push(format!(
+                "{} recovery points are named {name}; the newest is taken, {newest}; also: {}",
+                all.len(),
+                others.join(", ")
+            ));
+        }
+    }
+
     fn say_what_one_region_means(&mut self, tools: &Tools) {
         let freshness = self.timeline.freshness();
         if freshness.compared {
@@ -182,13 +207,16 @@ impl Prepared {
         Ok(())
     }
 
-    pub(super) async fn plan(&self, avoid: &[Hash]) -> Result<RestorePlan> {
+    pub(super) async fn plan(&self, avoid: &Avoid) -> Result<RestorePlan> {
         plan::plan(&self.timeline, &self.asked, avoid, self.accept_older).await
     }
 
     pub(super) fn document(&self, plan: &RestorePlan) -> Result<PlanDocument> {
         let mut notes = self.notes.clone();
         notes.extend(self.exceptions.iter().cloned());
+        if self.asked.assumed_today {
+            notes.push("the time had no day: today was assumed".to_owned());
+        }
         if self.asked.assumed_local {
             notes.push("the time had no zone: this machine's was assumed".to_owned());
         }
