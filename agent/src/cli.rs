@@ -69,7 +69,8 @@ pub enum Command {
     Doctor,
     /// Stop shipping for a while; capture goes on into the spool
     Pause {
-        /// For how long, e.g. 2h; shipping goes on by itself afterwards
+        /// For how long from now, e.g. 2h; shipping goes on by itself afterwards. A second pause replaces the
+        /// first. What is captured meanwhile must fit the spool (spool_max)
         #[arg(long = "for", value_name = "D")]
         duration: String,
         /// Why: shown in status

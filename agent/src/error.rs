@@ -8,6 +8,7 @@ use tidemark_host::files::FileError;
 use tidemark_host::lock::LockError;
 use tidemark_ledger::LedgerError;
 
+use crate::ship::greet::Collision;
 use crate::state::SpoolError;
 use crate::state::source::RecordError;
 
@@ -27,10 +28,13 @@ pub enum AgentError {
     },
     /// A copy of this state directory runs elsewhere.
     #[error(
-        "another agent beats with this agent's key: this machine or its state directory was copied. Nothing was \
-         written to any source's log; decide which machine is the right one and run `tidemark-agent take-over` there"
+        "a copy of this machine or of its state directory runs with this agent's own key ({}). Nothing was written to any \
+         source's log. Decide which machine has the database that your users write to. On the other one stop the agent, \
+         move config and state_dir away and run `tidemark-agent init`, which makes a new key; then run \
+         `tidemark-agent take-over` on the right one and start its agent",
+        .0.why
     )]
-    Cloned,
+    Cloned(Box<Collision>),
     /// The root has not signed for this agent's key yet.
     #[error("{}", crate::enrolment::waiting(.command))]
     NotEnrolled {

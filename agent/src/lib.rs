@@ -9,6 +9,7 @@ pub mod commands;
 pub mod control;
 mod demo;
 pub mod disk;
+mod domains;
 pub mod enrolment;
 mod error;
 pub mod metrics;

@@ -101,7 +101,7 @@ const fn key_code(error: &LedgerError) -> Code {
 pub fn code(error: &AgentError) -> Code {
     match error {
         AgentError::Fenced { .. } => codes::FENCED,
-        AgentError::Cloned => codes::FOREIGN_WRITER,
+        AgentError::Cloned(_) => codes::FOREIGN_WRITER,
         AgentError::NotEnrolled { .. } => codes::NOT_ENROLLED,
         AgentError::Revoked { .. } => codes::AGENT_REVOKED,
         AgentError::NoRegion { .. } => codes::REGION_AWAY,
@@ -148,7 +148,13 @@ mod tests {
 
     #[test]
     fn fenced_and_wrong_config_end_with_codes_that_systemd_does_not_restart() {
-        assert_eq!(code(&AgentError::Cloned).exit, Exit::Fenced);
+        let collision = crate::ship::greet::Collision {
+            region: "a".parse().unwrap(),
+            key: tidemark_format::keys::region(),
+            why: "a beat".into(),
+        };
+        let cloned = AgentError::Cloned(Box::new(collision));
+        assert_eq!(code(&cloned).exit, Exit::Fenced);
         let error = AgentError::SigningKey {
             path: "/x".into(),
             why: "gone".into(),

@@ -188,6 +188,9 @@ pub struct LiveStatus {
     pub writer: WriterId,
     /// The agent's signing key.
     pub agent: KeyId,
+    /// The hash of the config that it runs with.
+    #[serde(default)]
+    pub config: Option<Hash>,
     /// By name.
     pub sources: BTreeMap<SourceName, LiveSource>,
     /// By name.
@@ -196,6 +199,9 @@ pub struct LiveStatus {
     pub spool_bytes: u64,
     /// The most it may hold.
     pub spool_max: u64,
+    /// By how much it grew in each second of late, if it did.
+    #[serde(default)]
+    pub spool_bytes_per_s: Option<u64>,
     /// What a person should know now.
     pub alerts: Vec<LiveAlert>,
 }

@@ -106,7 +106,7 @@ async fn a_second_agent_without_the_state_is_fenced() {
     std::fs::copy(world.state_dir().join("agent.key"), other.join("agent.key")).unwrap();
     let ended = world.start_on(&other).ended().await;
     match ended {
-        Err(error @ (AgentError::Fenced { .. } | AgentError::Cloned)) => {
+        Err(error @ (AgentError::Fenced { .. } | AgentError::Cloned(_))) => {
             assert_eq!(
                 tidemark_agent::policy::code(&error).exit,
                 tidemark_host::Exit::Fenced

@@ -60,6 +60,48 @@ async fn a_copy_of_a_running_agents_state_ends_and_the_agent_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_agent_goes_on_past_the_stray_beat_of_a_copy_that_is_fenced() {
+    let mut world = World::new(&["a", "b"]).await;
+    world.settings = world
+        .settings
+        .replace("beat_every = \"1s\"", "beat_every = \"3s\"");
+    let mut shop = world.shop("app");
+    shop.work(20, 2000);
+    let agent = world.start();
+    agent.snapshot(None).await;
+    let copied = copy_state(&world, "copy");
+    // The log goes on past what the copy knows, and no beat is made meanwhile.
+    shop.work(20, 2000);
+    agent.snapshot(None).await;
+    let beats = || world.regions[0].names("meta/beat/").len();
+    let before = beats();
+    // The copy takes the agent's next beats, its first and its last, and is fenced.
+    ends_fenced(world.start_on(&copied)).await;
+    let taken = beats();
+    assert!(taken > before, "the copy took a beat's name");
+    let status = eventually("the agent meets the copy's beat", async || {
+        let status = agent.status().await;
+        let told = status.alerts.iter().any(|alert| alert.code == "TM1102");
+        told.then_some(status)
+    })
+    .await;
+    let told = status.alerts.iter().find(|alert| alert.code == "TM1102");
+    let message = &told.unwrap().message;
+    assert!(message.contains("this agent's own key"), "{message}");
+    assert!(message.contains("last seen"), "{message}");
+    eventually("the agent beats again", async || {
+        (beats() > taken).then_some(())
+    })
+    .await;
+    shop.work(20, 2000);
+    agent.snapshot(None).await;
+    agent.stop().await.unwrap();
+    for at in 0..2 {
+        world.assert_sound(at, "app").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_agent_on_an_old_copy_of_its_state_does_not_write() {
     let world = World::new(&["a", "b"]).await;
     let mut shop = world.shop("app");

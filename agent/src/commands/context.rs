@@ -39,7 +39,12 @@ fn with_surroundings(
 
 /// The config that the options name, or the default one.
 pub(super) fn config(global: &Global) -> Result<AgentConfig, Failure> {
-    load(&ConfigFile::Agent.find(global.config.as_deref())?)
+    let path = ConfigFile::Agent.find(global.config.as_deref())?;
+    if !path.exists() {
+        let searched = vec![path];
+        return Err(ConfigError::Missing { searched }.into());
+    }
+    load(&path)
 }
 
 /// The machine's clock and randomness, taken once.

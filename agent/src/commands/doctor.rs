@@ -10,7 +10,7 @@ use tidemark_engine::OpenRequest;
 use tidemark_format::{RegionName, sign::PublicKey};
 use tidemark_host::{
     Exit, NtpState, RngExt as _,
-    config::{AgentConfig, Engine, Source, failure_domains},
+    config::{AgentConfig, Engine, Source},
     lock::StateLock,
     output::{Console, Document, Table},
 };
@@ -20,9 +20,13 @@ use tidemark_storage::{CreateOnly, region::AgentRegion};
 use super::{
     Failure,
     context::{self, Machine, open_regions},
+    ended::Ended,
     standing::{Standing, agent_key, standing},
+    status,
 };
-use crate::{bootstrap, cli::Global, enrolment, policy, ship::greet::recipients, state::StateDir};
+use crate::{
+    bootstrap, cli::Global, domains, enrolment, policy, ship::greet::recipients, state::StateDir,
+};
 
 /// What a check found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -103,7 +107,13 @@ impl Document for Findings {
 
 /// Runs `doctor`.
 pub(super) fn doctor(global: &Global, console: &Console) -> Result<Exit, Failure> {
-    let config = context::config(global)?;
+    let config = match context::config(global) {
+        Ok(config) => config,
+        Err(failure) => {
+            status::blind::show(global, console)?;
+            return Err(failure);
+        }
+    };
     let machine = Machine::new();
     let mut findings = Findings { checks: Vec::new() };
     findings.ok("config", format!("{} is right", config.file.display()));
@@ -124,6 +134,9 @@ fn local(config: &AgentConfig, machine: &Machine, findings: &mut Findings) {
     let state = StateDir::new(&config.state_dir);
     if StateLock::is_held(state.root()) {
         findings.ok("agent", "running");
+    } else if let Some(ended) = Ended::load(config) {
+        let remedy = format!("tidemark-agent explain {}", ended.code);
+        findings.bad(Grade::Broken, "agent", ended.words(), remedy);
     } else {
         findings.bad(
             Grade::Broken,
@@ -140,17 +153,6 @@ fn local(config: &AgentConfig, machine: &Machine, findings: &mut Findings) {
             policy::with_causes(&error),
             "tidemark-agent init makes one; it then has to be enrolled",
         ),
-    }
-    let domains = failure_domains(&config.regions);
-    if domains < 2 {
-        findings.bad(
-            Grade::Look,
-            "failure domains",
-            "all copies can be lost at once",
-            "add a [[region]] somewhere else (another provider, building or country)",
-        );
-    } else {
-        findings.ok("failure domains", domains.to_string());
     }
     match machine.clock.ntp() {
         NtpState::Synchronised => findings.ok("clock", "synchronised"),
@@ -227,8 +229,11 @@ fn look_at(
 async fn regions(config: &AgentConfig, machine: &Machine, findings: &mut Findings) {
     let agent = agent_key(config);
     let mut held: Vec<(RegionName, Keyring)> = Vec::new();
+    let mut devices = Vec::new();
+    running_config(config, findings).await;
     for (region, opened) in open_regions(&config.regions, &machine.open_options()).await {
         let what = format!("region {}", region.name);
+        devices.push(opened.as_ref().ok().and_then(|store| store.device));
         let checked = match opened {
             Ok(store) => async {
                 let keyring = one_region(config, &store, agent, &what, findings).await?;
@@ -248,7 +253,50 @@ async fn regions(config: &AgentConfig, machine: &Machine, findings: &mut Finding
             );
         }
     }
+    failure_domains(config, &devices, findings);
     keyrings(config, &held, findings);
+}
+
+/// The failure domains as the agent counts them: `devices` are those of directories.
+fn failure_domains(config: &AgentConfig, devices: &[Option<u64>], findings: &mut Findings) {
+    let regions = config.regions.iter().zip(devices);
+    let places: Vec<domains::Place<'_>> = regions
+        .map(|(region, device)| (region.failure_domain.as_str(), None, *device))
+        .collect();
+    let counted = domains::counted(&places);
+    let number = domains::distinct(counted.iter().map(|(domain, _twin)| domain.as_str()));
+    let wide = config
+        .sources
+        .iter()
+        .map(|source| source.settings.durable_in);
+    let asked = wide.max().unwrap_or(1);
+    let remedy = "add a [[region]] somewhere else (another provider, building or country)";
+    let found = format!(
+        "{number} for {} regions; durable_in asks for {asked}",
+        config.regions.len()
+    );
+    if number < 2 {
+        let found = format!("{found}: all copies can be lost at once");
+        findings.bad(Grade::Look, "failure domains", found, remedy);
+    } else if number < asked {
+        findings.bad(Grade::Look, "failure domains", found, remedy);
+    } else {
+        findings.ok("failure domains", found);
+    }
+}
+
+/// Whether the running agent has the config that was just read.
+async fn running_config(config: &AgentConfig, findings: &mut Findings) {
+    let live = status::ask_daemon(&config.state_dir).await;
+    let runs_with = live.and_then(|live| live.config);
+    if runs_with.is_some_and(|hash| hash != config.hash) {
+        findings.bad(
+            Grade::Look,
+            "config",
+            "the agent runs with an earlier one than the file holds now",
+            "systemctl restart tidemark-agent applies it",
+        );
+    }
 }
 
 /// What all regions' keyrings together say: one to all of them, and two people who can read.
@@ -345,14 +393,26 @@ async fn create_only(
     findings: &mut Findings,
 ) -> tidemark_ledger::Result<()> {
     let report = store.probe.probe(&machine.rng.id()).await?;
+    if !report.conditional_create {
+        findings.bad(
+            Grade::Broken,
+            what,
+            "the store replaces objects that exist (it ignores If-None-Match): fencing is not enforced there, two \
+             agents could overwrite each other",
+            "tidemark-agent explain TM1604",
+        );
+    }
     match report.create_only {
         CreateOnly::Enforced => findings.ok(what, "create-only is enforced by the store"),
+        CreateOnly::Advisory if store.device.is_some() => findings.ok(
+            what,
+            "create-only is advisory, as in every directory: whoever may write it may overwrite it",
+        ),
         CreateOnly::Advisory => findings.bad(
             Grade::Look,
             what,
             "create-only is advisory: a thief with this host's credential could overwrite backups",
-            "a versioned bucket, and config/iam/agent-policy.json for the agent; directories are \
-             always advisory",
+            "a versioned bucket, and config/iam/agent-policy.json for the agent",
         ),
     }
     Ok(())

@@ -4,6 +4,7 @@
 mod config;
 mod context;
 mod doctor;
+mod ended;
 mod failure;
 mod init;
 mod manual;
@@ -29,6 +30,11 @@ pub use context::Failure;
 pub fn execute(cli: &Cli) -> ExitCode {
     let console = Console::standard(cli.global.json);
     let outcome = match &cli.command {
+        command if !takes_places(command) && names_places(cli) => Err(Failure::Usage(
+            "--region and --identity are for init: other commands use the regions of the config file. \
+             tidemark-restore status --region URL looks at any region"
+                .to_owned(),
+        )),
         Command::Run(args) => run::run(&cli.global, args),
         Command::Init(args) => init::init(&cli.global, args, &console),
         Command::Demo(args) => demo::demo(args, &console),
@@ -58,6 +64,15 @@ pub fn execute(cli: &Cli) -> ExitCode {
         Err(failure) => failure::report(&failure, &console),
     };
     console.delivered(exit).into()
+}
+
+/// Whether the command reads `--region` and `--identity`.
+const fn takes_places(command: &Command) -> bool {
+    matches!(command, Command::Init(_))
+}
+
+const fn names_places(cli: &Cli) -> bool {
+    !cli.global.region.is_empty() || cli.global.identity.is_some()
 }
 
 fn explain(code: Option<&str>, console: &Console) -> Result<Exit, Failure> {

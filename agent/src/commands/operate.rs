@@ -3,9 +3,9 @@
 use std::{io::Write as _, time::Duration};
 
 use serde::Serialize;
-use tidemark_format::SourceName;
+use tidemark_format::{RegionName, SourceName};
 use tidemark_host::{
-    Exit,
+    Exit, codes,
     config::AgentConfig,
     duration,
     lock::LockError,
@@ -13,7 +13,7 @@ use tidemark_host::{
 };
 use tidemark_ledger::fencing::Claimed;
 
-use super::{Failure, context, ownership};
+use super::{Failure, context, ended, ownership, status};
 use crate::{
     AgentError, Shutdown, bootstrap,
     cli::{Global, SnapshotArgs},
@@ -30,6 +30,19 @@ const DURABLE_WITHIN: Duration = Duration::from_secs(600);
 #[derive(Serialize)]
 struct Sealed {
     points: Vec<SealedPoint>,
+    /// All of the config.
+    #[serde(skip)]
+    regions: Vec<RegionName>,
+}
+
+impl Sealed {
+    fn new(points: Vec<SealedPoint>, config: &AgentConfig) -> Self {
+        let regions = config.regions.iter().map(|region| region.name.clone());
+        Self {
+            points,
+            regions: regions.collect(),
+        }
+    }
 }
 
 impl Document for Sealed {
@@ -47,8 +60,18 @@ impl Document for Sealed {
                 .iter()
                 .map(|region| region.as_str())
                 .collect();
+            let lacks = self
+                .regions
+                .iter()
+                .filter(|name| !point.durable_in.contains(name));
+            let lacks: Vec<&str> = lacks.map(RegionName::as_str).collect();
+            let lacks = if lacks.is_empty() {
+                String::new()
+            } else {
+                format!("; not yet in {}", lacks.join(", "))
+            };
             out.push_str(&format!(
-                "{}: recovery point {}{name} is durable in {}: everything committed up to {}\n",
+                "{}: recovery point {}{name} is durable in {}{lacks}: everything committed up to {}\n",
                 point.source,
                 point.seq,
                 regions.join(", "),
@@ -80,7 +103,22 @@ async fn ask(config: &AgentConfig, request: &Request) -> Result<Option<Response>
         Err(ClientError::NotRunning { .. }) => return Ok(None),
         Err(error) => return Err(Failure::Control(error)),
     };
-    Ok(Some(client.ask(request).await.map_err(Failure::Control)?))
+    match client.ask(request).await {
+        Ok(response) => Ok(Some(response)),
+        // It closed the connection with the question open: it was stopped meanwhile.
+        Err(ClientError::Broken { source, .. }) if is_closed(&source) => Err(Failure::Refused {
+            code: codes::INTERRUPTED.id.to_owned(),
+            message: "the agent stopped before it was done; what it had sealed is kept. Run the command again \
+                      when it runs"
+                .to_owned(),
+        }),
+        Err(error) => Err(Failure::Control(error)),
+    }
+}
+
+fn is_closed(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), UnexpectedEof | ConnectionReset | BrokenPipe)
 }
 
 /// Who answers: the daemon, or this process, which holds the state directory now.
@@ -108,9 +146,9 @@ async fn ask_or_lock(config: &AgentConfig, request: &Request) -> Result<Reached,
     }
 }
 
-fn show(response: Response, console: &Console) -> Result<Exit, Failure> {
+fn show(response: Response, config: &AgentConfig, console: &Console) -> Result<Exit, Failure> {
     match response {
-        Response::Points { points } => console.show(&Sealed { points }),
+        Response::Points { points } => console.show(&Sealed::new(points, config)),
         Response::Done { message } => console.show(&Done { message }),
         Response::Status(live) => console.show(&Done {
             message: format!("process {}", live.pid),
@@ -135,7 +173,7 @@ pub(super) fn snapshot(
         DURABLE_WITHIN,
     );
     let components = match context::runtime()?.block_on(ask_or_lock(&config, &request))? {
-        Reached::Daemon(response) => return show(response, console),
+        Reached::Daemon(response) => return show(response, &config, console),
         Reached::Lock(components) => components,
     };
     console.note("No agent runs on this state directory: capturing once, now.");
@@ -148,7 +186,7 @@ pub(super) fn snapshot(
     ));
     ownership::hand_back(&config)?;
     let points = points?;
-    console.show(&Sealed { points });
+    console.show(&Sealed::new(points, &config));
     Ok(Exit::Ok)
 }
 
@@ -212,11 +250,16 @@ pub(super) fn retire(global: &Global, yes: bool, console: &Console) -> Result<Ex
 pub(super) fn take_over(global: &Global, yes: bool, console: &Console) -> Result<Exit, Failure> {
     let config = context::config(global)?;
     let source = one_source(&config, global.source.as_ref())?;
+    let stays = if yes || !console.can_ask {
+        String::new()
+    } else {
+        context::runtime()?.block_on(status::newest_point(&config, &source))
+    };
     confirm(
         "take-over",
         yes,
         &format!(
-            "Take {source} over from the agent that wrote it? That agent is stopped for ever; what it \
+            "{stays}Take {source} over from the agent that wrote it? That agent is stopped for ever; what it \
              has not shipped by now is not accepted any more."
         ),
         console,
@@ -226,6 +269,7 @@ pub(super) fn take_over(global: &Global, yes: bool, console: &Console) -> Result
     let taken = runtime.block_on(crate::take_over(&config, components, Some(&source)));
     ownership::hand_back(&config)?;
     let taken = taken?;
+    ended::forget(&config);
     let lines: Vec<String> = taken
         .iter()
         .map(|(source, claimed)| taken_words(source, claimed))
@@ -258,7 +302,7 @@ fn through_daemon(
     console: &Console,
 ) -> Result<Exit, Failure> {
     match context::runtime()?.block_on(ask(config, request))? {
-        Some(response) => show(response, console),
+        Some(response) => show(response, config, console),
         None => Err(AgentError::Refused(format!(
             "no agent runs on {}: start it first (systemctl start tidemark-agent)",
             config.state_dir.display()
@@ -267,7 +311,7 @@ fn through_daemon(
     }
 }
 
-fn known(config: &AgentConfig, source: Option<&SourceName>) -> Result<(), Failure> {
+pub(super) fn known(config: &AgentConfig, source: Option<&SourceName>) -> Result<(), Failure> {
     match source {
         Some(name) if config.source(name).is_none() => Err(unknown(config, name)),
         _all_or_known => Ok(()),

@@ -10,7 +10,7 @@ use tidemark_host::{
 };
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Failure, context};
+use super::{Failure, context, ended};
 use crate::{
     Shutdown, bootstrap,
     cli::{Global, RunArgs},
@@ -52,14 +52,18 @@ pub(super) fn run(global: &Global, args: &RunArgs) -> Result<Exit, Failure> {
     log::start(&LogSurroundings::of_process(args.log_json), false)
         .map_err(|error| Failure::Usage(error.to_string()))?;
     let components = bootstrap::components(&config)?;
-    context::service_runtime()?.block_on(async {
+    ended::forget(&config);
+    let ended = context::service_runtime()?.block_on(async {
         let shutdown = Shutdown::default();
         let signals = listen(shutdown.clone())?;
         let ended = crate::run(&config, components, shutdown).await;
         signals.abort();
         ended.map_err(Failure::from)
-    })?;
-    Ok(Exit::Ok)
+    });
+    if let Err(failure) = &ended {
+        ended::keep(&config, failure);
+    }
+    ended.map(|()| Exit::Ok)
 }
 
 fn listen(shutdown: Shutdown) -> Result<tokio::task::JoinHandle<()>, Failure> {

@@ -35,12 +35,23 @@ use tidemark_storage::{Error as StorageError, ErrorKind};
 use super::link::{RegionLink, ShipError, ToCreate};
 use crate::enrolment;
 
+/// A name of ours that is taken by what we didn't write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Collision {
+    /// Where.
+    pub region: RegionName,
+    /// The name.
+    pub key: Key,
+    /// What stands there, for people.
+    pub why: String,
+}
+
 /// Why a region or a source in it can't be used now.
 #[derive(Debug, thiserror::Error)]
 pub enum GreetError {
     /// A copy of this state directory beats with our key.
-    #[error("another agent beats with this agent's key: {0}")]
-    Cloned(String),
+    #[error("another agent beats with this agent's key: {}", .0.why)]
+    Cloned(Box<Collision>),
     /// The agent isn't enrolled: nothing it signs counts yet.
     #[error("{}", enrolment::waiting(.command))]
     NotEnrolled {
@@ -303,7 +314,13 @@ impl Greeter {
             session: None,
         };
         match link.create_urgent(&object).await {
-            Err(error @ ShipError::Foreign { .. }) => Err(GreetError::Cloned(error.to_string())),
+            Err(error @ ShipError::Foreign { .. }) => {
+                Err(GreetError::Cloned(Box::new(Collision {
+                    region: link.name.clone(),
+                    key: beat.key.clone(),
+                    why: error.to_string(),
+                })))
+            }
             other => Ok(other?),
         }
     }

@@ -190,9 +190,10 @@ impl Driver {
     /// What people are told of an agent that isn't believed; `false` if the region failed otherwise.
     pub(super) fn not_believed(&mut self, error: &GreetError) -> bool {
         match error {
-            GreetError::Cloned(why) => {
-                tracing::error!(why, "a copy of this state directory runs elsewhere");
-                drop(self.tools.fatal.send(AgentError::Cloned));
+            // Whether the copy can still write anything is the supervisor's to weigh.
+            GreetError::Cloned(collision) => {
+                let collision = collision.clone();
+                drop(self.tools.fatal.send(AgentError::Cloned(collision)));
             }
             GreetError::Revoked(why) => {
                 let why = why.clone();

@@ -14,6 +14,8 @@
 
 mod claims;
 mod clock_watch;
+mod copies;
+mod filling;
 mod keeper;
 mod prepare;
 mod shippers;
@@ -99,7 +101,7 @@ pub async fn snapshot_once(
     });
     let response = tokio::select! {
         biased;
-        response = &mut answered => response.map_err(|_gone| AgentError::Cloned),
+        response = &mut answered => response.map_err(|_gone| AgentError::Refused("the agent is stopping".to_owned())),
         result = running.watch(&shutdown) => {
             result.and(Err(AgentError::Refused("interrupted".to_owned())))
         }
@@ -126,7 +128,10 @@ impl Running {
                 biased;
                 () = shutdown.abort.cancelled() => return Ok(()),
                 () = shutdown.stop.cancelled() => return Ok(()),
-                Some(error) = self.fatal.recv() => return Err(error),
+                Some(error) = self.fatal.recv() => match error {
+                    AgentError::Cloned(collision) => self.weigh_copy(*collision).await?,
+                    error => return Err(error),
+                },
                 () = shutdown.reload.notified() => self.reload(None, None),
                 Some(ended) = self.sources.join_next() => {
                     if let Some(result) = self.source_ended(ended) {
@@ -148,6 +153,7 @@ impl Running {
         match ended {
             Ok((source, Ended::Fenced(why))) => {
                 self.requests.remove(&source);
+                let why = copies::own_key_words(why, self.shared.signer.public().id());
                 self.fenced.get_or_insert((source, why));
             }
             Ok((source, Ended::Retired)) => {
@@ -329,7 +335,11 @@ impl Running {
 
     /// How things stand.
     pub(crate) fn status(&self) -> LiveStatus {
-        self.reporter.status()
+        LiveStatus {
+            config: Some(self.config),
+            spool_bytes_per_s: self.filling.rate(),
+            ..self.reporter.status()
+        }
     }
 
     /// The last beat says where everything ended.
@@ -355,7 +365,10 @@ impl Running {
 
 /// Whether nothing may be shipped any more: what would be sealed last would not count.
 const fn is_at_once<T>(result: &Result<T>) -> bool {
-    matches!(result, Err(AgentError::Cloned | AgentError::Revoked { .. }))
+    matches!(
+        result,
+        Err(AgentError::Cloned(_) | AgentError::Revoked { .. })
+    )
 }
 
 fn refused(error: &AgentError) -> Response {

@@ -14,8 +14,10 @@ use tidemark_ledger::Trust;
 use tidemark_seal::Sealed;
 
 use super::claims::{self, Local};
+use super::copies::named;
 use crate::beats::Beats;
 use crate::bootstrap::Components;
+use crate::domains::{Place, counted};
 use crate::sessions::Sessions;
 use crate::ship::greet::{GreetError, Greeter, Identity};
 use crate::ship::link::RegionLink;
@@ -105,9 +107,8 @@ pub(super) async fn greet_all(prepared: &Prepared, beat: &Sealed) -> Result<BTre
                 up.insert(link.name.clone());
                 prepared.board.clear(codes::NOT_ENROLLED.id, AGENT);
             }
-            Ok(Err(GreetError::Cloned(why))) => {
-                tracing::error!(why, "a copy of this state directory runs elsewhere");
-                return Err(AgentError::Cloned);
+            Ok(Err(GreetError::Cloned(collision))) => {
+                return Err(AgentError::Cloned(Box::new(named(link, *collision).await)));
             }
             Ok(Err(GreetError::Revoked(why))) => return Err(AgentError::Revoked { why }),
             Ok(Err(GreetError::NotEnrolled { command })) => {
@@ -139,29 +140,23 @@ pub(super) async fn greet_all(prepared: &Prepared, beat: &Sealed) -> Result<BTre
 /// together, whatever the config says.
 pub(super) fn domains(links: &[Arc<RegionLink>], board: &Board) -> BTreeMap<RegionName, String> {
     let mut domains: BTreeMap<RegionName, String> = BTreeMap::new();
-    let mut seen: Vec<(&RegionLink, Option<u64>)> = Vec::new();
-    for link in links {
-        let device = link.open_stores().and_then(|stores| stores.device);
-        let twin = seen.iter().find(|(other, on)| {
-            (other.id().is_some() && other.id() == link.id()) || (on.is_some() && *on == device)
-        });
-        let domain = match twin {
-            Some((other, _)) => {
-                tracing::warn!(
-                    region = %link.name,
-                    other = %other.name,
-                    "both regions are on one device: they fail together and count as one failure domain"
-                );
-                domains
-                    .get(&other.name)
-                    .cloned()
-                    .unwrap_or_else(|| other.domain.clone())
-            }
-            None => link.domain.clone(),
-        };
+    let places: Vec<Place<'_>> = links
+        .iter()
+        .map(|link| {
+            let device = link.open_stores().and_then(|stores| stores.device);
+            (link.domain.as_str(), link.id(), device)
+        })
+        .collect();
+    for (link, (domain, twin)) in links.iter().zip(counted(&places)) {
+        if let Some(other) = twin.and_then(|twin| links.get(twin)) {
+            tracing::warn!(
+                region = %link.name,
+                other = %other.name,
+                "both regions are on one device: they fail together and count as one failure domain"
+            );
+        }
         board.region(&link.name, |live| live.domain.clone_from(&domain));
         domains.insert(link.name.clone(), domain);
-        seen.push((link, device));
     }
     domains
 }

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::Rest;
 use super::claims::Local;
 use super::clock_watch::ClockWatch;
+use super::filling::Filling;
 use super::prepare::{
     Prepared, beats, domains, facts, greet_all, last_errors, load_all, prepare, task_ended,
     with_config,
@@ -94,6 +95,8 @@ impl Reporter {
             repo: self.repo,
             writer: self.writer,
             agent: self.agent,
+            config: None,
+            spool_bytes_per_s: None,
             sources,
             regions,
             spool_bytes: self.room.usage().bytes(),
@@ -134,6 +137,7 @@ pub(crate) struct Running {
     pub(super) alive_at: Monotonic,
     pub(super) clock_watch: ClockWatch,
     pub(super) shippers: Shippers,
+    pub(super) filling: Filling,
     pub(super) reminded_at: Monotonic,
     _lock: StateLock,
 }
@@ -252,6 +256,7 @@ impl Running {
             alive_at,
             clock_watch: ClockWatch::new(components.clock.now(), alive_at),
             shippers: Shippers::new(config.beat_every()),
+            filling: Filling::default(),
             reminded_at: alive_at,
             _lock: components.lock,
         };

@@ -31,6 +31,7 @@ impl Running {
         }
         let now = self.shared.clock.monotonic();
         self.remind(now);
+        self.filling.look(now, self.shared.room.usage().bytes());
         let shippers_move = self.shippers_move();
         if let Some(every) = self.watchdog
             && now.since(self.alive_at) >= every / 3

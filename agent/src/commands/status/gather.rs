@@ -8,17 +8,18 @@ use serde::Serialize;
 use tidemark_engine::COMPLETE_UNTIL;
 use tidemark_format::heads::{BaseHead, LogHead};
 use tidemark_format::sign::PublicKey;
-use tidemark_format::{Epoch, LogSeq, PointSeq, SourceName};
+use tidemark_format::{Epoch, LogSeq, PointSeq, RegionId, SourceName};
 use tidemark_host::config::{AgentConfig, Region};
 use tidemark_ledger::{
     LedgerErrorKind, Trust, Verified,
     history::{Beats, LoadOptions, LogEntry, PointsWanted, SourceHistory},
+    read_marker,
 };
 use tidemark_storage::region::AgentRegion;
 
 use super::super::context::{Machine, open_regions};
 use super::super::standing::{Standing, agent_key, own_epoch, revoked, standing, taken_over};
-use crate::{enrolment, policy};
+use crate::{domains, enrolment, policy};
 
 /// The newest recovery point of a source in a region.
 #[derive(Debug, Clone, Serialize)]
@@ -60,7 +61,12 @@ pub(crate) struct SourceFacts {
 pub(crate) struct RegionFacts {
     pub(crate) name: String,
     pub(crate) place: String,
+    /// In which it counts, which may be another than the config gives it.
     pub(crate) domain: String,
+    #[serde(skip)]
+    pub(crate) id: Option<RegionId>,
+    #[serde(skip)]
+    pub(crate) device: Option<u64>,
     pub(crate) country: Option<String>,
     pub(crate) keyring_version: Option<u32>,
     /// `enrolled`, `not-enrolled` or `revoked`: how the root stands to this agent there.
@@ -90,7 +96,16 @@ pub(crate) async fn gather(
         }
         facts
     });
-    futures_util::future::join_all(reads).await
+    let mut all = futures_util::future::join_all(reads).await;
+    let places: Vec<domains::Place<'_>> = all
+        .iter()
+        .map(|facts| (facts.domain.as_str(), facts.id, facts.device))
+        .collect();
+    let counted = domains::counted(&places);
+    for (facts, (domain, _twin)) in all.iter_mut().zip(counted) {
+        facts.domain = domain;
+    }
+    all
 }
 
 impl RegionFacts {
@@ -99,6 +114,8 @@ impl RegionFacts {
             name: region.name.to_string(),
             place: region.url.place(),
             domain: region.failure_domain.clone(),
+            id: None,
+            device: None,
             country: region.country.as_ref().map(ToString::to_string),
             keyring_version: None,
             agent: None,
@@ -115,6 +132,10 @@ async fn read_region(
     store: &AgentRegion,
     facts: &mut RegionFacts,
 ) -> tidemark_ledger::Result<()> {
+    facts.device = store.device;
+    facts.id = read_marker(store.meta.as_ref())
+        .await?
+        .map(|marker| marker.region);
     let first = config.recipients.first();
     let trust = first
         .map(Trust::of)

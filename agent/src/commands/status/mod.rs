@@ -4,15 +4,25 @@
 //! make them look better. What the running daemon knows beside that (spool, alerts, a base under
 //! way) is shown as its word. Exit: 0 well, 1 look at it, 2 act now, 3 nothing can be said.
 
+pub(super) mod blind;
 mod gather;
 mod render;
+mod told;
 mod verdict;
 
-use tidemark_host::{Exit, config::AgentConfig, output::Console};
+use std::path::Path;
+
+use tidemark_format::SourceName;
+use tidemark_host::{
+    Exit,
+    config::AgentConfig,
+    output::{Console, instant},
+};
 
 use super::{
     Failure,
     context::{self, Machine},
+    operate,
 };
 use crate::{
     cli::Global,
@@ -23,30 +33,47 @@ use crate::{
 
 /// Runs `status`.
 pub(super) fn status(global: &Global, console: &Console) -> Result<Exit, Failure> {
-    let config = context::config(global)?;
-    if let Some(name) = &global.source
-        && config.source(name).is_none()
-    {
-        return Err(Failure::Usage(format!(
-            "there is no source {name} in {}",
-            config.file.display()
-        )));
-    }
+    let config = match context::config(global) {
+        Ok(config) => config,
+        Err(failure) => {
+            blind::show(global, console)?;
+            return Err(failure);
+        }
+    };
+    operate::known(&config, global.source.as_ref())?;
     let machine = Machine::new();
     let runtime = context::runtime()?;
     let facts = runtime.block_on(async {
-        let live = ask_daemon(&config).await;
+        let live = ask_daemon(&config.state_dir).await;
         let regions = gather::gather(&config, global.source.as_ref(), &machine).await;
         (live, regions)
     });
-    let report = render::Report::new(&config, facts.1, facts.0, machine.clock.now());
+    let told = told::Told::new(&config, facts.0);
+    let report = render::Report::new(&config, facts.1, told, machine.clock.now());
     console.show(&report);
     Ok(report.exit())
 }
 
-/// What the running daemon says, if one runs and answers.
-async fn ask_daemon(config: &AgentConfig) -> Option<LiveStatus> {
-    let socket = StateDir::new(&config.state_dir).control_socket();
+/// The newest recovery point of a source that a take-over leaves standing, as a line for people; nothing
+/// if no region shows one.
+pub(super) async fn newest_point(config: &AgentConfig, source: &SourceName) -> String {
+    let regions = gather::gather(config, Some(source), &Machine::new()).await;
+    let facts = regions.iter().flat_map(|region| &region.sources);
+    let points = facts.filter_map(|facts| facts.point.as_ref());
+    let newest = points.max_by_key(|point| (point.epoch, point.seq));
+    newest.map_or_else(String::new, |point| {
+        format!(
+            "The newest recovery point that stays is {}:{}, everything committed up to {}.\n",
+            point.epoch,
+            point.seq,
+            instant(point.committed)
+        )
+    })
+}
+
+/// What the daemon on a state directory says, if one runs and answers.
+pub(super) async fn ask_daemon(state_dir: &Path) -> Option<LiveStatus> {
+    let socket = StateDir::new(state_dir).control_socket();
     let mut client = Client::connect(&socket).await.ok()?;
     match client.ask(&Request::Status).await.ok()? {
         Response::Status(live) => Some(*live),

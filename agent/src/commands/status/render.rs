@@ -9,11 +9,15 @@ use tidemark_host::{
     output::{Document, Table, age, bytes, count, duration, instant},
 };
 
+use super::super::ended::Ended;
 use super::{
     gather::{RegionFacts, SourceFacts},
+    told::{Told, Word},
     verdict::{Demands, Health, Judgement, judge},
 };
-use crate::status_live::LiveStatus;
+use crate::domains;
+use crate::ship::quorum;
+use crate::status_live::{LiveStatus, SourceState, region_exposure};
 
 /// One source as all regions show it.
 #[derive(Debug, Serialize)]
@@ -22,6 +26,12 @@ struct SourceReport {
     judgement: Judgement,
     /// What the running daemon says it is doing.
     state: Option<&'static str>,
+    /// How many failure domains `durable_in` asks for, how many there are, and how many it is judged by.
+    durable_in: usize,
+    domains: usize,
+    width: usize,
+    /// What the running daemon says would be lost, when no region can be read.
+    word: Option<Word>,
     from: Option<Timestamp>,
     until: Option<Timestamp>,
     newest_point: Option<Timestamp>,
@@ -35,16 +45,32 @@ pub(super) struct Report {
     sources: Vec<SourceReport>,
     regions: Vec<RegionFacts>,
     daemon: Option<LiveStatus>,
+    /// Why the agent stopped for good.
+    ended: Option<Ended>,
+}
+
+/// The daemon has seen the device of a region that can't be read now.
+fn known_domains(regions: &mut [RegionFacts], live: Option<&LiveStatus>) {
+    let Some(live) = live else { return };
+    for region in regions.iter_mut().filter(|region| region.away.is_some()) {
+        let mut known = live.regions.iter();
+        let known = known.find(|(name, _)| name.as_str() == region.name);
+        if let Some((_, known)) = known.filter(|(_, known)| !known.domain.is_empty()) {
+            region.domain.clone_from(&known.domain);
+        }
+    }
 }
 
 impl Report {
     /// Judges what was gathered.
     pub(super) fn new(
         config: &AgentConfig,
-        regions: Vec<RegionFacts>,
-        daemon: Option<LiveStatus>,
+        mut regions: Vec<RegionFacts>,
+        told: Told,
         now: Timestamp,
     ) -> Self {
+        known_domains(&mut regions, told.live.as_ref());
+        let domains = domains::distinct(regions.iter().map(|region| region.domain.as_str()));
         let mut sources = Vec::new();
         for source in &config.sources {
             let of =
@@ -56,18 +82,14 @@ impl Report {
                 continue;
             }
             let demands = Demands {
-                durable_in: source.settings.durable_in,
+                durable_in: quorum::width(source.settings.durable_in, domains),
                 ship_every: source.settings.ship_every,
                 beat_every: config.beat_every(),
                 rpo: source.settings.rpo,
             };
-            sources.push(report(
-                &source.name,
-                &regions,
-                &demands,
-                daemon.as_ref(),
-                now,
-            ));
+            let counted = (source.settings.durable_in, domains);
+            let one = report(&source.name, &regions, (&demands, counted), &told, now);
+            sources.push(one);
         }
         let worst = sources.iter().map(|source| source.judgement.health).max();
         Self {
@@ -75,7 +97,8 @@ impl Report {
             health: worst.unwrap_or(Health::Unknown),
             sources,
             regions,
-            daemon,
+            ended: told.ended,
+            daemon: told.live,
         }
     }
 
@@ -93,8 +116,8 @@ impl Report {
 fn report(
     name: &SourceName,
     regions: &[RegionFacts],
-    demands: &Demands,
-    daemon: Option<&LiveStatus>,
+    (demands, (durable_in, domains)): (&Demands, (usize, usize)),
+    told: &Told,
     now: Timestamp,
 ) -> SourceReport {
     let pairs: Vec<(&RegionFacts, Option<&SourceFacts>)> = regions
@@ -107,11 +130,20 @@ fn report(
         })
         .collect();
     let facts = || pairs.iter().filter_map(|(_, source)| *source);
-    let live = daemon.and_then(|live| live.sources.get(name));
+    let unread = regions.iter().all(|region| region.away.is_some());
+    let state = if told.retired.contains(name) {
+        Some(SourceState::Retired.name())
+    } else {
+        told.source(name).map(|live| live.state.name())
+    };
     SourceReport {
         name: name.clone(),
-        judgement: judge(&pairs, demands, daemon.is_some(), now),
-        state: live.map(|live| live.state.name()),
+        judgement: judge(&pairs, demands, &told.side(name), now),
+        state,
+        durable_in,
+        domains,
+        width: demands.durable_in,
+        word: told.word(name).filter(|_| unread),
         from: facts().filter_map(|source| source.from).min(),
         until: facts().filter_map(|source| source.safe_until).max(),
         newest_point: facts()
@@ -167,14 +199,32 @@ impl Report {
                 |ms| duration(std::time::Duration::from_millis(ms)),
             )
         };
-        out.push_str(&format!(
-            "Loss now     {}   limit {}   with the regions that durable_in asks for: {}\n",
-            millis(source.judgement.exposure_ms),
-            millis(Some(source.judgement.limit_ms)),
-            millis(source.judgement.quorum_exposure_ms),
-        ));
-        let window = match (source.from, source.until) {
-            (Some(from), Some(until)) => format!("{} to {}", instant(from), instant(until)),
+        let judgement = &source.judgement;
+        let (loss, quorum, by) = match source.word {
+            Some(word) => (
+                Some(word.loss_ms),
+                Some(word.quorum_loss_ms),
+                ", by the agent's word",
+            ),
+            None => (judgement.exposure_ms, judgement.quorum_exposure_ms, ""),
+        };
+        if source.state == Some(SourceState::Retired.name()) {
+            out.push_str("Loss now     not judged: the source is retired, nothing of it is captured any more\n");
+        } else {
+            out.push_str(&format!(
+                "Loss now     {}   limit {}   in {}: {}{by}\n",
+                millis(loss),
+                millis(Some(judgement.limit_ms)),
+                domain_words(source),
+                millis(quorum),
+            ));
+        }
+        let window = match (source.from, source.until, source.word) {
+            (Some(from), Some(until), _) => format!("{} to {}", instant(from), instant(until)),
+            (_, _, Some(word)) => format!(
+                "no region can be read from here; by the agent's word everything up to {} is in a region",
+                instant(word.safe_until)
+            ),
             _nothing => "nothing yet".to_owned(),
         };
         out.push_str(&format!("Recoverable  {window}\n"));
@@ -184,29 +234,75 @@ impl Report {
         let mut table = Table::new();
         for region in &self.regions {
             let facts = region.sources.iter().find(|one| one.source == source.name);
-            table.row(region_cells(region, facts, self.at));
+            let mut cells = region_cells(region, facts, self.at);
+            cells.extend(self.lag(source, region));
+            table.row(cells);
         }
         table.write("Region       ", out);
     }
 
     fn daemon_text(&self, out: &mut String) {
-        let Some(live) = &self.daemon else {
-            out.push_str("Agent        not running\n");
-            return;
-        };
-        out.push_str(&format!(
-            "Agent        running (process {}), spool {} of {}\n",
-            live.pid,
-            bytes(live.spool_bytes),
-            bytes(live.spool_max)
-        ));
-        for alert in &live.alerts {
-            out.push_str(&format!(
-                "Alert        {} {}: {}\n",
-                alert.code, alert.about, alert.message
-            ));
+        match (&self.daemon, &self.ended) {
+            (Some(live), _) => agent_text(live, out),
+            (None, Some(ended)) => out.push_str(&format!(
+                "Agent        not running: stopped at {} with {}\n",
+                instant(ended.at),
+                ended.code
+            )),
+            (None, None) => out.push_str("Agent        not running\n"),
         }
     }
+
+    /// How far a region is behind, by the running agent's word.
+    fn lag(&self, source: &SourceReport, region: &RegionFacts) -> Option<String> {
+        let live = self.daemon.as_ref()?;
+        let told = live.sources.get(&source.name)?;
+        let mut lanes = told.lanes.iter();
+        let (_, lane) = lanes.find(|(name, _)| name.as_str() == region.name)?;
+        if lane.behind == 0 {
+            return None;
+        }
+        Some(format!(
+            "lags {}: {} ({}) wait",
+            duration(region_exposure(told, lane, live.at)),
+            count(usize::try_from(lane.behind).unwrap_or(usize::MAX), "object"),
+            bytes(lane.backlog_bytes)
+        ))
+    }
+}
+
+/// What a running agent says of itself.
+pub(super) fn agent_text(live: &LiveStatus, out: &mut String) {
+    let left = live.spool_bytes_per_s.filter(|rate| *rate > 0).map(|rate| {
+        let seconds = live.spool_max.saturating_sub(live.spool_bytes) / rate;
+        let left = duration(std::time::Duration::from_secs(seconds));
+        format!(", full in about {left} at the present rate")
+    });
+    out.push_str(&format!(
+        "Agent        running (process {}), spool {} of {}{}\n",
+        live.pid,
+        bytes(live.spool_bytes),
+        bytes(live.spool_max),
+        left.unwrap_or_default()
+    ));
+    for alert in &live.alerts {
+        out.push_str(&format!(
+            "Alert        {} {}: {}\n",
+            alert.code, alert.about, alert.message
+        ));
+    }
+}
+
+/// In how many failure domains, as they are counted.
+fn domain_words(source: &SourceReport) -> String {
+    let (width, domains) = (source.width, source.domains);
+    if domains < source.durable_in {
+        let asked = source.durable_in;
+        return format!(
+            "{width} failure domain(s) (durable_in = {asked}, and the regions count as {domains})"
+        );
+    }
+    format!("{width} of {domains} failure domains (durable_in)")
 }
 
 fn region_cells(region: &RegionFacts, facts: Option<&SourceFacts>, now: Timestamp) -> Vec<String> {
@@ -226,7 +322,7 @@ fn region_cells(region: &RegionFacts, facts: Option<&SourceFacts>, now: Timestam
         || "no recovery point".to_owned(),
         |point| {
             format!(
-                "point {}:{} of {}",
+                "point:{}/{} of {}",
                 point.epoch,
                 point.seq,
                 age(now, point.at)

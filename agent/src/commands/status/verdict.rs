@@ -39,6 +39,18 @@ impl Demands {
     }
 }
 
+/// What this host adds to what the regions show.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Side {
+    /// A daemon runs.
+    pub(super) runs: bool,
+    /// Why the last one ended, if a new start would end the same way.
+    pub(super) ended: Option<String>,
+    /// Nothing of the source is captured any more, as somebody asked.
+    pub(super) retired: bool,
+    pub(super) notes: Vec<(Health, String)>,
+}
+
 /// The judgement.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Judgement {
@@ -56,9 +68,12 @@ pub(super) struct Judgement {
 pub(super) fn judge(
     regions: &[(&RegionFacts, Option<&SourceFacts>)],
     demands: &Demands,
-    daemon_runs: bool,
+    side: &Side,
     now: Timestamp,
 ) -> Judgement {
+    if side.retired {
+        return at_rest(demands);
+    }
     let safe: Vec<(&str, Option<Timestamp>)> = regions
         .iter()
         .map(|(region, source)| {
@@ -108,16 +123,38 @@ pub(super) fn judge(
         (Some(_), Some(_)) => {}
     }
     // Starting an agent that nobody believes would help nobody.
-    for (level, text) in troubles(regions, daemon_runs || !distrusted.is_empty()) {
+    if distrusted.is_empty() {
+        if let Some(ended) = &side.ended {
+            find(Health::Critical, ended.clone());
+        } else if !side.runs {
+            let text = "the agent is not running: systemctl start tidemark-agent";
+            find(Health::Critical, text.to_owned());
+        }
+    }
+    for (level, text) in troubles(regions).into_iter().chain(side.notes.clone()) {
         find(level, text);
     }
-    let millis = |age: Duration| u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
     Judgement {
         health,
         exposure_ms: best.map(age).map(millis),
         quorum_exposure_ms: quorum.map(age).map(millis),
         limit_ms: millis(limit),
         findings,
+    }
+}
+
+fn millis(age: Duration) -> u64 {
+    u64::try_from(age.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A retired source: nothing new is to be kept, and nothing is to be done.
+fn at_rest(demands: &Demands) -> Judgement {
+    Judgement {
+        health: Health::Healthy,
+        exposure_ms: None,
+        quorum_exposure_ms: None,
+        limit_ms: millis(demands.exposure_limit()),
+        findings: Vec::new(),
     }
 }
 
@@ -136,15 +173,8 @@ fn not_believed(regions: &[(&RegionFacts, Option<&SourceFacts>)]) -> Vec<String>
 }
 
 /// What is wrong beside the exposure.
-fn troubles(
-    regions: &[(&RegionFacts, Option<&SourceFacts>)],
-    daemon_runs: bool,
-) -> Vec<(Health, String)> {
+fn troubles(regions: &[(&RegionFacts, Option<&SourceFacts>)]) -> Vec<(Health, String)> {
     let mut found = Vec::new();
-    if !daemon_runs {
-        let text = "the agent is not running: systemctl start tidemark-agent";
-        found.push((Health::Critical, text.to_owned()));
-    }
     for (region, source) in regions {
         let name = &region.name;
         if let Some(why) = &region.away {
@@ -213,6 +243,8 @@ mod tests {
             name: name.into(),
             place: name.into(),
             domain: name.into(),
+            id: None,
+            device: None,
             country: None,
             keyring_version: Some(1),
             agent: Some("enrolled"),
@@ -233,7 +265,36 @@ mod tests {
             .iter()
             .map(|one| (one, one.sources.first()))
             .collect();
-        judge(&pairs, &demands, runs, at(1000))
+        let side = Side {
+            runs,
+            ..Side::default()
+        };
+        judge(&pairs, &demands, &side, at(1000))
+    }
+
+    #[test]
+    fn an_agent_that_was_fenced_is_not_told_to_start_and_a_retired_source_needs_nothing() {
+        let region = region("a", Some(10));
+        let pairs = [(&region, region.sources.first())];
+        let demands = Demands {
+            durable_in: 1,
+            ship_every: Duration::from_secs(10),
+            beat_every: Duration::from_secs(60),
+            rpo: None,
+        };
+        let mut side = Side {
+            ended: Some("fenced by web2".into()),
+            ..Side::default()
+        };
+        let judgement = judge(&pairs, &demands, &side, at(11));
+        assert_eq!(judgement.health, Health::Critical);
+        assert_eq!(judgement.findings, ["fenced by web2"]);
+        side.retired = true;
+        let judgement = judge(&pairs, &demands, &side, at(1_000_000));
+        assert_eq!(
+            (judgement.health, judgement.findings.len()),
+            (Health::Healthy, 0)
+        );
     }
 
     #[test]
@@ -262,7 +323,9 @@ mod tests {
     fn an_agent_that_nobody_believes_is_critical_and_is_told_what_to_do_first() {
         let mut one = region("a", Some(999));
         one.not_believed = Some("run keys enrol".into());
-        let judgement = judged(&[one.clone(), one.clone()], false);
+        let mut other = region("b", Some(999));
+        other.not_believed.clone_from(&one.not_believed);
+        let judgement = judged(&[one.clone(), other], false);
         assert_eq!(judgement.health, Health::Critical);
         assert_eq!(judgement.findings, ["run keys enrol"]);
         one.not_believed = None;

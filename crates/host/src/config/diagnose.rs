@@ -198,9 +198,16 @@ impl<'a> Findings<'a> {
             let message = format!("unknown key `{key}`");
             self.add(ProblemKind::UnknownKey, &span, message, Some(hint));
         } else {
-            let hint = error.message().contains("expected a string").then(|| {
-                "write the value in quotes, with its unit: \"10s\", \"128MiB\"".to_owned()
-            });
+            let hint = if error.message().contains("expected a string") {
+                Some("write the value in quotes, with its unit: \"10s\", \"128MiB\"")
+            } else if error.message().contains("map, expected a sequence") {
+                Some(
+                    "there may be several, so write two brackets on each side: [[region]], [[source]]",
+                )
+            } else {
+                None
+            };
+            let hint = hint.map(str::to_owned);
             self.add(ProblemKind::Value, &span, error.message(), hint);
         }
         ConfigError::Refused {

@@ -1,0 +1,174 @@
+//! What this host knows beside the regions: the running daemon's word, why it ended, which sources are
+//! retired.
+//!
+//! **Invariant:** it may make a judgement worse or explain it, never better.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use serde::Serialize;
+use tidemark_format::SourceName;
+use tidemark_host::config::AgentConfig;
+use tidemark_host::output::instant;
+
+use super::super::ended::Ended;
+use super::verdict::{Health, Side};
+use crate::state::{SourceRecord, StateDir};
+use crate::status_live::{LiveSource, LiveStatus, region_exposure};
+
+/// What is known here.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    pub(super) live: Option<LiveStatus>,
+    pub(super) ended: Option<Ended>,
+    pub(super) retired: BTreeSet<SourceName>,
+    /// The daemon runs with another config than the file holds now.
+    pub(super) config_changed: bool,
+}
+
+/// What the running daemon says would be lost, where nothing else can.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(super) struct Word {
+    pub(super) loss_ms: u64,
+    pub(super) quorum_loss_ms: u64,
+    /// Everything committed up to here is in some region.
+    pub(super) safe_until: Timestamp,
+}
+
+impl Told {
+    pub(super) fn new(config: &AgentConfig, live: Option<LiveStatus>) -> Self {
+        let state = StateDir::new(&config.state_dir);
+        let names = config.sources.iter().map(|source| &source.name);
+        let retired = names.filter(|name| {
+            let record = SourceRecord::load(&state.record(name)).ok().flatten();
+            record.is_some_and(|record| record.retired.is_some())
+        });
+        let runs_with = live.as_ref().and_then(|live| live.config);
+        Self {
+            ended: Ended::load(config).filter(|_| live.is_none()),
+            retired: retired.cloned().collect(),
+            config_changed: runs_with.is_some_and(|hash| hash != config.hash),
+            live,
+        }
+    }
+
+    pub(super) fn source(&self, name: &SourceName) -> Option<&LiveSource> {
+        self.live.as_ref()?.sources.get(name)
+    }
+
+    /// What it adds to the judgement of a source.
+    pub(super) fn side(&self, name: &SourceName) -> Side {
+        let mut notes = Vec::new();
+        if let Some((reason, until)) = self.source(name).and_then(|live| live.paused.as_ref()) {
+            let text = format!(
+                "shipping of {name} is paused until {} ({reason}): tidemark-agent resume ships again now",
+                instant(*until)
+            );
+            notes.push((Health::Warning, text));
+        }
+        let live = self.live.as_ref();
+        for alert in live.into_iter().flat_map(|live| &live.alerts) {
+            let others = live.is_some_and(|live| {
+                let mut sources = live.sources.keys();
+                sources.any(|source| source.as_str() == alert.about) && alert.about != name.as_str()
+            });
+            if !others && alert.code != "paused" {
+                let text = format!("{}: tidemark-agent explain {}", alert.about, alert.code);
+                notes.push((Health::Warning, text));
+            }
+        }
+        if self.config_changed {
+            let text = "the agent runs with an earlier config than the file holds: systemctl restart tidemark-agent \
+                        applies it";
+            notes.push((Health::Warning, text.to_owned()));
+        }
+        Side {
+            runs: live.is_some(),
+            ended: self.ended.as_ref().map(Ended::words),
+            retired: self.retired.contains(name),
+            notes,
+        }
+    }
+
+    /// What the daemon says would be lost of a source.
+    pub(super) fn word(&self, name: &SourceName) -> Option<Word> {
+        let live = self.live.as_ref()?;
+        let source = live.sources.get(name)?;
+        let lags = source.lanes.values();
+        let best = lags
+            .map(|lane| region_exposure(source, lane, live.at))
+            .min()?;
+        let safe_until = live
+            .at
+            .checked_sub(SignedDuration::try_from(best).ok()?)
+            .ok()?;
+        Some(Word {
+            loss_ms: millis(best),
+            quorum_loss_ms: millis(live.exposure(name)),
+            safe_until,
+        })
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status_live::{LiveAlert, LiveStatus};
+
+    fn live() -> LiveStatus {
+        let at = Timestamp::from_second(100).unwrap();
+        LiveStatus {
+            schema: String::new(),
+            version: 1,
+            at,
+            pid: 1,
+            repo: tidemark_format::RepoId([0; 16]),
+            writer: tidemark_format::WriterId([0; 16]),
+            agent: tidemark_format::KeyId([0; 16]),
+            config: None,
+            sources: [("app", Some(("move".to_owned(), at))), ("shop", None)]
+                .map(|(name, paused)| {
+                    let live = LiveSource {
+                        paused,
+                        ..LiveSource::default()
+                    };
+                    (name.parse().unwrap(), live)
+                })
+                .into(),
+            regions: [].into(),
+            spool_bytes: 0,
+            spool_max: 0,
+            spool_bytes_per_s: None,
+            alerts: vec![LiveAlert {
+                code: "sqlite.wal-max".into(),
+                about: "shop".into(),
+                message: "held".into(),
+                since: at,
+            }],
+        }
+    }
+
+    #[test]
+    fn a_pause_says_until_when_and_an_alert_is_no_reason_to_do_nothing() {
+        let told = Told {
+            live: Some(live()),
+            ..Told::default()
+        };
+        let app = told.side(&"app".parse().unwrap());
+        assert_eq!(app.notes.len(), 1);
+        assert!(app.notes[0].1.contains("1970-01-01") && app.notes[0].1.contains("resume"));
+        let shop = told.side(&"shop".parse().unwrap());
+        assert_eq!(
+            shop.notes,
+            [(
+                Health::Warning,
+                "shop: tidemark-agent explain sqlite.wal-max".to_owned()
+            )]
+        );
+    }
+}
