@@ -2,5 +2,12 @@
 //!
 //! Not a dependency of anything that ships.
 pub mod net;
+pub mod postgres;
 pub mod s3;
 pub mod sqlite;
+
+/// Says that a test does nothing here, and why: a suite that is skipped is loud.
+#[expect(clippy::print_stderr, reason = "a skipped suite is loud")]
+fn say_skipped(why: &str) {
+    eprintln!("SKIPPED: {why}");
+}

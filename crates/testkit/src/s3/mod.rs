@@ -417,9 +417,8 @@ impl Drop for S3Server {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "a skipped suite is loud")]
 fn skipped() {
-    eprintln!("SKIPPED: no S3 server; run tests/install-servers");
+    crate::say_skipped("no S3 server; run tests/install-servers");
 }
 
 /// The text of the first `<name>` in `xml`.

@@ -1,0 +1,11 @@
+//! PostgreSQL 14 to 18: what a server's log is made of, and where its positions lie.
+//!
+//! Built so far: positions ([`position`]), timelines and their histories ([`timeline`]), and the
+//! reader of the write-ahead log ([`wal`]), which finds commits, named points and switches in a
+//! stream of any piece size. Nothing captures or restores a server yet.
+
+pub mod position;
+pub mod timeline;
+pub mod wal;
+
+pub use position::{Lsn, SegmentSize, TimelineId};

@@ -1,0 +1,3 @@
+//! The engine beside real servers, 14 to 18.
+
+mod wal;
