@@ -1,11 +1,10 @@
 //! PostgreSQL 14 to 18: what a server's log is made of, and where its positions lie.
 //!
-//! Built so far: positions ([`position`]), timelines and their histories ([`timeline`]), and the
-//! reader of the write-ahead log ([`wal`]), which finds commits, named points and switches in a
-//! stream of any piece size. Nothing captures or restores a server yet.
+//! Built so far: timelines and their histories ([`timeline`]), and the reader of the write-ahead log
+//! ([`wal`]), which finds commits, named points and switches in a stream of any piece size. Nothing
+//! captures or restores a server yet. Positions are persisted, so they are `format`'s.
 
-pub mod position;
 pub mod timeline;
 pub mod wal;
 
-pub use position::{Lsn, SegmentSize, TimelineId};
+pub use tidemark_format::postgres::{Lsn, SegmentName, SegmentSize, TimelineId};

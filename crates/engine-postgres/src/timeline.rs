@@ -4,7 +4,7 @@
 //! it was left. Everything here is decided from such files alone: ids need not be consecutive (a
 //! promotion that failed burns one), and a branch is found by its row, never by counting.
 
-use crate::position::{Lsn, TimelineId};
+use tidemark_format::postgres::{Lsn, TimelineId};
 
 /// An ancestor, and where it was left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -14,6 +14,7 @@ pub mod heads;
 pub mod ids;
 pub mod keys;
 pub mod pages;
+pub mod postgres;
 pub mod recipient;
 pub mod restore_md;
 pub mod sign;

@@ -18,7 +18,7 @@ pub use page::{PAGE_BYTES, Version};
 pub use record::{Event, Outcome, PgTime};
 pub use scan::{Record, Scanner, Span};
 
-use crate::position::{Lsn, TimelineId};
+use tidemark_format::postgres::{Lsn, TimelineId};
 
 /// Bytes that are not the log they should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

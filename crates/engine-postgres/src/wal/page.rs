@@ -1,6 +1,6 @@
 //! Headers of the log's pages.
 
-use crate::position::{Lsn, SegmentSize, TimelineId};
+use tidemark_format::postgres::{Lsn, SegmentSize, TimelineId};
 
 /// Bytes of a page of the log (`XLOG_BLCKSZ`; other sizes are compiled by nobody).
 pub const PAGE_BYTES: u64 = 8192;

@@ -2,7 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::position::{Lsn, TimelineId};
+use tidemark_format::postgres::{Lsn, TimelineId};
 
 /// Bytes of a record's header.
 pub(super) const HEAD_BYTES: usize = 24;

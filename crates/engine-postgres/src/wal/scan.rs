@@ -12,7 +12,7 @@ use crc_fast::{CrcAlgorithm, Digest};
 use super::page::{self, PageHead};
 use super::record::{self, Event, HEAD_BYTES, HEAD_CHECKED_BYTES, RECORD_BYTES_MAX, RecordHead};
 use super::{BadWal, PAGE_BYTES, Version};
-use crate::position::{Lsn, SegmentSize, TimelineId};
+use tidemark_format::postgres::{Lsn, SegmentSize, TimelineId};
 
 /// A commit of a million subtransactions is 4 MB; nothing wanted is larger.
 const CONTENT_BYTES_MAX: u32 = 64 << 20;
@@ -156,7 +156,7 @@ impl Scanner {
 
     /// At the end of a page its successor's header comes first.
     fn turn_page(&mut self) {
-        if self.at.0 % PAGE_BYTES != 0 || matches!(self.state, State::Page) {
+        if !self.at.0.is_multiple_of(PAGE_BYTES) || matches!(self.state, State::Page) {
             return;
         }
         let new_segment = self.segment.offset(self.at) == 0;

@@ -3,7 +3,7 @@
 use crc_fast::{CrcAlgorithm, Digest};
 
 use super::{PAGE_BYTES, Span};
-use crate::position::{Lsn, SegmentSize};
+use tidemark_format::postgres::{Lsn, SegmentSize};
 
 pub(super) const SYSTEM: u64 = 7_000_000_000_000_000_001;
 const MAGIC_15: u16 = 0xD110;

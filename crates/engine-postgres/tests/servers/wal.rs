@@ -35,7 +35,7 @@ fn log(cluster: &Cluster, segment: SegmentSize) -> (Lsn, Vec<u8>) {
         .filter(|name| name.len() == 24 && *name <= current)
         .collect();
     names.sort();
-    let first = tidemark_engine_postgres::position::SegmentName::parse(&names[0], segment)
+    let first = tidemark_engine_postgres::SegmentName::parse(&names[0], segment)
         .expect("the server's name");
     let mut bytes = Vec::new();
     for name in names {
