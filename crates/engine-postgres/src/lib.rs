@@ -4,7 +4,10 @@
 //! ([`wal`]), which finds commits, named points and switches in a stream of any piece size. Nothing
 //! captures or restores a server yet. Positions are persisted, so they are `format`'s.
 
+pub mod conninfo;
+pub mod replication;
 pub mod timeline;
 pub mod wal;
+pub mod wire;
 
 pub use tidemark_format::postgres::{Lsn, SegmentName, SegmentSize, TimelineId};

@@ -97,6 +97,11 @@ impl Postgres {
         let mut command = Owner::get().command(self.bin.join(program.as_ref()));
         command.env_clear().env("PATH", "/usr/bin:/bin");
         command.env("LC_ALL", "C.UTF-8").env("TZ", "UTC");
+        // Servers from wheels load their own libraries; the system's may be of another major.
+        let libraries = self.bin.with_file_name("lib");
+        if libraries.join("libpq.so.5").exists() {
+            command.env("LD_LIBRARY_PATH", libraries);
+        }
         command.current_dir("/");
         command
     }
