@@ -2,9 +2,11 @@
 //!
 //! Not a dependency of anything that ships.
 pub mod net;
+mod ports;
 pub mod postgres;
 pub mod s3;
 pub mod sqlite;
+mod tls;
 
 /// Says that a test does nothing here, and why: a suite that is skipped is loud.
 #[expect(clippy::print_stderr, reason = "a skipped suite is loud")]

@@ -1,4 +1,5 @@
 //! The engine beside real servers, 14 to 18.
 
+mod login;
 mod replication;
 mod wal;

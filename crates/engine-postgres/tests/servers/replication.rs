@@ -13,7 +13,7 @@ use tidemark_engine_postgres::{Lsn, SegmentSize, TimelineId};
 use tidemark_testkit::postgres::{Cluster, Options, Postgres, Stop};
 
 /// An environment with nothing in it.
-struct Nothing;
+pub(crate) struct Nothing;
 
 impl Surroundings for Nothing {
     fn variable(&self, _name: &str) -> Option<String> {

@@ -11,9 +11,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use super::{Owner, Postgres};
+use crate::{ports, tls};
 
 /// How long a server may take to stop.
 const STOP_MAX: Duration = Duration::from_secs(60);
+/// Names the socket of clusters that don't listen on loopback.
+const PORT: u16 = 5432;
 const POLL: Duration = Duration::from_millis(20);
 
 /// Ends whatever server runs in the folder when the pipe on standard input closes, then the folder.
@@ -29,6 +32,8 @@ pub struct Options {
     pub segment_megabytes: u32,
     /// Whether pages carry checksums.
     pub checksums: bool,
+    /// Whether it also listens on loopback, with TLS: `ca.pem` in [`Cluster::socket_dir`] vouches for it.
+    pub tcp: bool,
     /// Lines of `postgresql.conf` in addition to what every test needs.
     pub settings: Vec<(String, String)>,
 }
@@ -38,6 +43,7 @@ impl Default for Options {
         Self {
             segment_megabytes: 16,
             checksums: true,
+            tcp: false,
             settings: Vec::new(),
         }
     }
@@ -68,6 +74,7 @@ pub enum Stop {
 pub struct Cluster {
     postgres: Postgres,
     dir: PathBuf,
+    port: u16,
     guard: Child,
 }
 
@@ -77,16 +84,51 @@ impl Cluster {
     /// # Errors
     /// If initdb or the server fails; with the server's log.
     pub fn start(postgres: &Postgres, options: &Options) -> Result<Self> {
-        let cluster = Self::empty(postgres)?;
+        let mut cluster = Self::empty(postgres)?;
         let template = template(postgres, options)?;
         run(Owner::get()
             .command("cp")
             .arg("-a")
             .arg(template)
             .arg(cluster.data_dir()))?;
+        if options.tcp {
+            cluster.listen()?;
+        }
         cluster.configure(&options.settings)?;
         cluster.start_again()?;
         Ok(cluster)
+    }
+
+    /// Prepares a port and a certificate.
+    fn listen(&mut self) -> Result<()> {
+        self.port = *ports::free(1)?.first().context("no free port")?;
+        tls::make(&self.dir)?;
+        let key = self.dir.join("server.key");
+        Owner::get().own(&key)?;
+        std::fs::set_permissions(key, std::fs::Permissions::from_mode(0o600))?;
+        let settings = format!(
+            "\nport = {}\nssl = on\nssl_cert_file = '{dir}/server.pem'\nssl_key_file = '{dir}/server.key'\n",
+            self.port,
+            dir = self.dir.display()
+        );
+        let mut file = std::fs::OpenOptions::new()
+            .append(true)
+            .open(self.data_dir().join("postgresql.conf"))?;
+        file.write_all(settings.as_bytes())?;
+        Ok(())
+    }
+
+    /// Who may log in how: lines of `pg_hba.conf`, after one that trusts the Unix socket.
+    ///
+    /// # Panics
+    /// If the server doesn't take them.
+    pub fn set_hba(&self, lines: &str) {
+        let path = self.data_dir().join("pg_hba.conf");
+        let text = format!("local all all trust\nlocal replication all trust\n{lines}\n");
+        std::fs::write(path, text).expect("the file is written");
+        self.sql("SELECT pg_reload_conf()");
+        let errors = self.query("SELECT error FROM pg_hba_file_rules WHERE error IS NOT NULL");
+        assert_eq!(errors, "", "pg_hba.conf is valid");
     }
 
     /// A standby of this cluster, streaming, with a slot on it.
@@ -131,15 +173,17 @@ impl Cluster {
         Ok(Self {
             postgres: postgres.clone(),
             dir,
+            port: PORT,
             guard,
         })
     }
 
     fn configure(&self, settings: &[(String, String)]) -> Result<()> {
         let mut text = format!(
-            "\nlisten_addresses = ''\nunix_socket_directories = '{}'\nfsync = off\n\
+            "\nlisten_addresses = '{}'\nunix_socket_directories = '{}'\nfsync = off\n\
              shared_buffers = 32MB\nmax_wal_senders = 10\nmax_replication_slots = 10\n\
              wal_sender_timeout = 5s\nlog_min_messages = warning\n",
+            if self.port == PORT { "" } else { "127.0.0.1" },
             self.dir.display()
         );
         for (name, value) in settings {
@@ -239,7 +283,13 @@ impl Cluster {
         self.dir.join("data")
     }
 
-    /// The folder of its Unix socket; the port is 5432.
+    /// The port, of its Unix socket and on loopback.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The folder of its Unix socket.
     #[must_use]
     pub fn socket_dir(&self) -> &Path {
         &self.dir
@@ -249,7 +299,9 @@ impl Cluster {
     #[must_use]
     pub fn command(&self, program: &str) -> Command {
         let mut command = self.postgres.command(program);
-        command.env("PGHOST", &self.dir).env("PGPORT", "5432");
+        command
+            .env("PGHOST", &self.dir)
+            .env("PGPORT", self.port.to_string());
         command
             .env("PGUSER", "postgres")
             .env("PGDATABASE", "postgres");

@@ -6,9 +6,7 @@
 //! **Cancellation:** the server dies with the process that started it, however that ends: a shell
 //! around it waits for the end of a pipe that only the test process holds.
 
-mod ports;
 mod request;
-mod tls;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -18,6 +16,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 use request::{Request, Service};
+
+use crate::{ports, tls};
 
 /// How long the server may take to answer a signed put.
 const START_SECONDS_MAX: u64 = 60;

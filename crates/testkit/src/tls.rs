@@ -9,7 +9,7 @@ const CA_CONFIG: &str = "[req]\ndistinguished_name = name\nx509_extensions = ca\
 const SERVER_CONFIG: &str = "[req]\ndistinguished_name = name\nprompt = no\n[name]\nCN = localhost\n[server]\nbasicConstraints = critical, CA:FALSE\nkeyUsage = critical, digitalSignature\nextendedKeyUsage = serverAuth\nsubjectAltName = IP:127.0.0.1, DNS:localhost\n";
 
 /// Writes `ca.pem`, `server.pem` and `server.key` into `dir`.
-pub(super) fn make(dir: &Path) -> Result<()> {
+pub(crate) fn make(dir: &Path) -> Result<()> {
     std::fs::write(dir.join("ca.cnf"), CA_CONFIG)?;
     std::fs::write(dir.join("server.cnf"), SERVER_CONFIG)?;
     let key = [

@@ -12,7 +12,7 @@ const LOWEST: u16 = 12_000;
 const HIGHEST: u16 = 22_000;
 
 /// A random number, not secret.
-pub(super) fn random() -> u64 {
+pub(crate) fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 
@@ -21,7 +21,7 @@ fn is_free(port: u16) -> bool {
 }
 
 /// `count` ports that are free, as is the one 10,000 above each.
-pub(super) fn free(count: usize) -> Result<Vec<u16>> {
+pub(crate) fn free(count: usize) -> Result<Vec<u16>> {
     let mut ports: Vec<u16> = Vec::with_capacity(count);
     for _ in 0..10_000 {
         if ports.len() == count {
