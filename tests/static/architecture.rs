@@ -21,6 +21,9 @@ const HOMES: &[(&str, &[&str])] = &[
     ("cron", &["planner"]),
     ("chrono", &["planner"]),
     ("rusqlite", &["engine-sqlite"]),
+    ("postgres-protocol", &["engine-postgres"]),
+    ("tokio-rustls", &["engine-postgres"]),
+    ("rustls-native-certs", &["engine-postgres"]),
     ("sqlx", &[]),
     ("getrandom", &["host"]),
     ("sd-notify", &["agent"]),
@@ -263,6 +266,8 @@ fn engines_know_neither_repository_nor_storage() {
     ];
     assert_unreachable("tidemark-engine-sqlite", &repository);
     assert_unreachable("tidemark-engine-sqlite", &["aws-sdk-s3"]);
+    assert_unreachable("tidemark-engine-postgres", &repository);
+    assert_unreachable("tidemark-engine-postgres", &["aws-sdk-s3", "tidemark-engine-sqlite"]);
 }
 
 #[test]
