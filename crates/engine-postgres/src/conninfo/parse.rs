@@ -239,7 +239,7 @@ fn decode(text: &str) -> Result<String> {
         let byte = plain.and_then(|digits| u8::from_str_radix(digits, 16).ok());
         bytes.push(byte.filter(|byte| *byte != 0).ok_or_else(bad)?);
     }
-    String::from_utf8(bytes).map_err(|_| syntax(format!("{text:?} is not UTF-8")))
+    String::from_utf8(bytes).map_err(|_not_utf8| syntax(format!("{text:?} is not UTF-8")))
 }
 
 fn put_if(pairs: &mut Pairs, key: &str, value: String) -> Result<()> {
@@ -278,11 +278,14 @@ impl Values {
         let Some(value) = self.text(key) else {
             return Ok(None);
         };
-        read(&value).map(Some).ok_or(ConnInfoError::Value {
-            name: key.to_owned(),
-            value,
-            expected,
-        })
+        match read(&value) {
+            Some(read) => Ok(Some(read)),
+            None => Err(ConnInfoError::Value {
+                name: key.to_owned(),
+                value,
+                expected,
+            }),
+        }
     }
 
     fn choice<T: Copy>(
@@ -404,7 +407,7 @@ fn addresses(values: &mut Values) -> Result<Vec<Address>> {
             let number = numbers.get(index).map_or("", String::as_str);
             let port = ports
                 .get(index)
-                .or(ports.first())
+                .or_else(|| ports.first())
                 .map_or("", String::as_str);
             address(host, number, port)
         })
@@ -429,7 +432,7 @@ fn address(host: &str, number: &str, port: &str) -> Result<Address> {
         "" => None,
         text => Some(
             text.parse()
-                .map_err(|_| value("hostaddr", text, "an IP address"))?,
+                .map_err(|_not_an_address| value("hostaddr", text, "an IP address"))?,
         ),
     };
     if at.is_none() && (host.starts_with('/') || host.starts_with('@')) {

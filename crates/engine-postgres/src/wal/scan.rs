@@ -562,7 +562,7 @@ mod tests {
         ) {
             let (wal, _) = log(&sizes);
             let (good, scanner, _) = scan(&wal, wal.len());
-            let mut bad = wal.clone();
+            let mut bad = wal;
             let at = place.index(bad.len());
             bad[at] ^= 1 << bit;
             let (found, spoiled, done) = scan(&bad, bad.len());

@@ -58,14 +58,14 @@ impl Builder {
 
     /// Room at the current place; begins a page if there is none.
     fn room(&mut self, rest: u32, flags: u16) -> usize {
-        if self.at().0 % PAGE_BYTES == 0 {
+        if self.at().0.is_multiple_of(PAGE_BYTES) {
             self.page_head(rest, flags);
         }
         usize::try_from(PAGE_BYTES - self.at().0 % PAGE_BYTES).expect("small")
     }
 
     fn align(&mut self) {
-        while self.at().0 % 8 != 0 {
+        while !self.at().0.is_multiple_of(8) {
             self.bytes.push(0);
         }
     }
@@ -169,7 +169,7 @@ impl Builder {
     /// A record that nobody wants to see, with `bytes` of content.
     pub(super) fn filler(&mut self, bytes: u32) -> Span {
         let bytes = usize::try_from(bytes).expect("fits");
-        let data: Vec<u8> = (0..bytes).map(|n| (n % 251) as u8).collect();
+        let data: Vec<u8> = (0..251).cycle().take(bytes).collect();
         self.push(0, 0x10, BTREE, &Self::content(&data))
     }
 

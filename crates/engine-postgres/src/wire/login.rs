@@ -224,13 +224,13 @@ async fn scram(
     };
     let odd =
         |connection: &Connection| refuse(connection, "the server's SCRAM messages are not valid");
-    scram.update(&challenge).map_err(|_| odd(connection))?;
+    scram.update(&challenge).map_err(|_why| odd(connection))?;
     connection.send(b'p', scram.message()).await?;
     let Message::Authentication(Authentication::SaslFinal(proof)) = connection.expect().await?
     else {
         return Err(WireError::Protocol("SCRAM was answered by another message"));
     };
-    scram.finish(&proof).map_err(|_| {
+    scram.finish(&proof).map_err(|_why| {
         refuse(
             connection,
             "the server does not know the password either: this is not the server it says it is",
