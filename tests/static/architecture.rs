@@ -267,7 +267,10 @@ fn engines_know_neither_repository_nor_storage() {
     assert_unreachable("tidemark-engine-sqlite", &repository);
     assert_unreachable("tidemark-engine-sqlite", &["aws-sdk-s3"]);
     assert_unreachable("tidemark-engine-postgres", &repository);
-    assert_unreachable("tidemark-engine-postgres", &["aws-sdk-s3", "tidemark-engine-sqlite"]);
+    assert_unreachable(
+        "tidemark-engine-postgres",
+        &["aws-sdk-s3", "tidemark-engine-sqlite"],
+    );
 }
 
 #[test]

@@ -265,7 +265,10 @@ mod tests {
         assert!(spoiled(24, &[0xFF; 8]).is_err(), "start past end");
         assert!(spoiled(48, &[0xFF; 8]).is_err(), "record past end");
         let backward = [2, 0, 0, 0, 0, 0, 0, 0, 1];
-        assert!(spoiled(40, &backward).is_err(), "record ends before it starts");
+        assert!(
+            spoiled(40, &backward).is_err(),
+            "record ends before it starts"
+        );
         let foreign = HistoryFile {
             timeline: TimelineId(4),
             bytes: b"",
