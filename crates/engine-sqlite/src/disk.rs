@@ -1,6 +1,6 @@
 //! Every change of the engine's own files (maps and state), so that a test can end the agent at each.
 //!
-//! In programs these are the plain operations. In this crate's unit tests a [`cuts::Cut`] counts them,
+//! In programs these are the plain operations. In this crate's unit tests a `cuts::Cut` counts them,
 //! ends the thread's work at a chosen one, whole or torn, and takes back what was not synced.
 
 use std::fs::File;
