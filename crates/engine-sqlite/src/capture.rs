@@ -107,6 +107,10 @@ impl WalCapture {
         }
     }
 
+    fn answer(&self, next: Duration) -> Poll {
+        self.core.poll_answer(next, self.log.at_commit())
+    }
+
     fn log_bytes(&self, index: &WalIndex) -> u64 {
         u64::from(index.frames) * wal::frame_bytes(self.core.page_size())
     }
@@ -126,7 +130,7 @@ impl WalCapture {
         let waited_for = self.log.shm.blocking_checkpoint_elsewhere();
         self.holds.looked(now, waited_for);
         if !waited_for && self.may_wait(now) {
-            return Ok(self.core.poll_answer(self.look_again(now)));
+            return Ok(self.answer(self.look_again(now)));
         }
         self.times.full = now;
         let before = self.log.cursor;
@@ -136,11 +140,11 @@ impl WalCapture {
         }
         if self.released {
             self.poll_released(&captured, now)?;
-            return Ok(self.core.poll_answer(MARK_EVERY));
+            return Ok(self.answer(MARK_EVERY));
         }
         if self.core.lost.is_some() {
             self.begin_catch_up()?;
-            return Ok(self.core.poll_answer(Duration::ZERO));
+            return Ok(self.answer(Duration::ZERO));
         }
         if captured.all {
             self.keep_the_log_small(&captured.index, now, work)?;
@@ -151,7 +155,7 @@ impl WalCapture {
             (false, true) => MARK_AT_ONCE,
             (false, false) => self.pace(now),
         };
-        Ok(self.core.poll_answer(next))
+        Ok(self.answer(next))
     }
 
     /// How long until it is looked again whether somebody waits.
@@ -451,7 +455,7 @@ impl Capture for WalCapture {
         match self.poll_once(work) {
             Ok(poll) => Ok(poll),
             // Somebody is in the middle of something: not worth an error.
-            Err(SqliteError::Busy { .. }) => Ok(self.core.poll_answer(MARK_FAST)),
+            Err(SqliteError::Busy { .. }) => Ok(self.answer(MARK_FAST)),
             Err(error) => Err(error.into()),
         }
     }

@@ -51,6 +51,8 @@ pub(crate) struct Core {
     pub(crate) lost: Option<String>,
     /// The last cut was a piece: a restorable one is owed, even an empty one.
     pub(crate) owed: bool,
+    /// The log ends in a piece: nothing is promised before a restorable cut has followed it.
+    pub(crate) ends_in_piece: bool,
     /// A cut must come even when nothing changed (a generation or a base begins or ends).
     pub(crate) forced: bool,
     /// The bound of a cut was reached: nothing more is captured before one.
@@ -101,16 +103,18 @@ impl Core {
         self.full || self.pending.room(self.config.cut_bytes, self.page_bytes()) == 0
     }
 
+    /// A cut now would be restorable, if what is captured ends at a commit.
+    fn is_restorable(&self, at_commit: bool) -> bool {
+        at_commit && self.diff.is_none() && self.lost.is_none() && !self.pending.open_transaction
+    }
+
     /// See [`tidemark_engine::Capture::cut`].
     pub(crate) fn cut(
         &mut self,
         seq: LogSeq,
         position: &Position,
     ) -> Result<Option<LogCut>, SqliteError> {
-        let mut restorable = position.at_commit
-            && self.diff.is_none()
-            && self.lost.is_none()
-            && !self.pending.open_transaction;
+        let mut restorable = self.is_restorable(position.at_commit);
         let book = self.book()?;
         let wanted = !self.pending.is_empty() || (restorable && (self.forced || self.owed));
         if !wanted {
@@ -187,6 +191,7 @@ impl Core {
             base.note_cut(seq);
         }
         self.owed = !restorable;
+        self.ends_in_piece = !restorable;
         self.forced &= !restorable;
         let pages = u64::try_from(numbers.len()).unwrap_or(0);
         let mut facts = BTreeMap::from([
@@ -285,8 +290,15 @@ impl Core {
         Ok(())
     }
 
+    /// A restorable cut can be made now, and must be, even an empty one: without it what was shipped
+    /// since the last one can't be restored, and at rest nothing else would bring it.
+    fn owes(&self, at_commit: bool) -> bool {
+        let wanted = self.ends_in_piece || self.forced;
+        wanted && self.book.is_some() && self.is_restorable(at_commit)
+    }
+
     /// What a poll says, but for the time until the next.
-    pub(crate) fn poll_answer(&self, next: std::time::Duration) -> Poll {
+    pub(crate) fn poll_answer(&self, next: std::time::Duration, at_commit: bool) -> Poll {
         let alert = |(code, message): (&&'static str, &String)| Alert {
             code,
             message: message.clone(),
@@ -295,8 +307,8 @@ impl Core {
             next,
             pending_bytes: u64::try_from(self.pending.bytes()).unwrap_or(u64::MAX),
             oldest_pending: self.pending.oldest,
-            complete_until: self.complete_until,
-            cut_now: self.is_full(),
+            complete_until: self.complete_until.filter(|_| !self.ends_in_piece),
+            cut_now: self.is_full() || self.owes(at_commit),
             alerts: self.alerts.iter().map(alert).collect(),
             catching_up: self.diff.as_ref().map(|diff| self.progress(diff.position)),
         }

@@ -227,6 +227,7 @@ impl SqliteEngine {
             folder,
             pages: last.map_or(0, |sealed| sealed.pages),
             owed: last.is_some_and(|sealed| !sealed.restorable),
+            ends_in_piece: last.is_some_and(|sealed| !sealed.restorable),
             last_commit: last.and_then(|sealed| sealed.last_commit),
             complete_until: None,
             sealed: past.sealed.clone(),

@@ -145,7 +145,13 @@ impl RollbackCapture {
             Stage::FirstPass(stamp) => self.first_pass(stamp, work)?,
             Stage::SecondPass(stamp) => self.second_pass(stamp, work)?,
         };
-        Ok(self.core.poll_answer(next))
+        let mut poll = self.core.poll_answer(next, self.consistent);
+        if self.stage != Stage::Idle {
+            // Between the passes, too: what is captured isn't all of it yet.
+            let progress = self.core.progress(self.core.pages);
+            poll.catching_up.get_or_insert(progress);
+        }
+        Ok(poll)
     }
 
     /// Begins pass 1 if the file isn't what was captured.
@@ -154,8 +160,9 @@ impl RollbackCapture {
         let rested = self
             .looked
             .is_none_or(|last| now.since(last) >= self.core.config.scan_every);
-        // What is captured waits to be cut as the state it is.
-        let waits = self.consistent && !self.core.pending.is_empty();
+        // What is captured waits to be cut as the state it is, or a cut is owed that says so.
+        let uncut = !self.core.pending.is_empty() || self.core.ends_in_piece;
+        let waits = self.consistent && uncut;
         if !rested || waits {
             return Ok(self.core.config.scan_every.min(IDLE));
         }
@@ -257,13 +264,22 @@ impl Capture for RollbackCapture {
     }
 
     fn cut(&mut self, next_seq: LogSeq, _work: &mut Workspace) -> Result<Option<LogCut>, Error> {
+        if self.stage != Stage::Idle && !self.core.is_full() {
+            // Between the passes it would be a piece, and at the pace of the cuts every one could be.
+            return Ok(None);
+        }
         let position = Position {
             cursor: None,
             rewound_from: 0,
             stamp: self.captured.filter(|_| self.consistent),
             at_commit: self.consistent,
         };
-        Ok(self.core.cut(next_seq, &position)?)
+        let cut = self.core.cut(next_seq, &position)?;
+        if cut.is_none() {
+            // Somebody asked although nothing waits: whoever did wants what is there now.
+            self.looked = None;
+        }
+        Ok(cut)
     }
 
     fn sealed(&mut self, seq: LogSeq) -> Result<(), Error> {

@@ -3,8 +3,11 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
+use tidemark_engine::conformance::Rig;
 use tidemark_engine::{ErrorKind, Verdict};
 use tidemark_engine_sqlite::SqliteError;
+use tidemark_host::Monotonic;
 use tidemark_testkit::sqlite::{Job, Shape, committed};
 
 use crate::support::{Lab, capture_while, now, poll_until};
@@ -118,7 +121,7 @@ fn within_max_stall_every_look_is_a_state_of_the_database_while_it_is_written() 
 }
 
 /// Polls until the engine refuses to go on.
-fn refused(rig: &mut tidemark_engine::conformance::Rig) -> tidemark_engine::Error {
+fn refused(rig: &mut Rig) -> tidemark_engine::Error {
     let mut work = tidemark_engine::Workspace::new();
     loop {
         match rig.capture().poll(&mut work) {
@@ -234,5 +237,142 @@ fn a_hot_journal_is_left_to_the_application() {
     // WHEN the application comes back THEN what it sees is what is captured
     lab.change(2, 1);
     rig.cut();
+    lab.assert_restores_byte_equal(rig);
+}
+
+/// What the agent does in one turn: a poll, and cuts if they are due. Returns up to when everything
+/// committed is said to be in restorable cuts.
+fn turn(rig: &mut Rig, last_cut: &mut Monotonic, every: Duration) -> Option<Timestamp> {
+    let poll = rig.poll();
+    let all = poll.pending_bytes == 0 && poll.catching_up.is_none();
+    if poll.cut_now || (poll.pending_bytes > 0 && now().since(*last_cut) >= every) {
+        *last_cut = now();
+        while let Some(seq) = rig.cut_once() {
+            if rig.log.get(&seq).is_some_and(|cut| cut.restorable) {
+                break;
+            }
+        }
+    }
+    poll.complete_until.filter(|_| all)
+}
+
+fn ends_restorable(rig: &Rig) -> bool {
+    let last = rig.log.last_key_value();
+    last.is_some_and(|(_, cut)| cut.restorable)
+}
+
+#[test]
+fn whatever_is_cut_between_the_passes_a_restorable_cut_follows_and_nothing_is_claimed_before() {
+    for mode in ["delete", "truncate", "persist"] {
+        // GIVEN cuts so small that a look needs several
+        let mut lab = Lab::new(&Shape {
+            bytes: 300_000,
+            journal_mode: mode,
+            ..Shape::default()
+        });
+        lab.config.cut_bytes = 16 << 10;
+        let mut rig = lab.protected();
+        let mut commits = 0;
+        let commit = |commits: &mut u64| {
+            *commits += 1;
+            lab.change(*commits, 1);
+            Timestamp::now()
+        };
+        let mut last_cut = now();
+        for step in 0..6 {
+            // WHEN commits fall between the passes, at every step, and a cut is tried after each
+            let mut committed_at = commit(&mut commits);
+            for n in 0..step + 2 {
+                turn(&mut rig, &mut last_cut, Duration::ZERO);
+                if n >= step {
+                    committed_at = commit(&mut commits);
+                }
+            }
+            // THEN without another commit the log soon ends restorable, and holds what it is said to
+            let mut claimed = false;
+            for _ in 0..200 {
+                let until = turn(&mut rig, &mut last_cut, Duration::ZERO);
+                claimed = until >= Some(committed_at);
+                if claimed {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            assert!(claimed, "{mode}, {step}: nothing is claimed at rest");
+            assert!(ends_restorable(&rig), "{mode}, {step}");
+            let last = *rig.restorable().last().unwrap();
+            let there = committed(&lab.restore(&rig, last)).unwrap();
+            assert_eq!(there.len() as u64, commits, "{mode}, {step}");
+        }
+        assert!(
+            rig.log.values().any(|cut| !cut.restorable),
+            "no piece was cut"
+        );
+        lab.assert_restores_byte_equal(rig);
+    }
+}
+
+#[test]
+fn under_a_live_writer_with_a_cut_every_200_ms_what_is_claimed_can_be_restored() {
+    for mode in ["delete", "truncate", "persist", "wal"] {
+        let mut lab = Lab::new(&Shape {
+            bytes: 2 << 20,
+            journal_mode: mode,
+            ..Shape::default()
+        });
+        lab.config.scan_every = Duration::from_millis(100);
+        let mut rig = lab.protected();
+        let stop = lab.folder.path().join("stop");
+        let writer = lab.start(&Job {
+            stop: Some(stop.clone()),
+            rate: Some(50.0),
+            ..lab.job(1)
+        });
+        let (mut last_cut, every) = (now(), Duration::from_millis(200));
+        let before = rig.restorable().len();
+        let enough = now().after(Duration::from_secs(2));
+        let deadline = now().after(Duration::from_secs(60));
+        while now() < enough || rig.restorable().len() < before + 4 {
+            assert!(now() < deadline, "{mode}: no restorable cuts under load");
+            if turn(&mut rig, &mut last_cut, every).is_some() {
+                assert!(
+                    ends_restorable(&rig),
+                    "{mode}: claimed what ends in a piece"
+                );
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        std::fs::write(&stop, "").unwrap();
+        let transactions = writer.wait().unwrap().transactions;
+        let ended = Timestamp::now();
+        // WHEN it rests THEN it heals by itself
+        while turn(&mut rig, &mut last_cut, every) < Some(ended) {
+            assert!(now() < deadline, "{mode}: never complete at rest");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(ends_restorable(&rig), "{mode}");
+        let last = *rig.restorable().last().unwrap();
+        let there = committed(&lab.restore(&rig, last)).unwrap();
+        assert_eq!(there, [(1, i64::try_from(transactions).unwrap())], "{mode}");
+        lab.assert_restores_byte_equal(rig);
+    }
+}
+
+#[test]
+fn a_cut_that_is_asked_for_brings_a_look_at_once() {
+    // GIVEN a database that is looked at once a minute
+    let mut lab = rollback(300_000);
+    lab.config.scan_every = Duration::from_secs(60);
+    let mut rig = lab.protected();
+    rig.cut();
+    lab.change(1, 1);
+    let committed_at = Timestamp::now();
+    // WHEN cuts are asked for THEN what was committed before is in one of them
+    let deadline = now().after(Duration::from_secs(20));
+    while rig.poll().complete_until < Some(committed_at) {
+        assert!(now() < deadline, "nobody looked");
+        rig.cut_once();
+    }
+    rig.cut_once();
     lab.assert_restores_byte_equal(rig);
 }
