@@ -9,11 +9,12 @@ use jiff::{SignedDuration, Timestamp};
 use tidemark_format::LogSeq;
 use tidemark_planner::schedule::Schedule;
 
-/// How soon after a base was begun a region that lacks one may ask for another: a region that comes
-/// and goes must not make the agent read the database all the time.
+/// How soon after a base that repaired a region the next one may: a region that comes and goes must
+/// not make the agent read the database all the time.
 const REPAIR_GAP: SignedDuration = SignedDuration::from_mins(10);
-/// How soon a region may that has no base at all, and so nothing that could be restored.
-const BARE_GAP: SignedDuration = SignedDuration::from_secs(10);
+/// How soon after any base the first repair may, and one of a region that has no base at all, and so
+/// nothing that could be restored.
+const SOON: SignedDuration = SignedDuration::from_secs(10);
 /// How soon after a base failed the next one is tried.
 pub const BASE_RETRY: Duration = Duration::from_secs(30);
 
@@ -34,6 +35,8 @@ pub struct BaseFacts {
     pub last_begun: Option<Timestamp>,
     /// When the generation was opened.
     pub generation_opened: Option<Timestamp>,
+    /// It was opened to repair a region.
+    pub generation_repairs: bool,
 }
 
 /// Whether a base is due, and which.
@@ -64,23 +67,17 @@ impl BasePlan {
             return BaseDue::Complete;
         }
         let begun = facts.last_begun.map(|begun| begun.min(now));
-        let gap = if facts.region_is_bare {
-            BARE_GAP
-        } else {
-            REPAIR_GAP
-        };
-        let old_enough = begun.is_none_or(|begun| now.duration_since(begun) >= gap);
-        if facts.region_needs_complete && old_enough {
-            return BaseDue::Complete;
-        }
+        let since = |gap| begun.is_none_or(|begun| now.duration_since(begun) >= gap);
+        let repairs = facts.region_needs_complete && since(SOON) && may_repair(facts, now);
         let scheduled = begun
             .and_then(|begun| self.schedule.next_after(begun))
             .is_some_and(|next| next <= now);
-        let heals = facts.region_needs_base && old_enough;
-        if !scheduled && !facts.asked && !heals {
+        let heals = facts.region_needs_base && !facts.region_needs_complete && since(REPAIR_GAP);
+        if !repairs && !scheduled && !facts.asked && !heals {
             return BaseDue::No;
         }
-        if self.generation_is_over(facts.generation_opened, now) {
+        // One that builds on what a region lacks could never be there.
+        if facts.region_needs_complete || self.generation_is_over(facts.generation_opened, now) {
             BaseDue::Complete
         } else {
             BaseDue::Incremental
@@ -98,6 +95,15 @@ impl BasePlan {
         self.schedule
             .next_after(facts.last_begun.map_or(now, |begun| begun.min(now)))
     }
+}
+
+/// Whether a region may have a complete base made now that nobody asked for.
+fn may_repair(facts: &BaseFacts, now: Timestamp) -> bool {
+    if facts.region_is_bare || !facts.generation_repairs {
+        return true;
+    }
+    let opened = facts.generation_opened.map(|opened| opened.min(now));
+    opened.is_none_or(|opened| now.duration_since(opened) >= REPAIR_GAP)
 }
 
 /// What is known when it is asked whether a recovery point is due.
@@ -190,19 +196,38 @@ mod tests {
     }
 
     #[test]
-    fn a_region_that_lacks_a_base_gets_a_complete_one_but_not_all_the_time() {
-        let facts = BaseFacts {
+    fn a_region_that_lacks_a_base_gets_a_complete_one_soon_but_not_all_the_time() {
+        let mut facts = BaseFacts {
             region_needs_complete: true,
+            region_needs_base: true,
             ..facts()
         };
-        assert_eq!(
-            plan().due(&facts, time("2026-05-01T02:39:00Z")),
-            BaseDue::No
-        );
-        assert_eq!(
-            plan().due(&facts, time("2026-05-01T02:41:00Z")),
-            BaseDue::Complete
-        );
+        let due = |facts: &BaseFacts, now| plan().due(facts, time(now));
+        assert_eq!(due(&facts, "2026-05-01T02:30:05Z"), BaseDue::No);
+        assert_eq!(due(&facts, "2026-05-01T02:30:12Z"), BaseDue::Complete);
+        facts.generation_repairs = true;
+        assert_eq!(due(&facts, "2026-05-01T02:39:00Z"), BaseDue::No);
+        assert_eq!(due(&facts, "2026-05-01T02:41:00Z"), BaseDue::Complete);
+    }
+
+    #[test]
+    fn no_base_builds_on_one_that_a_region_lacks() {
+        let lacking = BaseFacts {
+            region_needs_complete: true,
+            region_needs_base: true,
+            generation_repairs: true,
+            last_begun: Some(time("2026-05-01T12:00:00Z")),
+            generation_opened: Some(time("2026-05-01T12:00:00Z")),
+            ..BaseFacts::default()
+        };
+        let asked = BaseFacts {
+            asked: true,
+            ..lacking
+        };
+        let due = |facts: &BaseFacts, now| plan().due(facts, time(now));
+        assert_eq!(due(&lacking, "2026-05-01T12:00:01Z"), BaseDue::No);
+        assert_eq!(due(&asked, "2026-05-01T12:00:01Z"), BaseDue::Complete);
+        assert_eq!(due(&lacking, "2026-05-02T02:30:00Z"), BaseDue::Complete);
     }
 
     #[test]

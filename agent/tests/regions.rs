@@ -348,3 +348,167 @@ async fn a_region_that_is_emptied_under_a_running_agent_is_prepared_and_repaired
     assert!(bases.iter().all(|base| base.head.parent.is_none()));
     assert!(!world.regions[1].names("data/session/").is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_base_that_is_made_while_a_region_is_away_is_followed_by_a_complete_one_when_it_is_back()
+{
+    let mut world = World::new(&["a", "b"]).await;
+    world.settings.push_str("durable_in = 1\n");
+    let mut shop = world.shop("app");
+    shop.work(20, 2000);
+    let agent = world.start();
+    until_whole(&agent, "a").await;
+    until_whole(&agent, "b").await;
+    world.regions[1]
+        .faults
+        .add(None, "", When::Always, Fault::FailBefore);
+    shop.work(20, 2000);
+    agent.snapshot(None).await;
+    agent
+        .until("b is away", |status| !status.regions[&region("b")].up)
+        .await;
+    let base = tidemark_agent::control::Request::snapshot(None, true, None, DEADLINE);
+    agent.ask(&base).await;
+    shop.work(20, 2000);
+    world.regions[1].faults.clear();
+    // Nobody asks: the agent sees by itself what b lacks.
+    until_whole(&agent, "b").await;
+    let newest = agent.snapshot(Some("after")).await.remove(0).seq;
+    agent
+        .until("b has the newest point", |status| {
+            status.sources[&app()].lanes[&region("b")].point_through >= Some(newest)
+        })
+        .await;
+    agent.stop().await.unwrap();
+    for at in 0..2 {
+        let history = world.assert_sound(at, "app").await;
+        let newest = history.newest_point().unwrap();
+        let bases = &history.newest().unwrap().bases;
+        let rests_on = bases.iter().find(|base| base.link == newest.head.base.link);
+        assert!(rests_on.unwrap().head.parent.is_none());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_base_that_is_asked_for_while_a_region_lacks_one_is_complete_and_repairs_it() {
+    let mut world = World::new(&["a", "b"]).await;
+    world.settings.push_str("durable_in = 2\n");
+    let mut shop = world.shop("app");
+    shop.work(20, 2000);
+    let agent = world.start();
+    until_whole(&agent, "a").await;
+    until_whole(&agent, "b").await;
+    for _ in 0..2 {
+        // The second time no repair is due for minutes: a person's word makes it due.
+        world.regions[1]
+            .faults
+            .add(Op::Create, "data/pack/", When::Always, Fault::FailBefore);
+        world.regions[1]
+            .faults
+            .add(Op::Create, "meta/", When::Always, Fault::FailBefore);
+        shop.work(20, 2000);
+        agent
+            .until("b is away", |status| !status.regions[&region("b")].up)
+            .await;
+        let request = || tidemark_agent::control::Request::snapshot(None, true, None, DEADLINE);
+        let published = |status: &LiveStatus| status.sources[&app()].base_at;
+        let before = published(&agent.status().await);
+        let asked = request();
+        let during = async {
+            agent
+                .until("a has the base", |status| published(status) > before)
+                .await;
+            world.regions[1].faults.clear();
+            agent
+                .until("b answers", |status| status.regions[&region("b")].up)
+                .await;
+            agent.ask(&request()).await
+        };
+        let (first, second) = tokio::join!(agent.ask(&asked), during);
+        for response in [first, second] {
+            assert!(
+                matches!(response, tidemark_agent::control::Response::Points { .. }),
+                "{response:?}"
+            );
+        }
+        assert_eq!(standing(&agent.status().await, "b"), Some(Standing::Whole));
+    }
+    agent.stop().await.unwrap();
+    world.assert_sound(1, "app").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_too_few_regions_can_take_says_soon_what_is_where_and_what_to_do() {
+    let mut world = World::new(&["a", "b"]).await;
+    world.settings.push_str("durable_in = 2\n");
+    let mut shop = world.shop("app");
+    shop.work(20, 2000);
+    let agent = world.start();
+    until_whole(&agent, "b").await;
+    world.regions[1]
+        .faults
+        .add(None, "", When::Always, Fault::FailBefore);
+    shop.work(20, 2000);
+    let patient = std::time::Duration::from_secs(600);
+    let request = tidemark_agent::control::Request::snapshot(None, false, None, patient);
+    let answer = tokio::time::timeout(DEADLINE, agent.ask(&request)).await;
+    let response = answer.expect("an answer long before its time is over");
+    let tidemark_agent::control::Response::Refused { code, message } = response else {
+        panic!("{response:?}");
+    };
+    assert_eq!(code, "TM1603");
+    assert!(
+        message.contains("durable in a") || message.contains("durable nowhere"),
+        "{message}"
+    );
+    assert!(
+        message.contains("not yet in b: it doesn't answer"),
+        "{message}"
+    );
+    world.regions[1].faults.clear();
+    until_whole(&agent, "b").await;
+    agent.snapshot(None).await;
+    agent.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_knows_its_own_object_again_in_a_region_whose_backlog_it_gave_up_meanwhile() {
+    let mut world = World::new(&["a", "b"]).await;
+    world
+        .settings
+        .push_str("durable_in = 1\nspool_max = \"16MiB\"\n");
+    let mut shop = world.shop("app");
+    shop.work(20, 2000);
+    let agent = world.start();
+    until_whole(&agent, "b").await;
+    // Killed before it wrote down what b has.
+    for _ in 0..3 {
+        shop.work(5, 2000);
+        agent.snapshot(None).await;
+    }
+    let has = |world: &World| world.regions[1].names("meta/log/").len();
+    let sealed = world.regions[0].names("meta/log/").len();
+    world::eventually("b has it too", async || {
+        (has(&world) >= sealed).then_some(())
+    })
+    .await;
+    agent.kill().await;
+    world.regions[1]
+        .faults
+        .add(None, "", When::Always, Fault::FailBefore);
+    let agent = world.start();
+    for _ in 0..30 {
+        shop.work(50, 20_000);
+        agent.snapshot(None).await;
+    }
+    agent
+        .until("b's backlog is given up", |status| {
+            standing(status, "b") == Some(Standing::Repairing)
+        })
+        .await;
+    world.regions[1].faults.clear();
+    until_whole(&agent, "b").await;
+    agent.stop().await.unwrap();
+    let history = world.history(1, "app").await;
+    assert!(history.newest_point().is_some());
+}

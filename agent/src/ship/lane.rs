@@ -279,6 +279,14 @@ impl Lane {
         self.unbroken_from = self.unbroken_from.max(until.log);
     }
 
+    /// Log objects that this lane knows, one of which may be the region's newest: beside these only
+    /// the spool's may be.
+    #[must_use]
+    pub fn may_show(&self) -> Vec<(LogSeq, Hash)> {
+        let last = self.log_through.zip(self.log_link);
+        last.into_iter().chain(self.tried.iter().copied()).collect()
+    }
+
     /// Log objects that may be here, though nobody heard of it.
     fn may_have(&mut self, tried: &[(LogSeq, Hash)]) {
         for tried in tried {

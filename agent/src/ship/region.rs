@@ -67,6 +67,8 @@ pub(super) struct Known {
     to: UnboundedSender<Report>,
     pub(super) checked: bool,
     checking: bool,
+    /// What was given up while it is looked at may be what it shows.
+    moved: bool,
     held: bool,
     frozen: bool,
     fenced: bool,
@@ -155,6 +157,9 @@ impl Driver {
             }
             Command::GiveUp(source, until) => {
                 if let Some(lane) = self.queue.give_up(&source, &until) {
+                    if let Some(known) = self.sources.get_mut(&source) {
+                        known.moved = known.checking;
+                    }
                     self.report(&source, lane);
                 }
             }
@@ -197,6 +202,7 @@ impl Driver {
             to,
             checked: joined,
             checking: false,
+            moved: false,
             held,
             frozen: false,
             fenced: false,
@@ -314,9 +320,17 @@ impl Driver {
             known.checking = true;
             let (link, greeter) = (Arc::clone(&self.link), Arc::clone(&self.tools.greeter));
             let (source, own) = (source.clone(), known.own);
+            known.moved = false;
             let link_of = Arc::clone(&known.link_of);
+            // What left the spool since the source was opened is known by the lane alone.
+            let lane = self.queue.lane(&source);
+            let known_here = lane.map(Lane::may_show).unwrap_or_default();
             self.work.push(Box::pin(async move {
-                let link_of = move |seq| link_of(seq);
+                let link_of = move |seq| {
+                    let mut here = known_here.iter();
+                    let here = here.find(|(known, _)| *known == seq);
+                    here.map_or_else(|| link_of(seq), |(_, link)| Some(*link))
+                };
                 let result = greeter.look_at(&link, &source, own, &link_of).await;
                 Done::LookedAt { source, result }
             }));
@@ -416,11 +430,14 @@ impl Driver {
             return;
         };
         known.checking = false;
+        let moved = std::mem::take(&mut known.moved);
         match result {
             Ok(()) => {
                 known.checked = true;
                 self.answered();
             }
+            // Looked at again, with what the lane knows since.
+            Err(GreetError::Ledger(error)) if error.kind() == LedgerErrorKind::Fenced && moved => {}
             Err(GreetError::Ledger(error)) if error.kind() == LedgerErrorKind::Fenced => {
                 self.fenced(source, &error);
             }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use tidemark_engine::{BaseSlice, BaseStart};
 use tidemark_format::body::FileEntry;
-use tidemark_format::heads::{BaseRef, Facts};
+use tidemark_format::heads::{BaseHead, BaseRef, Facts};
 use tidemark_format::{BaseNumber, KeyId, LogSeq, RegionName};
 use tidemark_host::{Monotonic, RngExt as _};
 use tidemark_seal::{BaseDraft, BaseEnd, BaseTools, FinishedBase};
@@ -33,7 +33,7 @@ use crate::status_live::LiveBase;
 
 /// How often a base that has to wait for its turn or for a region asks again.
 const TURN_WAIT: std::time::Duration = std::time::Duration::from_millis(100);
-/// How often a region without any base is looked after.
+/// How often a region that lacks a base is looked after.
 const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_secs(2);
 /// The one file of a SQLite source, as bases name it.
 const MAIN_FILE: &str = "main";
@@ -52,6 +52,9 @@ pub(super) struct BaseTurn {
     running: Option<Running>,
     last_begun: Option<Timestamp>,
     retry_at: Option<Monotonic>,
+    /// The regions that took every pack of the newest base and of those it builds on, as far as this
+    /// process made them: their lanes may not have come that far yet.
+    whole_in: Option<BTreeSet<RegionName>>,
     /// Counts those that were published by this process.
     pub(super) published: u64,
 }
@@ -62,6 +65,8 @@ struct Beginning {
     generation: Option<[u8; 32]>,
     /// Who can open all of it, if it builds on no other.
     readers: Option<BTreeSet<KeyId>>,
+    /// A region lacks what the bases so far build on.
+    repairs: bool,
     /// The turn, unless all that is to be done now is to open the generation.
     turn: Option<OwnedSemaphorePermit>,
 }
@@ -127,23 +132,34 @@ impl Driver {
             .iter()
             .filter(|outlet| outlet.link.is_up());
         let lanes: Vec<_> = lanes
-            .filter_map(|outlet| self.record.lanes.get(&outlet.link.name))
+            .filter_map(|outlet| {
+                let name = &outlet.link.name;
+                let whole_in = self.base.whole_in.as_ref();
+                let missed = whole_in.is_some_and(|whole| !whole.contains(name));
+                let lane = self.record.lanes.get(name)?;
+                Some((lane, missed || lane.needs_complete_base()))
+            })
             .collect();
         BaseFacts {
             needs_complete: self.base.needs_complete,
             asked: self.base.asked,
-            region_needs_complete: lanes.iter().any(|lane| lane.needs_complete_base()),
+            region_needs_complete: lanes.iter().any(|(_, complete)| *complete),
             region_is_bare: lanes
                 .iter()
-                .any(|lane| lane.needs_complete_base() && lane.base.is_none()),
+                .any(|(lane, complete)| *complete && lane.base.is_none()),
             region_needs_base: lanes
                 .iter()
-                .any(|lane| lane.standing() == Standing::Repairing),
+                .any(|(lane, _)| lane.standing() == Standing::Repairing),
             last_begun: self
                 .base
                 .last_begun
                 .or_else(|| self.record.base.map(|base| base.finished_at)),
             generation_opened: self.record.generation.as_ref().map(|open| open.at),
+            generation_repairs: self
+                .record
+                .generation
+                .as_ref()
+                .is_some_and(|open| open.repairs),
         }
     }
 
@@ -192,6 +208,7 @@ impl Driver {
         self.base.beginning = Some(Beginning {
             generation,
             readers: complete.then_some(readers),
+            repairs: facts.region_needs_complete,
             turn,
         });
         self.parts.slot.tell(Command::BeginBase {
@@ -215,6 +232,7 @@ impl Driver {
         let Some(Beginning {
             generation,
             readers,
+            repairs,
             turn,
         }) = self.base.beginning.take()
         else {
@@ -229,7 +247,10 @@ impl Driver {
                 digest_key,
                 next_base: BaseNumber(0),
                 readers: BTreeSet::new(),
+                repairs,
             });
+            // Until it has one, whatever becomes of this try.
+            self.base.needs_complete = true;
             // The key must outlive a crash before the first object of the generation does.
             self.flush().await;
         }
@@ -416,13 +437,17 @@ impl Driver {
             start: base.head.start,
             packs_in: packs_in.clone(),
         };
-        let record = move || serde_json::to_vec(&BaseRecord { packs_in }).unwrap_or_default();
+        let beside = BaseRecord {
+            packs_in: packs_in.clone(),
+        };
+        let record = move || serde_json::to_vec(&beside).unwrap_or_default();
         let session = Some(base.head.session);
         if let Err(error) = self.append(&base.base, session, content, record).await {
             self.base.running = Some(running);
             self.base_failed(&policy::with_causes(&error));
             return;
         }
+        self.whole_in(&base.head, packs_in);
         self.record.base_sealed(&base.head, link);
         self.changed();
         self.parts.slot.tell(Command::BaseDone);
@@ -445,6 +470,15 @@ impl Driver {
             seconds = self.shared.clock.now().duration_since(running.since).as_secs(),
             "a base is complete"
         );
+    }
+
+    /// Notes where every pack of the newest base is, and of those that it builds on.
+    fn whole_in(&mut self, head: &BaseHead, packs_in: Vec<RegionName>) {
+        let mut whole: BTreeSet<RegionName> = packs_in.into_iter().collect();
+        if let (Some(_), Some(before)) = (head.parent, &self.base.whole_in) {
+            whole.retain(|name| before.contains(name));
+        }
+        self.base.whole_in = Some(whole);
     }
 
     /// The base that runs or was to begin comes to nothing.
@@ -479,7 +513,7 @@ impl Driver {
         });
         let wanted = facts.needs_complete || facts.asked;
         let again = self.base.retry_at.filter(|_| wanted);
-        let wait = if facts.region_is_bare {
+        let wait = if facts.region_needs_complete {
             LOOK_AGAIN
         } else {
             BASE_RETRY

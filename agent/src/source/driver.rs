@@ -453,7 +453,7 @@ impl Driver {
             self.base_due_at(),
         ];
         let pause = self.pause_ends_at();
-        let jobs = self.jobs.iter().map(|job| job.deadline);
+        let jobs = self.jobs.iter().map(Job::due);
         let first = due.into_iter().flatten().chain(jobs).chain(pause).min();
         first.map(|due| due.since(now))
     }

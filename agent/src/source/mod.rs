@@ -20,3 +20,4 @@ mod sealing;
 mod short;
 pub mod slot;
 mod slot_messages;
+mod stuck;

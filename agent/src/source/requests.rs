@@ -1,6 +1,7 @@
 //! What people ask of a source: points, bases, pauses, retirement; and the agent's own stop.
 //!
-//! A snapshot is answered when its point is durable in W failure domains, or when its time is over.
+//! A snapshot is answered when its point is durable in W failure domains, when its time is over, or
+//! soon after it is plain that nothing but a region's return can make it so ([`super::stuck`]).
 
 use std::time::Duration;
 
@@ -23,6 +24,9 @@ use crate::{AgentError, Result, policy};
 
 /// How long a stop waits for the regions.
 pub(super) const DRAIN_TIME: Duration = Duration::from_secs(60);
+
+/// How long a stop waits for a moment in which everything committed can be captured.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A request to a source.
 #[derive(Debug)]
@@ -66,14 +70,16 @@ pub enum Request {
 /// A snapshot, retirement or stop under way.
 #[derive(Debug)]
 pub(super) struct Job {
-    kind: Kind,
-    stage: Stage,
+    pub(super) kind: Kind,
+    pub(super) stage: Stage,
     pub(super) deadline: Monotonic,
-    wait: Duration,
+    pub(super) begun: Monotonic,
+    /// Since when nothing moves it.
+    pub(super) stuck_since: Option<Monotonic>,
 }
 
 #[derive(Debug)]
-enum Kind {
+pub(super) enum Kind {
     Snapshot {
         name: Option<String>,
         answer: oneshot::Sender<Result<SealedPoint>>,
@@ -85,7 +91,7 @@ enum Kind {
 }
 
 #[derive(Debug)]
-enum Stage {
+pub(super) enum Stage {
     /// Until so many bases were published.
     Base(u64),
     /// Until the cut is made and sealed.
@@ -101,11 +107,15 @@ enum Stage {
 }
 
 impl Driver {
-    /// Asks the slot to cut; the ticket comes back when it has.
+    /// Asks the slot to cut everything committed by now; the ticket comes back when it has.
     pub(super) fn ticket(&mut self) -> u64 {
+        self.ticket_within(None)
+    }
+
+    fn ticket_within(&mut self, patience: Option<Duration>) -> u64 {
         let ticket = self.next_ticket;
         self.next_ticket = ticket.saturating_add(1);
-        self.parts.slot.tell(Command::Cut { ticket });
+        self.parts.slot.tell(Command::Cut { ticket, patience });
         ticket
     }
 
@@ -151,12 +161,13 @@ impl Driver {
     }
 
     fn push_job(&mut self, kind: Kind, stage: Stage, wait: Duration) {
-        let deadline = self.now().after(wait);
+        let begun = self.now();
         self.jobs.push(Job {
             kind,
             stage,
-            deadline,
-            wait,
+            deadline: begun.after(wait),
+            begun,
+            stuck_since: None,
         });
     }
 
@@ -248,7 +259,7 @@ impl Driver {
 
     /// How many failure domains have the log through `seq` and the point through `point`, as
     /// against how many are needed; and the regions that do.
-    fn durable(&self, seq: LogSeq, point: Option<PointSeq>) -> (bool, Vec<RegionName>) {
+    pub(super) fn durable(&self, seq: LogSeq, point: Option<PointSeq>) -> (bool, Vec<RegionName>) {
         let mut done = Vec::new();
         let domains = self.domains();
         let lanes = self.record.lanes.iter();
@@ -266,7 +277,7 @@ impl Driver {
         (quorum::reached(lanes, self.width(&domains)).is_some(), done)
     }
 
-    fn domains(&self) -> std::collections::BTreeMap<RegionName, String> {
+    pub(super) fn domains(&self) -> std::collections::BTreeMap<RegionName, String> {
         self.shared.board.read(|_, regions, _| {
             regions
                 .iter()
@@ -275,7 +286,7 @@ impl Driver {
         })
     }
 
-    fn width(&self, domains: &std::collections::BTreeMap<RegionName, String>) -> usize {
+    pub(super) fn width(&self, domains: &std::collections::BTreeMap<RegionName, String>) -> usize {
         let mut all: Vec<&str> = domains.values().map(String::as_str).collect();
         all.sort_unstable();
         all.dedup();
@@ -375,7 +386,7 @@ impl Driver {
             if matches!(job.stage, Stage::Done) {
                 continue;
             }
-            if self.now() >= job.deadline {
+            if self.now() >= job.deadline || self.is_stuck(&mut job) {
                 self.late(job);
             } else {
                 self.jobs.push(job);
@@ -493,29 +504,6 @@ impl Driver {
         }
     }
 
-    fn late(&self, job: Job) {
-        let why = match &job.stage {
-            Stage::Base(_) => "a base is under way",
-            Stage::Cut(_) => "the database can't be read or the spool is full",
-            Stage::Durable(_) | Stage::Point { .. } | Stage::Done => {
-                "too few failure domains take it; it is kept in the spool and shipped as soon as they do"
-            }
-        };
-        let error = AgentError::Late {
-            what: "the recovery point",
-            seconds: job.wait.as_secs(),
-            why: why.to_owned(),
-        };
-        match job.kind {
-            Kind::Snapshot { answer, .. } | Kind::Retire { answer } => {
-                drop(answer.send(Err(error)));
-            }
-            Kind::Stop => {
-                tracing::warn!(source = %self.name(), error = %error, "stopping with a backlog in the spool");
-            }
-        }
-    }
-
     /// The agent stops: a last cut, shipped, and a last point, as far as time allows.
     pub(super) fn begin_drain(&mut self) {
         self.draining = true;
@@ -524,7 +512,7 @@ impl Driver {
             self.clear("base.failed");
         }
         if self.hold == Hold::Open && self.record.paused.is_none() {
-            let ticket = self.ticket();
+            let ticket = self.ticket_within(Some(STOP_PATIENCE));
             self.push_job(Kind::Stop, Stage::Cut(ticket), DRAIN_TIME);
         }
     }

@@ -83,6 +83,9 @@ pub struct Generation {
     /// Who could open its first base; not known of a generation that an older program opened.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub readers: BTreeSet<KeyId>,
+    /// It was opened because a region lacked what the bases before it build on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub repairs: bool,
 }
 
 impl Generation {
@@ -458,6 +461,7 @@ mod tests {
         };
         let mut open = Generation {
             readers: keys(&[1, 2]),
+            repairs: false,
             opened: LogSeq(0),
             at: Timestamp::UNIX_EPOCH,
             digest_key: [7; 32],
@@ -476,6 +480,7 @@ mod tests {
         let mut record = record();
         record.generation = Some(Generation {
             readers: BTreeSet::new(),
+            repairs: false,
             opened: LogSeq(0),
             at: at(1),
             digest_key: [7; 32],

@@ -16,7 +16,7 @@ use super::{
     verdict::{Demands, Health, Judgement, judge},
 };
 use crate::domains;
-use crate::ship::quorum;
+use crate::ship::{lane::Standing, quorum};
 use crate::status_live::{LiveStatus, SourceState, region_exposure};
 
 /// One source as all regions show it.
@@ -259,8 +259,9 @@ impl Report {
         let told = live.sources.get(&source.name)?;
         let mut lanes = told.lanes.iter();
         let (_, lane) = lanes.find(|(name, _)| name.as_str() == region.name)?;
+        let repairing = lane.standing == Standing::Repairing;
         if lane.behind == 0 {
-            return None;
+            return repairing.then(|| "repairing".to_owned());
         }
         Some(format!(
             "lags {}: {} ({}) wait",

@@ -14,6 +14,7 @@ use tidemark_host::output::instant;
 
 use super::super::ended::Ended;
 use super::verdict::{Health, Side};
+use crate::ship::lane::Standing;
 use crate::state::{SourceRecord, StateDir};
 use crate::status_live::{LiveSource, LiveStatus, region_exposure};
 
@@ -67,6 +68,7 @@ impl Told {
             );
             notes.push((Health::Warning, text));
         }
+        notes.extend(self.repairs(name));
         let live = self.live.as_ref();
         for alert in live.into_iter().flat_map(|live| &live.alerts) {
             let others = live.is_some_and(|live| {
@@ -89,6 +91,33 @@ impl Told {
             retired: self.retired.contains(name),
             notes,
         }
+    }
+
+    /// The regions that lack a base, and what becomes of that.
+    fn repairs(&self, name: &SourceName) -> Vec<(Health, String)> {
+        let Some((live, source)) = self.live.as_ref().zip(self.source(name)) else {
+            return Vec::new();
+        };
+        let lanes = source.lanes.iter();
+        let repairing = lanes.filter(|(_, lane)| lane.standing == Standing::Repairing);
+        let words = repairing.map(|(region, _)| {
+            let up = live.regions.get(region).is_some_and(|region| region.up);
+            let what = match (&source.base, up) {
+                (_, false) => "a complete base repairs it as soon as it answers".to_owned(),
+                (Some(base), true) => {
+                    let done = base.done.saturating_mul(100) / base.total.max(1);
+                    format!("a base that repairs it is under way, {done} % of the database are read")
+                }
+                (None, true) => "a base repairs it by itself within about 10 min, or at once: tidemark-agent snapshot \
+                                 --base"
+                    .to_owned(),
+            };
+            let text =
+                format!("region {region} is being repaired: it gets no new recovery point of {name} until it has a \
+                         base of its own; {what}");
+            (Health::Warning, text)
+        });
+        words.collect()
     }
 
     /// What the daemon says would be lost of a source.
