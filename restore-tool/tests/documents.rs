@@ -68,6 +68,7 @@ fn list() {
         engine: Some("sqlite".into()),
         commit_times: "observed",
         windows: vec![window()],
+        beyond: None,
         points: vec![PointListed {
             epoch: Epoch(2),
             seq: PointSeq(1042),
@@ -131,6 +132,7 @@ fn plan() {
             sealed: false,
             exact: true,
             because: "it is the end of the log in the regions read".into(),
+            beyond: None,
             bases: 3,
             log_objects: 412,
             stored_bytes: 600 << 20,
@@ -157,6 +159,7 @@ fn restore() {
             sealed: false,
             exact: true,
             because: "it is the end of the log in the regions read".into(),
+            beyond: None,
             bytes: 1 << 30,
             proof: "digest-equal",
             digest: Some("0123456789abcdef0123456789abcdef".into()),
@@ -225,6 +228,7 @@ fn verify() {
                 why: "the body is not the one that was signed".into(),
             }],
             unread: vec![],
+            exceptions: vec![],
             notes: vec![],
         },
     );

@@ -10,7 +10,7 @@ use tidemark_ledger::history::{LoadOptions, PointsWanted, Standing};
 use crate::cli::ListArgs;
 use crate::error::Result;
 use crate::identity;
-use crate::plan::{self, Window};
+use crate::plan::{self, Beyond, Window};
 use crate::repository::{Repository, Settings, Tools};
 use crate::timeline::Timeline;
 
@@ -54,6 +54,9 @@ pub struct SourceListed {
     pub commit_times: &'static str,
     /// What can be restored, without gaps, oldest first.
     pub windows: Vec<Window>,
+    /// What is later than the last of them and can't be restored from the regions read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub beyond: Option<Beyond>,
     /// Recovery points: all with `--points`, else the newest and the named ones.
     pub points: Vec<PointListed>,
     /// How many there are.
@@ -179,13 +182,14 @@ async fn source(timeline: &Timeline, args: &ListArgs) -> Result<SourceListed> {
         (args.points || at >= from || point.name.is_some()).then_some(point)
     };
     let points = all.into_iter().enumerate().filter_map(shown).collect();
-    let windows = plan::windows(timeline).await?;
+    let (windows, beyond) = plan::windows(timeline).await?;
     let unsealed = unsealed(timeline, windows.last());
     Ok(SourceListed {
         source: timeline.source().clone(),
         engine: timeline.engine().map(str::to_owned),
         commit_times: "observed",
         windows,
+        beyond,
         points,
         points_total,
         unsealed,
@@ -397,6 +401,8 @@ impl SourceListed {
             };
             out.push_str(&format!("    {} to {}{until}\n", window.from, window.to));
         }
+        let beyond = self.beyond.iter().map(Beyond::line);
+        out.extend(beyond);
         out.push_str(&format!("  Recovery points: {}\n", self.points_total));
         let mut table = Table::new();
         for point in &self.points {

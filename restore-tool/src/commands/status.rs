@@ -20,6 +20,12 @@ use crate::plan::{self, Asked, Avoid, Goal, Window};
 use crate::repository::{Repository, Settings, Tools};
 use crate::timeline::Timeline;
 
+/// Beats that may stay out before a silent agent is news.
+const BEATS_MISSED: u32 = 3;
+/// And no less than this: a beat may be late.
+const SILENCE_WARNING: Duration = Duration::from_secs(2 * 60);
+/// From here on a silent agent is an alarm, unless it beats more seldom.
+const SILENCE_CRITICAL: Duration = Duration::from_secs(10 * 60);
 /// An agent that is silent for longer than the RPO of the strictest preset is news.
 const EXPOSURE_WARNING: Duration = Duration::from_secs(5 * 60);
 /// And for three times that an alarm.
@@ -168,17 +174,10 @@ async fn source(repository: &Repository, name: &SourceName, tools: &Tools) -> Re
         points: PointsWanted::All,
     };
     let timeline = repository.timeline(name, &options).await?;
-    let windows = plan::windows(&timeline).await?;
+    let (windows, beyond) = plan::windows(&timeline).await?;
     let covered_until = windows.last().map(|window| window.covers_until);
     let now = tools.clock.now();
-    let exposure = covered_until.map(|until| {
-        let gone = now.duration_since(until);
-        if gone.is_negative() {
-            Duration::ZERO
-        } else {
-            gone.unsigned_abs()
-        }
-    });
+    let exposure = covered_until.map(|until| gone(now, until));
     let asked = Asked {
         goal: Goal::Latest,
         inclusive: true,
@@ -189,13 +188,19 @@ async fn source(repository: &Repository, name: &SourceName, tools: &Tools) -> Re
     let planned = plan::plan(&timeline, &asked, &Avoid::default(), false).await;
     let regions = regions(repository, &timeline).await;
     let mut next = Vec::new();
-    let mut health = exposure_health(exposure, &mut next);
-    match &planned {
-        Ok(_) => {}
-        Err(error) => {
-            health = health.max(Health::Critical);
-            next.push(format!("the newest state can't be restored: {error}"));
-        }
+    let silence = Silence::of(
+        &timeline,
+        covered_until.max(beyond.as_ref().and_then(|past| past.to)),
+        now,
+    );
+    let mut health = exposure_health(exposure, silence.as_ref(), &mut next);
+    if beyond.is_some() {
+        health = health.max(Health::Warning);
+    }
+    next.extend(beyond.as_ref().map(plan::Beyond::sentence));
+    if let Err(error) = &planned {
+        health = health.max(Health::Critical);
+        next.push(format!("the newest state can't be restored: {error}"));
     }
     if timeline.troubles().next().is_some() {
         health = health.max(Health::Warning);
@@ -252,7 +257,59 @@ async fn proved(repository: &Repository) -> String {
     }
 }
 
-fn exposure_health(exposure: Option<Duration>, next: &mut Vec<String>) -> Health {
+/// The time since an instant, none if it is to come.
+fn gone(now: Timestamp, since: Timestamp) -> Duration {
+    let gone = now.duration_since(since);
+    if gone.is_negative() {
+        Duration::ZERO
+    } else {
+        gone.unsigned_abs()
+    }
+}
+
+/// How long nothing has come, and whether that is longer than the agent's beats make normal.
+struct Silence {
+    since: Duration,
+    health: Health,
+}
+
+impl Silence {
+    /// None if something came lately. `newest` is the latest instant that the log tells.
+    fn of(timeline: &Timeline, newest: Option<Timestamp>, now: Timestamp) -> Option<Self> {
+        let beats = timeline.histories().filter_map(|(_, one)| one.caught_up());
+        let beat = beats.max_by_key(|beat| beat.beat_at);
+        let point = timeline.newest_point().map(|point| point.head.at);
+        let last = beat.map(|beat| beat.beat_at).max(point).max(newest)?;
+        let every = beat.map_or(Duration::ZERO, |beat| Duration::from_millis(beat.every_ms));
+        let warning = every.saturating_mul(BEATS_MISSED).max(SILENCE_WARNING);
+        let critical = warning.saturating_mul(2).max(SILENCE_CRITICAL);
+        let since = gone(now, last);
+        let health = match since {
+            since if since > critical => Health::Critical,
+            since if since > warning => Health::Warning,
+            _ => return None,
+        };
+        Some(Self { since, health })
+    }
+}
+
+fn exposure_health(
+    exposure: Option<Duration>,
+    silence: Option<&Silence>,
+    next: &mut Vec<String>,
+) -> Health {
+    if let (Some(age), Some(silence)) = (exposure, silence) {
+        next.push(format!(
+            "nothing has come for {}: the agent may be down or cut off (tidemark-agent status on its host)",
+            output::duration(silence.since)
+        ));
+        let late = if age > EXPOSURE_CRITICAL {
+            Health::Critical
+        } else {
+            Health::Warning
+        };
+        return silence.health.max(late);
+    }
     match exposure {
         None => {
             next.push(
@@ -262,7 +319,7 @@ fn exposure_health(exposure: Option<Duration>, next: &mut Vec<String>) -> Health
         }
         Some(age) if age > EXPOSURE_CRITICAL => {
             next.push(format!(
-                "nothing has arrived for {}: is the agent running? (tidemark-agent status on its host)",
+                "nothing committed for {} is here: what does tidemark-agent status say on its host?",
                 output::duration(age)
             ));
             Health::Critical

@@ -8,7 +8,7 @@ use serde::Serialize;
 use tidemark_format::{Incarnation, RegionName, SourceName};
 use tidemark_host::output::{self, Document, Table};
 
-use super::{Asked, Goal, Reached, RestorePlan};
+use super::{Asked, Beyond, Goal, Reached, RestorePlan};
 
 /// What a restore takes per second until something was measured. A careful figure for one region over
 /// a good line; a directory or a near bucket is several times faster.
@@ -44,8 +44,11 @@ pub struct PlanDocument {
     /// Whether it is exactly the state at the instant asked for: if not, the next log object holds
     /// commits from before it and from after it, and none of them is restored.
     pub exact: bool,
-    /// Why nothing committed up to the target is missing.
+    /// Why nothing committed up to the target is missing; or, with `beyond`, why it ends there.
     pub because: String,
+    /// What is later and can't be restored from the regions read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub beyond: Option<Beyond>,
     /// Bases to be read.
     pub bases: usize,
     /// Log objects to be applied.
@@ -97,6 +100,7 @@ impl PlanDocument {
             sealed: plan.sealed,
             exact: plan.exact,
             because: plan.because.clone(),
+            beyond: plan.beyond.clone(),
             bases: plan.bases.len(),
             log_objects: plan.log.len(),
             stored_bytes,
@@ -132,6 +136,9 @@ impl Document for PlanDocument {
     const SCHEMA: &'static str = "tidemark-restore.plan";
 
     fn text(&self, out: &mut String) {
+        if let Some(beyond) = &self.beyond {
+            out.push_str(&format!("NOT THE NEWEST STATE: {}\n", beyond.sentence()));
+        }
         out.push_str(&format!("Restore {} ({})\n", self.source, self.engine));
         let mut table = Table::new();
         table.row(["asked".to_owned(), self.asked_line()]);
@@ -144,7 +151,10 @@ impl Document for PlanDocument {
             "reaches".to_owned(),
             format!("{} {}{sealed}", self.reaches, self.commit_times),
         ]);
-        table.row(["complete".to_owned(), self.because.clone()]);
+        table.row([
+            Beyond::label(self.beyond.as_ref()).to_owned(),
+            self.because.clone(),
+        ]);
         let bases = output::count(self.bases, "base");
         let objects = output::count(self.log_objects, "log object");
         let read = output::bytes(self.stored_bytes);

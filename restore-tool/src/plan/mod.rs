@@ -4,6 +4,7 @@
 //! has a good, linked head in some region; what hasn't goes back to `planner` as a hole, and it
 //! decides again or names what can be had.
 
+mod beyond;
 mod document;
 mod survey;
 mod target;
@@ -19,6 +20,7 @@ use tidemark_planner::restore::{
     self as planner, BaseId, PointName, Proof, Reach, RecoverableWindow, Target, Why,
 };
 
+pub use beyond::Beyond;
 pub use document::{ASSUMED_BYTES_PER_SECOND, PlanDocument, assumed_time};
 pub use survey::{Avoid, Scope, Survey};
 pub use target::{Asked, Goal};
@@ -110,18 +112,21 @@ impl From<RecoverableWindow> for Window {
     }
 }
 
-/// The windows of a source, oldest first.
+/// The windows of a source, oldest first, and what stands past the last of them.
 ///
 /// # Errors
 /// No region can be read.
-pub async fn windows(timeline: &Timeline) -> Result<Vec<Window>> {
+pub async fn windows(timeline: &Timeline) -> Result<(Vec<Window>, Option<Beyond>)> {
     let facts = Survey::new(timeline, &Avoid::default(), Scope::Whole)
         .await?
         .facts();
-    Ok(planner::windows(&facts)
-        .into_iter()
-        .map(Window::from)
-        .collect())
+    let windows = planner::windows(&facts);
+    let end = windows
+        .last()
+        .map(|window| (window.to.epoch, window.to.seq));
+    let beyond = end.and_then(|end| planner::beyond(&facts, end));
+    let windows = windows.into_iter().map(Window::from).collect();
+    Ok((windows, beyond.map(Beyond::from)))
 }
 
 /// What a restore will do.
@@ -140,6 +145,8 @@ pub struct RestorePlan {
     pub sealed: bool,
     /// Why nothing that was committed up to the target is missing.
     pub because: String,
+    /// Where `latest` was asked for: what is later and can't be restored from the regions read.
+    pub beyond: Option<Beyond>,
     /// What some region has lost; another one had it.
     pub exceptions: Vec<String>,
     /// Log objects that a region shows nothing of yet, because it is fed more slowly.
@@ -174,6 +181,15 @@ impl RestorePlan {
             .last()
             .and_then(|end| fact(end, "pages")?.checked_mul(fact(end, "page_size")?));
         bases.max(end.unwrap_or(0))
+    }
+
+    /// Notes what stands past the end: with it the end is not all that there is.
+    fn past_the_end(&mut self, beyond: Option<planner::Beyond>, inclusive: bool) {
+        self.beyond = beyond.map(Beyond::from);
+        if self.beyond.is_some() && inclusive {
+            "it is the last state that the regions read can bring back, and not the newest"
+                .clone_into(&mut self.because);
+        }
     }
 
     /// The newest base.
@@ -216,7 +232,11 @@ pub async fn plan(
                 _ => return Err(refused(&survey, refusal)),
             },
         };
-        if let Some(plan) = check(timeline, &mut survey, &decided).await? {
+        if let Some(mut plan) = check(timeline, &mut survey, &decided).await? {
+            if asked.goal == Goal::Latest {
+                let end = (plan.end.epoch, plan.end.seq);
+                plan.past_the_end(planner::beyond(&survey.facts(), end), asked.inclusive);
+            }
             return Ok(plan);
         }
     }
@@ -375,6 +395,7 @@ async fn check(
         exact: decided.exact,
         sealed: decided.sealed,
         because: because(decided),
+        beyond: None,
         exceptions,
         behind,
     }))

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use tidemark_format::envelope::Kind;
 use tidemark_format::heads::Role;
 use tidemark_format::{Hash, SessionId, keys};
-use tidemark_host::Exit;
+use tidemark_host::{Exit, RegionUrl};
 use tidemark_open::{Error as OpenError, ErrorKind, Opener, RegionReader, RegionSet};
 use tokio_util::sync::CancellationToken;
 
@@ -38,7 +38,7 @@ pub async fn plan_only(args: &RestoreArgs, settings: &Settings, tools: &Tools) -
     let plan = prepared.plan(&Avoid::default()).await?;
     prepared.target.check_space(plan.image_bytes())?;
     tools.console.show(&prepared.document(&plan)?);
-    Ok(if prepared.exceptions.is_empty() {
+    Ok(if prepared.exceptions.is_empty() && plan.beyond.is_none() {
         Exit::Ok
     } else {
         Exit::Exceptions
@@ -62,8 +62,6 @@ pub async fn run(
     let trust = identity::trust(&identity);
     let prepared = stopped(stop, Prepared::look(args, settings, Some(trust), tools)).await?;
     let opener = opener(&prepared.repository, identity, tools)?;
-    // Directories and near buckets answer first, whatever the order on the command line.
-    stopped(stop, async { Ok(opener.regions().measure().await) }).await?;
     let work = Work {
         opener: Arc::new(opener),
         target: prepared.target.clone(),
@@ -152,7 +150,11 @@ pub(crate) fn opener(
     identity: tidemark_open::Identity,
     tools: &Tools,
 ) -> Result<Opener> {
-    let readers = repository.regions.iter().map(|region| RegionReader {
+    // Directories first, else the order given. Not by speed: whose damage is met and told would hang on
+    // a moment's latency.
+    let mut regions: Vec<_> = repository.regions.iter().collect();
+    regions.sort_by_key(|region| !matches!(region.config.url, RegionUrl::Dir(_)));
+    let readers = regions.into_iter().map(|region| RegionReader {
         name: region.name().clone(),
         store: Arc::clone(&region.store.read),
     });

@@ -11,7 +11,7 @@ use tidemark_open::DamageKind;
 
 use super::prepare::Prepared;
 use crate::apply::{Done, Work};
-use crate::plan::{Reached, RestorePlan};
+use crate::plan::{Beyond, Reached, RestorePlan};
 use crate::repository::Settings;
 
 /// What was restored and what was proved.
@@ -29,8 +29,11 @@ pub struct Report {
     pub sealed: bool,
     /// Whether it is exactly the state at the instant asked for.
     pub exact: bool,
-    /// Why nothing committed up to the target is missing.
+    /// Why nothing committed up to the target is missing; or, with `beyond`, why it ends there.
     pub because: String,
+    /// What is later and can't be restored from the regions read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub beyond: Option<Beyond>,
     /// Bytes of the database.
     pub bytes: u64,
     /// `digest-equal`, or `chain-only` when the last object carried no digest.
@@ -68,7 +71,8 @@ impl Report {
         took: Duration,
         settings: &Settings,
     ) -> Self {
-        let mut exceptions = prepared.exceptions.clone();
+        let mut exceptions: Vec<String> = plan.beyond.iter().map(Beyond::sentence).collect();
+        exceptions.extend(prepared.exceptions.iter().cloned());
         exceptions.extend(plan.exceptions.iter().cloned());
         exceptions.extend(damages(work, plan));
         let (proof, unproved) = match done.proof.result {
@@ -90,6 +94,7 @@ impl Report {
             sealed: plan.sealed,
             exact: plan.exact,
             because: plan.because.clone(),
+            beyond: plan.beyond.clone(),
             bytes: done
                 .proof
                 .pages
@@ -174,6 +179,9 @@ impl Document for Report {
     const SCHEMA: &'static str = "tidemark-restore.restore";
 
     fn text(&self, out: &mut String) {
+        if let Some(beyond) = &self.beyond {
+            out.push_str(&format!("\nNOT THE NEWEST STATE: {}", beyond.sentence()));
+        }
         out.push_str(&format!("\nRestored {} to {}\n", self.source, self.target));
         let mut table = Table::new();
         let sealed = if self.sealed {
@@ -185,7 +193,10 @@ impl Document for Report {
             "reached".to_owned(),
             format!("{} {}{sealed}", self.reached, self.commit_times),
         ]);
-        table.row(["complete".to_owned(), self.because.clone()]);
+        table.row([
+            Beyond::label(self.beyond.as_ref()).to_owned(),
+            self.because.clone(),
+        ]);
         let proved = match (&self.digest, self.proof) {
             (Some(digest), "digest-equal") => format!(
                 "equal to the source: digest {digest} over {}; every signature, link and hash checked",

@@ -2,7 +2,8 @@
 //!
 //! Each region is judged by itself: falling back to another one is what a restore does, not what a
 //! check may do. Damage ends with exit code 13 and a line for each object and region; a region that
-//! can't be read with 16.
+//! can't be read with 16. Log that is whole and leads nowhere, because its base is in none of the regions
+//! given, is an exception (3).
 
 mod check;
 
@@ -17,6 +18,7 @@ use check::Check;
 use crate::cli::VerifyArgs;
 use crate::error::Result;
 use crate::identity::{self, KeyHolder};
+use crate::plan;
 use crate::repository::{Repository, Settings, Tools};
 
 /// `verify`.
@@ -38,6 +40,9 @@ pub struct VerifyReport {
     pub damages: Vec<DamageFound>,
     /// Regions, or parts of them, that could not be read.
     pub unread: Vec<DamageFound>,
+    /// What is whole and yet can't be restored from the regions read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub exceptions: Vec<String>,
     /// What the reader should know.
     pub notes: Vec<String>,
 }
@@ -86,6 +91,7 @@ pub async fn run(args: &VerifyArgs, settings: &Settings, tools: &Tools) -> Resul
         bytes: 0,
         damages: Vec::new(),
         unread: Vec::new(),
+        exceptions: Vec::new(),
         notes: Vec::new(),
     };
     for away in &repository.away {
@@ -116,6 +122,7 @@ pub async fn run(args: &VerifyArgs, settings: &Settings, tools: &Tools) -> Resul
         match (report.damages.is_empty(), report.unread.is_empty()) {
             (false, _) => Exit::Integrity,
             (true, false) => Exit::Region,
+            (true, true) if !report.exceptions.is_empty() => Exit::Exceptions,
             (true, true) => Exit::Ok,
         },
     )
@@ -151,6 +158,9 @@ async fn one_source(
             why: tidemark_storage::chain(error),
         });
     }
+    let (_, beyond) = plan::windows(&timeline).await?;
+    let beyond = beyond.map(|beyond| format!("{source}: {}", beyond.sentence()));
+    report.exceptions.extend(beyond);
     for (name, history) in timeline.histories() {
         let region = repository
             .regions
@@ -211,7 +221,10 @@ impl Document for VerifyReport {
                 out.push_str(&format!("  {}: {}: {}\n", one.region, one.object, one.why));
             }
         }
-        if self.damages.is_empty() && self.unread.is_empty() {
+        for exception in &self.exceptions {
+            out.push_str(&format!("Exception: {exception}\n"));
+        }
+        if self.damages.is_empty() && self.unread.is_empty() && self.exceptions.is_empty() {
             out.push_str("  all good\n");
         }
     }
