@@ -15,7 +15,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tidemark_engine::{Capture, Error, ErrorKind, LogCut, OpenRequest, Opened, Poll, Workspace};
+use tidemark_engine::{
+    COMPLETE_UNTIL, Capture, Error, ErrorKind, LogCut, OpenRequest, Opened, Poll, Workspace,
+};
 use tidemark_format::{Incarnation, LogSeq};
 use tidemark_host::Monotonic;
 
@@ -36,6 +38,24 @@ const RETRY_AFTER: Duration = Duration::from_millis(200);
 const RETRIES_MAX: u32 = 25;
 /// How soon a cut that found no memory free is tried again.
 const BUDGET_WAIT: Duration = Duration::from_millis(5);
+
+/// How soon a poll follows while somebody waits for a cut.
+const AWAITED_POLL: Duration = Duration::from_millis(20);
+
+/// A cut that somebody waits for: of everything that was committed when they asked.
+#[derive(Debug)]
+struct Ticket {
+    number: u64,
+    asked: Timestamp,
+    /// From then on less is enough.
+    until: Option<Monotonic>,
+}
+
+impl Ticket {
+    fn is_served(&self, covered: Option<Timestamp>, now: Monotonic) -> bool {
+        covered >= Some(self.asked) || self.until.is_some_and(|until| now >= until)
+    }
+}
 
 /// A base that waits for its turn or runs.
 #[derive(Debug, Default)]
@@ -80,7 +100,9 @@ pub struct Slot {
     cut_now: bool,
     /// Cut until a restorable end, whatever the timer says.
     force: bool,
-    tickets: Vec<u64>,
+    tickets: Vec<Ticket>,
+    /// Up to when everything committed stood in restorable cuts, by the last poll.
+    covered: Option<Timestamp>,
     hold: bool,
     base: BaseTurn,
     retries: u32,
@@ -121,6 +143,7 @@ impl Slot {
             cut_now: false,
             force: false,
             tickets: Vec::new(),
+            covered: None,
             hold: false,
             base: BaseTurn::default(),
             retries: 0,
@@ -145,10 +168,7 @@ impl Slot {
             } => {
                 self.open(next_seq, records, candidate);
             }
-            Command::Cut { ticket } => {
-                self.tickets.push(ticket);
-                self.force = true;
-            }
+            Command::Cut { ticket, patience } => self.cut_asked(ticket, patience),
             Command::Sealed(seq) => self.sealed(seq),
             Command::BeginBase {
                 generation,
@@ -181,6 +201,18 @@ impl Slot {
             Command::Look => self.look(),
             Command::Close => self.closing = true,
         }
+    }
+
+    fn cut_asked(&mut self, number: u64, patience: Option<Duration>) {
+        let now = self.parts.clock.monotonic();
+        self.tickets.push(Ticket {
+            number,
+            asked: self.parts.clock.now(),
+            until: patience.map(|patience| now.after(patience)),
+        });
+        self.covered = None;
+        self.force = true;
+        self.next_poll = now;
     }
 
     fn open(&mut self, next_seq: LogSeq, mut records: Records, candidate: Incarnation) {
@@ -263,6 +295,7 @@ impl Slot {
         self.pending_since = None;
         self.cut_now = false;
         self.force = false;
+        self.covered = None;
         self.ending = None;
         self.base = BaseTurn::default();
     }
@@ -281,11 +314,15 @@ impl Slot {
             });
         }
         for ticket in tickets {
-            self.send(Event::CutDone {
-                ticket,
-                next_seq: self.next_seq,
-            });
+            self.cut_done(&ticket);
         }
+    }
+
+    fn cut_done(&self, ticket: &Ticket) {
+        self.send(Event::CutDone {
+            ticket: ticket.number,
+            next_seq: self.next_seq,
+        });
     }
 
     fn poll(&mut self, now: Monotonic, work: &mut Workspace) {
@@ -307,6 +344,9 @@ impl Slot {
                     poll.oldest_pending.or(Some(at))
                 };
                 self.cut_now = poll.cut_now;
+                self.force |= !self.tickets.is_empty();
+                let all = self.pending_bytes == 0 && poll.catching_up.is_none();
+                self.covered = poll.complete_until.filter(|_| all);
                 self.report(&poll, at);
             }
             Err(error) => self.fail(&error),
@@ -379,14 +419,14 @@ impl Slot {
             match capture.cut(self.next_seq, work) {
                 Ok(Some(cut)) => self.cut_made(now, cut, permit),
                 Ok(None) => {
+                    // Nothing waits, or not yet: the next poll says.
                     self.pending_bytes = 0;
-                    self.pending_since = None;
-                    self.cuts_done();
+                    self.cuts_done(self.covered);
                 }
                 Err(error) if self.ending.is_some() => {
                     // It can't even give what it had: a catch-up finds it.
                     tracing::warn!(source = %self.parts.source, error = %error, "the last cut failed");
-                    self.cuts_done();
+                    self.cuts_done(None);
                 }
                 Err(error) => {
                     self.fail(&error);
@@ -404,6 +444,8 @@ impl Slot {
         self.unsealed
             .push_back((seq, cut.first_commit.or(self.pending_since)));
         let restorable = cut.restorable;
+        let said = cut.facts.get(COMPLETE_UNTIL);
+        let covered = said.and_then(|fact| fact.as_str()?.parse().ok());
         let at = self.parts.clock.now();
         self.send(Event::Cut {
             seq,
@@ -416,7 +458,7 @@ impl Slot {
             self.pending_since = None;
             // While ending, everything goes out: a cut that is restorable may not be the last.
             if self.ending.is_none() {
-                self.cuts_done();
+                self.cuts_done(covered);
             }
         } else {
             // A change that spans several objects: the rest follows at once.
@@ -424,14 +466,21 @@ impl Slot {
         }
     }
 
-    fn cuts_done(&mut self) {
+    /// What is captured is cut: everything committed by `covered`. Who waits for more waits on.
+    fn cuts_done(&mut self, covered: Option<Timestamp>) {
         self.force = false;
         self.cut_now = false;
-        for ticket in std::mem::take(&mut self.tickets) {
-            self.send(Event::CutDone {
-                ticket,
-                next_seq: self.next_seq,
-            });
+        let now = self.parts.clock.monotonic();
+        let tickets = std::mem::take(&mut self.tickets);
+        let (served, waiting) = tickets
+            .into_iter()
+            .partition::<Vec<_>, _>(|ticket| ticket.is_served(covered, now));
+        self.tickets = waiting;
+        for ticket in served {
+            self.cut_done(&ticket);
+        }
+        if !self.tickets.is_empty() {
+            self.next_poll = self.next_poll.min(now.after(AWAITED_POLL));
         }
     }
 

@@ -31,10 +31,12 @@ pub enum Command {
         /// The incarnation if a new one begins.
         candidate: Incarnation,
     },
-    /// Cut everything captured so far, up to a restorable end.
+    /// Cut everything that is committed by now, up to a restorable end.
     Cut {
         /// Comes back in [`Event::CutDone`].
         ticket: u64,
+        /// After this long what can be had is enough; `None`: only everything is.
+        patience: Option<Duration>,
     },
     /// The cut is fsynced in the spool.
     Sealed(LogSeq),
