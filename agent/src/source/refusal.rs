@@ -37,6 +37,7 @@ const fn of_sqlite(error: &SqliteError) -> Option<Code> {
         | SqliteError::Replaced { .. }
         | SqliteError::ModeChanged { .. }
         | SqliteError::PageSizeChanged { .. }
+        | SqliteError::WrittenBehind { .. }
         | SqliteError::LogReplaced { .. }
         | SqliteError::BaseVoid { .. }
         | SqliteError::Busy { .. }

@@ -16,6 +16,7 @@ use tidemark_engine::{BaseSlice, BaseStart, Capture, Error, LogCut, Poll, Probe,
 use tidemark_format::LogSeq;
 use tidemark_host::Monotonic;
 
+use crate::behind::Quiet;
 use crate::core::{Core, Position};
 use crate::error::SqliteError;
 use crate::holds::{Holds, LOCKED_MAX};
@@ -80,6 +81,8 @@ pub(crate) struct WalCapture {
     times: Times,
     /// The index under which the mark was moved last.
     marked: Option<WalIndex>,
+    /// The file and the index after the last move of the mark.
+    quiet: Option<Quiet>,
     released: bool,
     hand_off_wait: Duration,
     holds: Holds,
@@ -101,6 +104,7 @@ impl WalCapture {
             core,
             times,
             marked: None,
+            quiet: None,
             released: false,
             hand_off_wait: Duration::ZERO,
             holds: Holds::begin(now),
@@ -133,6 +137,9 @@ impl WalCapture {
             return Ok(self.answer(self.look_again(now)));
         }
         self.times.full = now;
+        let quiet = self.quiet.take();
+        self.core
+            .check_not_written_behind(&self.log.shm, quiet.as_ref())?;
         let before = self.log.cursor;
         let captured = self.log.capture(&mut self.core, work)?;
         if self.log.cursor != before {
@@ -150,12 +157,25 @@ impl WalCapture {
             self.keep_the_log_small(&captured.index, now, work)?;
         }
         let more = self.catch_up(captured.all, work)?;
+        self.note_quiet()?;
         let next = match (more, waited_for) {
             (true, _) => Duration::ZERO,
             (false, true) => MARK_AT_ONCE,
             (false, false) => self.pace(now),
         };
         Ok(self.answer(next))
+    }
+
+    /// Remembers what the file looks like, to see at the next look whether only checkpoints wrote it.
+    fn note_quiet(&mut self) -> Result<(), SqliteError> {
+        if self.released || !self.marks.is_held() {
+            return Ok(());
+        }
+        let marked = self.marked;
+        self.quiet = Quiet::look(&self.core, &self.log.shm, |index| {
+            index.is_backfilled() && marked == Some(*index)
+        })?;
+        Ok(())
     }
 
     /// How long until it is looked again whether somebody waits.
@@ -462,6 +482,10 @@ impl Capture for WalCapture {
 
     fn cut(&mut self, next_seq: LogSeq, work: &mut Workspace) -> Result<Option<LogCut>, Error> {
         self.note_marks();
+        if self.core.lost.is_none() {
+            self.core
+                .check_not_written_behind(&self.log.shm, self.quiet.as_ref())?;
+        }
         // What was committed since the last poll goes with it, if it can be read right now.
         match self.log.capture(&mut self.core, work) {
             Ok(_) | Err(SqliteError::Busy { .. }) => {}
@@ -493,6 +517,7 @@ impl Capture for WalCapture {
     }
 
     fn begin_base(&mut self, next_seq: LogSeq, complete: bool) -> Result<BaseStart, Error> {
+        self.quiet = None;
         // The smaller the log, the less is captured twice.
         let mut work = Workspace::new();
         if !self.released && self.core.lost.is_none() {

@@ -105,6 +105,14 @@ pub enum SqliteError {
         /// The `-wal` or `-shm` file.
         path: PathBuf,
     },
+    /// The file of a database in WAL mode changed without a checkpoint.
+    #[error(
+        "{path}: the file was written behind SQLite's back while its log was in use, for example by copying a backup over it; the database is opened again and compared page by page. Restore into a new file, and rename it while nobody has the database open"
+    )]
+    WrittenBehind {
+        /// The database.
+        path: PathBuf,
+    },
     /// A catch-up began while a base was read.
     #[error(
         "{path}: something was missed while the base was read, so it would not be exact; begin the base again"
@@ -244,6 +252,7 @@ impl SqliteError {
             Self::Replaced { .. }
             | Self::ModeChanged { .. }
             | Self::PageSizeChanged { .. }
+            | Self::WrittenBehind { .. }
             | Self::LogReplaced { .. } => ErrorKind::Reopen,
             Self::Busy { .. } | Self::BaseVoid { .. } => ErrorKind::Retry,
             Self::StateFile(error) if error.is_full() => ErrorKind::Full,

@@ -25,7 +25,7 @@ pub fn beside(database: &Path, suffix: &str) -> PathBuf {
 }
 
 /// Which file this is, whatever its name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) struct FileId {
     /// The device.
     pub(crate) device: u64,

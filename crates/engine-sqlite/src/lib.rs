@@ -8,6 +8,7 @@
 //! HAZARD for whoever uses this crate: in the process that captures a database nothing else may open
 //! that database file or its `-shm`. Closing any descriptor of them drops SQLite's POSIX locks.
 
+mod behind;
 mod book;
 mod capture;
 mod config;

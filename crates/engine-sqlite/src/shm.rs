@@ -18,6 +18,8 @@ const INDEX_BYTES: usize = 136;
 const COPY_BYTES: usize = 48;
 const WRITE_LOCK: u64 = 120;
 const CHECKPOINT_LOCK: u64 = 121;
+/// How far a checkpoint means to come, published before it writes the first page.
+const BACKFILL_ATTEMPTED: u64 = 128;
 
 /// What the wal-index says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,6 +131,22 @@ impl Shm {
             std::thread::yield_now();
         }
         Ok(None)
+    }
+
+    /// The index, unless a checkpoint may be writing into the database file or was ended halfway.
+    ///
+    /// # Errors
+    /// [`SqliteError::Io`].
+    pub(crate) fn read_unless_backfilling(&self) -> Result<Option<WalIndex>, SqliteError> {
+        let Some(index) = self.read()? else {
+            return Ok(None);
+        };
+        let mut attempted = [0u8; 4];
+        self.file
+            .read_exact_at(&mut attempted, BACKFILL_ATTEMPTED)
+            .map_err(SqliteError::io("reading the wal-index", &self.path))?;
+        let quiet = index.is_backfilled() || u32::from_ne_bytes(attempted) == index.backfilled;
+        Ok(Some(index).filter(|_| quiet))
     }
 
     /// Whether the index that others would open is this one.

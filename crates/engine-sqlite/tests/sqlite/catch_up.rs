@@ -314,3 +314,67 @@ fn a_reader_that_never_ends_makes_the_agent_let_go_and_catch_up_later() {
     );
     lab.assert_restores_byte_equal(rig);
 }
+
+/// Polls until everything is in the file and the mark rests, as at a database that nobody writes.
+fn at_rest(lab: &Lab, rig: &mut tidemark_engine::conformance::Rig) {
+    poll_until(rig, "everything is in the file", |_| lab.is_settled());
+    for _ in 0..20 {
+        std::thread::sleep(rig.poll().next.min(Duration::from_millis(25)));
+        rig.cut_once();
+    }
+}
+
+/// Copies `from` over the database: into the same file, under the log that the capture holds open.
+fn copy_over(lab: &Lab, from: &std::path::Path) {
+    let status = std::process::Command::new("cp")
+        .args([from, lab.path()])
+        .status();
+    assert!(status.expect("cp runs").success());
+}
+
+#[test]
+fn a_backup_copied_over_the_database_behind_the_log_is_noticed_and_compared() {
+    for commits_at_once in [false, true] {
+        // GIVEN a backup, commits after it, and an application that ended in order
+        let lab = Lab::new(&Shape {
+            bytes: 1 << 20,
+            ..Shape::default()
+        });
+        let mut rig = lab.protected();
+        let backup = lab.folder.path().join("backup.db");
+        lab.change(5, 1);
+        at_rest(&lab, &mut rig);
+        std::fs::copy(lab.path(), &backup).unwrap();
+        lab.change(2, 5);
+        at_rest(&lab, &mut rig);
+        let points = rig.restorable().len();
+        // WHEN the operator copies the backup over it, and the application goes on
+        copy_over(&lab, &backup);
+        if commits_at_once {
+            lab.change(3, 2);
+        }
+        // THEN the capture notices, before it takes a commit for one of the old file
+        let mut work = tidemark_engine::Workspace::new();
+        let deadline = crate::support::now().after(Duration::from_secs(10));
+        let error = loop {
+            match rig.capture().poll(&mut work) {
+                Ok(poll) => std::thread::sleep(poll.next),
+                Err(error) => break error,
+            }
+            assert!(crate::support::now() < deadline, "nobody noticed");
+        };
+        assert_eq!(error.kind(), ErrorKind::Reopen, "{error}");
+        while rig.cut_once().is_some() {}
+        assert_eq!(rig.restorable().len(), points, "nothing is promised");
+        rig.crash();
+        let verdict = rig.open();
+        if matches!(verdict, Verdict::NewIncarnation { .. }) {
+            rig.base(true);
+        } else {
+            assert!(matches!(verdict, Verdict::CatchUp { .. }), "{verdict:?}");
+        }
+        lab.change(4, 2);
+        rig.cut();
+        lab.assert_restores_byte_equal(rig);
+    }
+}

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use tidemark_engine::conformance::Rig;
 use tidemark_engine::{ErrorKind, Verdict};
 use tidemark_engine_sqlite::SqliteError;
-use tidemark_host::Monotonic;
+use tidemark_host::{Monotonic, SystemClock};
 use tidemark_testkit::sqlite::{Job, Shape, committed};
 
 use crate::support::{Lab, capture_while, now, poll_until};
@@ -256,6 +256,10 @@ fn turn(rig: &mut Rig, last_cut: &mut Monotonic, every: Duration) -> Option<Time
     poll.complete_until.filter(|_| all)
 }
 
+fn wall() -> Timestamp {
+    SystemClock::shared().now()
+}
+
 fn ends_restorable(rig: &Rig) -> bool {
     let last = rig.log.last_key_value();
     last.is_some_and(|(_, cut)| cut.restorable)
@@ -276,7 +280,7 @@ fn whatever_is_cut_between_the_passes_a_restorable_cut_follows_and_nothing_is_cl
         let commit = |commits: &mut u64| {
             *commits += 1;
             lab.change(*commits, 1);
-            Timestamp::now()
+            wall()
         };
         let mut last_cut = now();
         for step in 0..6 {
@@ -344,7 +348,7 @@ fn under_a_live_writer_with_a_cut_every_200_ms_what_is_claimed_can_be_restored()
         }
         std::fs::write(&stop, "").unwrap();
         let transactions = writer.wait().unwrap().transactions;
-        let ended = Timestamp::now();
+        let ended = wall();
         // WHEN it rests THEN it heals by itself
         while turn(&mut rig, &mut last_cut, every) < Some(ended) {
             assert!(now() < deadline, "{mode}: never complete at rest");
@@ -366,7 +370,7 @@ fn a_cut_that_is_asked_for_brings_a_look_at_once() {
     let mut rig = lab.protected();
     rig.cut();
     lab.change(1, 1);
-    let committed_at = Timestamp::now();
+    let committed_at = wall();
     // WHEN cuts are asked for THEN what was committed before is in one of them
     let deadline = now().after(Duration::from_secs(20));
     while rig.poll().complete_until < Some(committed_at) {
