@@ -103,7 +103,12 @@ async fn ask(config: &AgentConfig, request: &Request) -> Result<Option<Response>
         Err(ClientError::NotRunning { .. }) => return Ok(None),
         Err(error) => return Err(Failure::Control(error)),
     };
-    match client.ask(request).await {
+    // What is asked for may take long, a sign of life may not.
+    let asked = match client.status().await {
+        Ok(_alive) => client.ask(request).await,
+        Err(error) => Err(error),
+    };
+    match asked {
         Ok(response) => Ok(Some(response)),
         // It closed the connection with the question open: it was stopped meanwhile.
         Err(ClientError::Broken { source, .. }) if is_closed(&source) => Err(Failure::Refused {

@@ -2,11 +2,15 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
 
 use super::{LINE_BYTES_MAX, Request, Response};
+
+/// How long a daemon that is well may take to say how it is.
+const SIGN_OF_LIFE_WITHIN: Duration = Duration::from_secs(3);
 
 /// The daemon could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +32,17 @@ pub enum ClientError {
         /// What the system said.
         #[source]
         source: io::Error,
+    },
+    /// It listens and says nothing: it was stopped by a signal, or it hangs.
+    #[error(
+        "the agent does not answer on {}; it is stopped or hangs ({process}): systemctl restart tidemark-agent",
+        path.display()
+    )]
+    Silent {
+        /// The socket.
+        path: PathBuf,
+        /// Which process, and the state that the system gives it.
+        process: String,
     },
     /// An answer that can't be read: another version of the agent runs.
     #[error("the running agent's answer can't be read: is it another version? restart it")]
@@ -57,6 +72,31 @@ impl Client {
                 source,
             }),
         }
+    }
+
+    /// Asks how the daemon is, which it answers at once when it is well.
+    ///
+    /// # Errors
+    /// [`ClientError`], [`ClientError::Silent`] when nothing comes in time.
+    pub async fn status(&mut self) -> Result<Response, ClientError> {
+        let asked = tokio::time::timeout(SIGN_OF_LIFE_WITHIN, self.ask(&Request::Status)).await;
+        asked.unwrap_or_else(|_late| {
+            Err(ClientError::Silent {
+                path: self.path.clone(),
+                process: self.process(),
+            })
+        })
+    }
+
+    /// Who listens, and in which state the system has it.
+    fn process(&self) -> String {
+        let peer = self.stream.get_ref().peer_cred().ok();
+        let Some(pid) = peer.and_then(|peer| peer.pid()) else {
+            return "its process is not known".to_owned();
+        };
+        let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let state = text.lines().find_map(|line| line.strip_prefix("State:"));
+        format!("pid {pid}, state {}", state.map_or("unknown", str::trim))
     }
 
     /// Asks, and waits for the answer: as long as it takes.

@@ -2,6 +2,7 @@
 //! is a fact about that region.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -11,13 +12,13 @@ use tidemark_format::sign::PublicKey;
 use tidemark_format::{Epoch, LogSeq, PointSeq, RegionId, SourceName};
 use tidemark_host::config::{AgentConfig, Region};
 use tidemark_ledger::{
-    LedgerErrorKind, Trust, Verified,
+    Keyring, LedgerErrorKind, Trust, Verified,
     history::{Beats, LoadOptions, LogEntry, PointsWanted, SourceHistory},
     read_marker,
 };
-use tidemark_storage::region::AgentRegion;
+use tidemark_storage::region::{AgentRegion, open_for_agent};
 
-use super::super::context::{Machine, open_regions};
+use super::super::context::Machine;
 use super::super::standing::{Standing, agent_key, own_epoch, revoked, standing, taken_over};
 use crate::{domains, enrolment, policy};
 
@@ -78,21 +79,51 @@ pub(crate) struct RegionFacts {
     pub(crate) sources: Vec<SourceFacts>,
 }
 
-/// Reads all regions.
+/// How long a region may take to open, and again to show its keyring.
+const FIRST_ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// How long one that has answered may take over a source: a long log is listed page by page.
+const SOURCE_WITHIN: Duration = Duration::from_secs(30);
+
+/// Why a region can't be read, in words.
+#[derive(Debug)]
+struct Away(String);
+
+impl std::fmt::Display for Away {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A region that swallows what is sent to it must not keep the others' answer back.
+async fn within<T>(
+    time: Duration,
+    read: impl Future<Output = tidemark_ledger::Result<T>>,
+) -> Result<T, Away> {
+    match tokio::time::timeout(time, read).await {
+        Ok(done) => done.map_err(|error| Away(policy::with_causes(&error))),
+        Err(_late) => Err(Away(format!(
+            "no answer within {}",
+            tidemark_host::output::duration(time)
+        ))),
+    }
+}
+
+/// Reads all regions at once.
 pub(crate) async fn gather(
     config: &AgentConfig,
     only: Option<&SourceName>,
     machine: &Machine,
 ) -> Vec<RegionFacts> {
-    let opened = open_regions(&config.regions, &machine.open_options()).await;
-    let reads = opened.into_iter().map(|(region, store)| async move {
-        let mut facts = RegionFacts::unread(&region);
-        let read = match store {
-            Ok(store) => read_region(config, only, &store, &mut facts).await,
-            Err(error) => Err(error.into()),
+    let options = &machine.open_options();
+    let reads = config.regions.iter().map(|region| async move {
+        let mut facts = RegionFacts::unread(region);
+        let read = async {
+            let opened = open_for_agent(&region.name, &region.url, options);
+            let store = within(FIRST_ANSWER_WITHIN, async { Ok(opened.await?) }).await?;
+            read_region(config, only, &store, &mut facts).await
         };
-        if let Err(error) = read {
-            facts.away = Some(policy::with_causes(&error));
+        if let Err(why) = read.await {
+            facts.away = Some(why.to_string());
         }
         facts
     });
@@ -131,8 +162,50 @@ async fn read_region(
     only: Option<&SourceName>,
     store: &AgentRegion,
     facts: &mut RegionFacts,
-) -> tidemark_ledger::Result<()> {
+) -> Result<(), Away> {
     facts.device = store.device;
+    let believed = within(FIRST_ANSWER_WITHIN, read_keyring(config, store, facts)).await?;
+    let Some((keyring, beats)) = believed else {
+        let asked = config.sources.iter().map(|source| &source.name);
+        let asked = asked.filter(|name| only.is_none_or(|only| only == *name));
+        facts.sources = asked.map(absent).collect();
+        return Ok(());
+    };
+    for source in &config.sources {
+        if only.is_some_and(|only| *only != source.name) {
+            continue;
+        }
+        let options = LoadOptions {
+            points: PointsWanted::Newest(2),
+        };
+        let loaded = SourceHistory::load(
+            Arc::clone(&store.meta),
+            Arc::clone(&keyring),
+            &source.name,
+            &beats,
+            &options,
+        );
+        let read = async {
+            Ok(match loaded.await {
+                Ok(history) => SourceFacts {
+                    taken_over: overtaken(&history, own_epoch(config, &source.name)),
+                    ..read_source(&history).await?
+                },
+                Err(error) if error.kind() == LedgerErrorKind::Missing => absent(&source.name),
+                Err(error) => return Err(error),
+            })
+        };
+        facts.sources.push(within(SOURCE_WITHIN, read).await?);
+    }
+    Ok(())
+}
+
+/// Who is believed in a region, and what the agents' beats there say; none without a keyring.
+async fn read_keyring(
+    config: &AgentConfig,
+    store: &AgentRegion,
+    facts: &mut RegionFacts,
+) -> tidemark_ledger::Result<Option<(Arc<Keyring>, Beats)>> {
     facts.id = read_marker(store.meta.as_ref())
         .await?
         .map(|marker| marker.region);
@@ -150,37 +223,11 @@ async fn read_region(
     let (keyring, standing) = standing(store.meta.as_ref(), &trust, agent).await?;
     facts.stands(config, agent, &standing);
     let Some(keyring) = keyring.map(Arc::new) else {
-        let asked = config.sources.iter().map(|source| &source.name);
-        let asked = asked.filter(|name| only.is_none_or(|only| only == *name));
-        facts.sources = asked.map(absent).collect();
-        return Ok(());
+        return Ok(None);
     };
     facts.keyring_version = Some(keyring.version());
     let beats = Beats::load(store.meta.as_ref(), &keyring).await?;
-    for source in &config.sources {
-        if only.is_some_and(|only| *only != source.name) {
-            continue;
-        }
-        let options = LoadOptions {
-            points: PointsWanted::Newest(2),
-        };
-        let loaded = SourceHistory::load(
-            Arc::clone(&store.meta),
-            Arc::clone(&keyring),
-            &source.name,
-            &beats,
-            &options,
-        );
-        facts.sources.push(match loaded.await {
-            Ok(history) => SourceFacts {
-                taken_over: overtaken(&history, own_epoch(config, &source.name)),
-                ..read_source(&history).await?
-            },
-            Err(error) if error.kind() == LedgerErrorKind::Missing => absent(&source.name),
-            Err(error) => return Err(error),
-        });
-    }
-    Ok(())
+    Ok(Some((keyring, beats)))
 }
 
 impl RegionFacts {

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     cli::Global,
-    control::{Client, Request, Response},
+    control::{Client, ClientError, Response},
     state::StateDir,
     status_live::LiveStatus,
 };
@@ -44,9 +44,9 @@ pub(super) fn status(global: &Global, console: &Console) -> Result<Exit, Failure
     let machine = Machine::new();
     let runtime = context::runtime()?;
     let facts = runtime.block_on(async {
-        let live = ask_daemon(&config.state_dir).await;
-        let regions = gather::gather(&config, global.source.as_ref(), &machine).await;
-        (live, regions)
+        let live = hear_daemon(&config.state_dir);
+        let regions = gather::gather(&config, global.source.as_ref(), &machine);
+        tokio::join!(live, regions)
     });
     let told = told::Told::new(&config, facts.0);
     let report = render::Report::new(&config, facts.1, told, machine.clock.now());
@@ -73,10 +73,20 @@ pub(super) async fn newest_point(config: &AgentConfig, source: &SourceName) -> S
 
 /// What the daemon on a state directory says, if one runs and answers.
 pub(super) async fn ask_daemon(state_dir: &Path) -> Option<LiveStatus> {
+    hear_daemon(state_dir).await.ok().flatten()
+}
+
+/// What the daemon on a state directory says, if one runs; an error if it listens and says nothing.
+async fn hear_daemon(state_dir: &Path) -> Result<Option<LiveStatus>, ClientError> {
     let socket = StateDir::new(state_dir).control_socket();
-    let mut client = Client::connect(&socket).await.ok()?;
-    match client.ask(&Request::Status).await.ok()? {
-        Response::Status(live) => Some(*live),
-        Response::Points { .. } | Response::Done { .. } | Response::Refused { .. } => None,
+    let Ok(mut client) = Client::connect(&socket).await else {
+        return Ok(None);
+    };
+    match client.status().await {
+        Ok(Response::Status(live)) => Ok(Some(*live)),
+        Err(silent @ ClientError::Silent { .. }) => Err(silent),
+        Ok(Response::Points { .. } | Response::Done { .. } | Response::Refused { .. }) | Err(_) => {
+            Ok(None)
+        }
     }
 }

@@ -45,6 +45,9 @@ pub(super) struct Report {
     sources: Vec<SourceReport>,
     regions: Vec<RegionFacts>,
     daemon: Option<LiveStatus>,
+    /// Why the agent, which runs, doesn't answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    silent: Option<String>,
     /// Why the agent stopped for good.
     ended: Option<Ended>,
 }
@@ -97,6 +100,7 @@ impl Report {
             health: worst.unwrap_or(Health::Unknown),
             sources,
             regions,
+            silent: told.silent,
             ended: told.ended,
             daemon: told.live,
         }
@@ -249,6 +253,9 @@ impl Report {
                 instant(ended.at),
                 ended.code
             )),
+            (None, None) if self.silent.is_some() => {
+                out.push_str("Agent        runs and does not answer\n");
+            }
             (None, None) => out.push_str("Agent        not running\n"),
         }
     }

@@ -14,6 +14,7 @@ use tidemark_host::output::instant;
 
 use super::super::ended::Ended;
 use super::verdict::{Health, Side};
+use crate::control::ClientError;
 use crate::ship::lane::Standing;
 use crate::state::{SourceRecord, StateDir};
 use crate::status_live::{LiveSource, LiveStatus, region_exposure};
@@ -22,6 +23,8 @@ use crate::status_live::{LiveSource, LiveStatus, region_exposure};
 #[derive(Debug, Default)]
 pub(super) struct Told {
     pub(super) live: Option<LiveStatus>,
+    /// Why the daemon, which runs, doesn't answer.
+    pub(super) silent: Option<String>,
     pub(super) ended: Option<Ended>,
     pub(super) retired: BTreeSet<SourceName>,
     /// The daemon runs with another config than the file holds now.
@@ -38,7 +41,14 @@ pub(super) struct Word {
 }
 
 impl Told {
-    pub(super) fn new(config: &AgentConfig, live: Option<LiveStatus>) -> Self {
+    pub(super) fn new(
+        config: &AgentConfig,
+        heard: Result<Option<LiveStatus>, ClientError>,
+    ) -> Self {
+        let (live, silent) = match heard {
+            Ok(live) => (live, None),
+            Err(silent) => (None, Some(silent.to_string())),
+        };
         let state = StateDir::new(&config.state_dir);
         let names = config.sources.iter().map(|source| &source.name);
         let retired = names.filter(|name| {
@@ -47,10 +57,11 @@ impl Told {
         });
         let runs_with = live.as_ref().and_then(|live| live.config);
         Self {
-            ended: Ended::load(config).filter(|_| live.is_none()),
+            ended: Ended::load(config).filter(|_| live.is_none() && silent.is_none()),
             retired: retired.cloned().collect(),
             config_changed: runs_with.is_some_and(|hash| hash != config.hash),
             live,
+            silent,
         }
     }
 
@@ -87,7 +98,10 @@ impl Told {
         }
         Side {
             runs: live.is_some(),
-            ended: self.ended.as_ref().map(Ended::words),
+            ended: self
+                .silent
+                .clone()
+                .or_else(|| self.ended.as_ref().map(Ended::words)),
             retired: self.retired.contains(name),
             notes,
         }

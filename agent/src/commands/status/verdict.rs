@@ -44,7 +44,7 @@ impl Demands {
 pub(super) struct Side {
     /// A daemon runs.
     pub(super) runs: bool,
-    /// Why the last one ended, if a new start would end the same way.
+    /// Why the last one ended, if a new start would end the same way; or why one that runs says nothing.
     pub(super) ended: Option<String>,
     /// Nothing of the source is captured any more, as somebody asked.
     pub(super) retired: bool,
