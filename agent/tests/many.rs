@@ -10,8 +10,20 @@ use std::time::Duration;
 
 use world::World;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_hundred_databases_share_a_few_threads() {
+/// As many as the program has (`commands/context.rs`).
+const FILE_THREADS: usize = 16;
+
+#[test]
+fn a_hundred_databases_share_a_few_threads() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .max_blocking_threads(FILE_THREADS)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(a_hundred_databases());
+}
+
+async fn a_hundred_databases() {
     let mut world = World::new(&["a"]).await;
     world.settings =
         "ship_every = \"1s\"\nsnapshot_every = \"2s\"\nbeat_every = \"1s\"\n".to_owned();
