@@ -7,7 +7,7 @@
 //!   commit up to T is missing must be provable: by a later object, a recovery point or a beat. Only
 //!   `latest` may end where the log ends. Otherwise [`NotRecoverable`] names the nearest instants that
 //!   can be proved.
-//! - What stands past the end that `latest` reaches is told by [`beyond`]: an end before it is not all.
+//! - What stands past the end that `latest` reaches is told by [`beyond()`]: an end before it is not all.
 //! - Of the bases that would do, the one with the fewest bytes to fetch is taken.
 //! - Replay never crosses an epoch, a gap or an incarnation.
 
