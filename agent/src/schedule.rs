@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use tidemark_format::LogSeq;
+use tidemark_host::clock::Monotonic;
 use tidemark_planner::schedule::Schedule;
 
 /// How soon after a base that repaired a region the next one may: a region that comes and goes must
@@ -136,6 +137,22 @@ pub fn point_due(facts: &PointFacts) -> bool {
     let news = facts.covered.is_none_or(|covered| durable > covered);
     let time = facts.since_last.is_none_or(|since| since >= facts.every);
     (news && time) || facts.new_base
+}
+
+/// The moment that counts as the time of a point sealed at `now`, so that the next is due one
+/// interval later: the beat that `now` answers. A point waits for its log object, and counted from
+/// its own late moment every wait would be added to all later ones. After a beat was missed
+/// altogether the count begins anew.
+#[must_use]
+pub fn beat_of(last: Option<Monotonic>, now: Monotonic, every: Duration) -> Monotonic {
+    let Some(beat) = last.map(|last| last.after(every)) else {
+        return now;
+    };
+    if beat <= now && now.since(beat) < every {
+        beat
+    } else {
+        now
+    }
 }
 
 #[cfg(test)]
@@ -316,5 +333,17 @@ mod tests {
             new_base: true,
             ..facts
         }));
+    }
+
+    #[test]
+    fn late_points_keep_the_beat_and_a_missed_one_begins_it_anew() {
+        let every = Duration::from_secs(60);
+        let at = |secs| Monotonic::default().after(Duration::from_secs(secs));
+        assert_eq!(beat_of(None, at(5), every), at(5));
+        assert_eq!(beat_of(Some(at(5)), at(65), every), at(65));
+        assert_eq!(beat_of(Some(at(5)), at(80), every), at(65));
+        assert_eq!(beat_of(Some(at(5)), at(130), every), at(130));
+        // Sooner than due: asked for by an operator, or the first with a new base.
+        assert_eq!(beat_of(Some(at(5)), at(20), every), at(20));
     }
 }

@@ -14,7 +14,7 @@ use super::driver::{Driver, Ended, Hold};
 use super::slot::Command;
 use crate::control::SealedPoint;
 use crate::points::{PointFacts, PointTools, seal_point};
-use crate::schedule::{PointFacts as DueFacts, point_due};
+use crate::schedule::{PointFacts as DueFacts, beat_of, point_due};
 use crate::ship::lane::Content;
 use crate::ship::quorum;
 use crate::ship::region::Command as RegionCommand;
@@ -367,7 +367,11 @@ impl Driver {
         self.append(&sealed, None, content, Vec::new).await?;
         self.record.point_sealed(&head, sealed.link);
         self.changed();
-        self.point_at = Some(self.now());
+        self.point_at = Some(beat_of(
+            self.point_at,
+            self.now(),
+            self.parts.settings.snapshot_every,
+        ));
         self.new_base = false;
         self.clear("point.failed");
         self.shared.metrics.point_sealed(self.name());
