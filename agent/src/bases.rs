@@ -18,6 +18,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tidemark_engine::{BaseSlice, Progress};
 use tidemark_format::RegionName;
+use tidemark_format::body::FileEntry;
 use tidemark_seal::{BaseDraft, BaseEnd, BaseTools, BaseWriter, FinishedBase, Sealed, Session};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -49,6 +50,8 @@ pub enum Message {
         end: oneshot::Sender<BaseEnd>,
         /// Bytes of the database, as far as the engine knows.
         image_bytes: u64,
+        /// Its files.
+        files: Vec<FileEntry>,
     },
     /// All packs are durable in these regions.
     Finished {
@@ -127,11 +130,12 @@ impl Run {
     }
 
     async fn run(mut self) -> Result<(FinishedBase, Vec<RegionName>), String> {
-        let image_bytes = self.read_pages().await?;
+        let (image_bytes, files) = self.read_pages().await?;
         let (sender, end) = oneshot::channel();
         drop(self.to.send(Message::PagesRead {
             end: sender,
             image_bytes,
+            files,
         }));
         let end = end
             .await
@@ -146,15 +150,16 @@ impl Run {
         Ok((finished, packs_in))
     }
 
-    /// Reads every page. Returns the database's bytes.
-    async fn read_pages(&mut self) -> Result<u64, String> {
+    /// Reads every page. Returns the database's bytes and files.
+    async fn read_pages(&mut self) -> Result<(u64, Vec<FileEntry>), String> {
         for _ in 0..SLICES_AHEAD {
             self.slot.tell(Command::Slice {
                 max_bytes: SLICE_BYTES,
             });
         }
         loop {
-            let slice = self.slices.recv().await.ok_or("the capture ended")?;
+            let mut slice = self.slices.recv().await.ok_or("the capture ended")?;
+            let files = std::mem::take(&mut slice.files);
             let (done, progress) = (slice.done, slice.progress);
             if !done {
                 self.slot.tell(Command::Slice {
@@ -168,7 +173,7 @@ impl Run {
                 }
             }
             if done {
-                return Ok(progress.total);
+                return Ok((progress.total, files));
             }
         }
     }

@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use serde::Serialize;
-use tidemark_engine::OpenRequest;
+use tidemark_engine::{OpenRequest, Wake};
 use tidemark_format::{RegionName, sign::PublicKey};
 use tidemark_host::{
     Exit, NtpState, RngExt as _,
@@ -213,6 +213,7 @@ fn look_at(
         folder: scratch.to_owned(),
         records: &mut std::iter::empty(),
         candidate: machine.rng.id(),
+        wake: Wake::nobody(),
     };
     let mut opened = engine.open(request)?;
     let probe = opened.capture.probe()?;

@@ -15,5 +15,4 @@ mod model;
 pub mod queue;
 pub mod quorum;
 pub mod region;
-mod region_messages;
 mod shipping;

@@ -35,8 +35,6 @@ use crate::status_live::LiveBase;
 const TURN_WAIT: std::time::Duration = std::time::Duration::from_millis(100);
 /// How often a region that lacks a base is looked after.
 const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_secs(2);
-/// The one file of a SQLite source, as bases name it.
-const MAIN_FILE: &str = "main";
 
 /// The bases of one source.
 #[derive(Debug, Default)]
@@ -93,6 +91,7 @@ impl Drop for Running {
 struct AwaitedEnd {
     to: oneshot::Sender<BaseEnd>,
     image_bytes: u64,
+    files: Vec<FileEntry>,
     ticket: u64,
     /// The end, while the engine is asked whether the base is exact.
     usable: Option<Restorable>,
@@ -356,12 +355,17 @@ impl Driver {
                     (base.done, base.total) = (progress.done, progress.total);
                 }
             }),
-            Message::PagesRead { end, image_bytes } => {
+            Message::PagesRead {
+                end,
+                image_bytes,
+                files,
+            } => {
                 let ticket = self.ticket();
                 if let Some(running) = &mut self.base.running {
                     running.end = Some(AwaitedEnd {
                         to: end,
                         image_bytes,
+                        files,
                         ticket,
                         usable: None,
                     });
@@ -404,6 +408,7 @@ impl Driver {
         let Some(AwaitedEnd {
             to,
             image_bytes,
+            files,
             usable: Some(usable),
             ..
         }) = ended
@@ -415,10 +420,7 @@ impl Driver {
             usable_link: usable.link,
             finished_at: self.record.not_before_the_log(self.shared.clock.now()),
             image_bytes,
-            files: vec![FileEntry {
-                path: MAIN_FILE.to_owned(),
-                bytes: image_bytes,
-            }],
+            files,
             facts: Facts::new(),
         };
         // A task that ended meanwhile says so itself.

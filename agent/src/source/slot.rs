@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tidemark_engine::{
-    COMPLETE_UNTIL, Capture, Error, ErrorKind, LogCut, OpenRequest, Opened, Poll, Workspace,
+    COMPLETE_UNTIL, Capture, Error, ErrorKind, LogCut, OpenRequest, Opened, Poll, Wake, Workspace,
 };
 use tidemark_format::{Incarnation, LogSeq};
 use tidemark_host::Monotonic;
@@ -85,6 +85,7 @@ impl Failure {
 /// A source on the pool.
 pub struct Slot {
     parts: Parts,
+    wake: Wake,
     inbox: Inbox,
     capture: Option<Box<dyn Capture>>,
     next_seq: LogSeq,
@@ -127,8 +128,10 @@ impl Slot {
         let waker = pool.waker();
         let slot_inbox = Arc::clone(&inbox);
         let now = parts.clock.monotonic();
-        let id = pool.add(move |_id| Self {
+        let own = pool.waker();
+        let id = pool.add(move |id| Self {
             parts,
+            wake: Wake::new(move || own.wake(id)),
             inbox: slot_inbox,
             capture: None,
             next_seq: LogSeq(0),
@@ -222,6 +225,7 @@ impl Slot {
             folder: self.parts.folder.clone(),
             records: &mut records,
             candidate,
+            wake: self.wake.clone(),
         };
         match self.parts.engine.open(request) {
             Ok(opened) => self.opened(opened),

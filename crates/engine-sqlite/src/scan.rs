@@ -9,6 +9,7 @@
 
 use tidemark_engine::{BaseSlice, BaseStart, PageRun, Workspace};
 use tidemark_format::LogSeq;
+use tidemark_format::body::FileEntry;
 use tidemark_format::pages::{PageDigest, lock_byte_page};
 
 use crate::book::WINDOW_PAGES;
@@ -56,6 +57,9 @@ impl BaseRun {
         self.parent.is_none() && self.position > self.end
     }
 }
+
+/// The one file of a source, as bases name it.
+const MAIN_FILE: &str = "main";
 
 /// A catch-up in the works.
 #[derive(Debug, Clone, Copy)]
@@ -141,10 +145,16 @@ impl Core {
         let done = base.position > base.end;
         self.forced |= done;
         self.base = Some(base);
+        let progress = self.progress(base.position);
+        let main = done.then(|| FileEntry {
+            path: MAIN_FILE.to_owned(),
+            bytes: progress.total,
+        });
         Ok(BaseSlice {
             runs,
             done,
-            progress: self.progress(base.position),
+            progress,
+            files: main.into_iter().collect(),
         })
     }
 

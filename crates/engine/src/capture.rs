@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tidemark_format::body::FileEntry;
 use tidemark_format::{Incarnation, LogSeq};
 
 use crate::error::Error;
@@ -135,6 +137,9 @@ pub struct BaseSlice {
     pub done: bool,
     /// How far through the database this is.
     pub progress: Progress,
+    /// With `done`: the source's files and their true lengths. A file's number is its place here; one
+    /// that is gone since the generation began keeps its place and has an empty path.
+    pub files: Vec<FileEntry>,
 }
 
 /// What is known about the database, for status and doctor.
@@ -211,6 +216,36 @@ pub struct UnfinishedBase {
     pub complete: bool,
 }
 
+/// Asks for a turn soon, from any thread: something came that a poll would find.
+#[derive(Clone)]
+pub struct Wake(Option<Arc<dyn Fn() + Send + Sync>>);
+
+impl Wake {
+    /// Asks by calling `ask`, which must not block.
+    pub fn new(ask: impl Fn() + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(ask)))
+    }
+
+    /// For callers that poll on their own time alone.
+    #[must_use]
+    pub const fn nobody() -> Self {
+        Self(None)
+    }
+
+    /// Asks for a turn.
+    pub fn wake(&self) {
+        if let Some(ask) = &self.0 {
+            ask();
+        }
+    }
+}
+
+impl fmt::Debug for Wake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Wake")
+    }
+}
+
 /// What an engine is given at open.
 pub struct OpenRequest<'a> {
     /// The engine's own folder for this source; made if it is missing. Nobody else writes in it.
@@ -220,6 +255,8 @@ pub struct OpenRequest<'a> {
     pub records: &'a mut dyn Iterator<Item = (LogSeq, Vec<u8>)>,
     /// Random; becomes the incarnation if a new one begins.
     pub candidate: Incarnation,
+    /// For engines that are told by others that there is something new.
+    pub wake: Wake,
 }
 
 impl fmt::Debug for OpenRequest<'_> {
@@ -272,6 +309,15 @@ pub trait Engine: Send + Sync + fmt::Debug {
     fn stamp(&self) -> Option<String> {
         None
     }
+
+    /// The source is retired: takes away what the engine keeps at the database, such as a replication
+    /// slot. What was done, for people; nothing if there was nothing to do.
+    ///
+    /// # Errors
+    /// It could not be taken away; the text says what to do by hand.
+    fn retire(&self) -> Result<Option<String>, Error> {
+        Ok(None)
+    }
 }
 
 /// A database that is being captured.
@@ -297,6 +343,16 @@ pub trait Capture: Send {
     /// The map could not be written: the record must then be kept (as it must until
     /// [`Self::map_synced`] names it), and the capture opened again.
     fn sealed(&mut self, seq: LogSeq) -> Result<(), Error>;
+
+    /// As many failure domains as make "durable" hold everything up to `seq`. Engines whose database
+    /// waits for that may tell it so.
+    ///
+    /// # Errors
+    /// See [`crate::ErrorKind`].
+    fn durable(&mut self, seq: LogSeq) -> Result<(), Error> {
+        let _ = seq;
+        Ok(())
+    }
 
     /// Cuts that were made and will never be sealed (the spool gave them up): they and everything
     /// pending are forgotten, and a catch-up finds what they held.

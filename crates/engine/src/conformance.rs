@@ -12,7 +12,7 @@ use tidemark_format::{Incarnation, LogSeq};
 
 use crate::{
     Capture, EndProof, Engine, ErrorKind, LogCut, Materialise, OpenRequest, PageRun, Poll, Verdict,
-    Workspace,
+    Wake, Workspace,
 };
 
 /// Bytes asked for by one slice of a base.
@@ -108,6 +108,7 @@ impl Rig {
             folder: self.folder.clone(),
             records: &mut records,
             candidate,
+            wake: Wake::nobody(),
         };
         let opened = self.engine.open(request).expect("the source opens");
         if self

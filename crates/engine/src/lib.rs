@@ -42,7 +42,7 @@ mod restore;
 
 pub use capture::{
     Alert, BaseSlice, BaseStart, COMPLETE_UNTIL, Capture, Engine, LogCut, OpenRequest, Opened,
-    PageRun, Poll, Probe, Progress, UnfinishedBase, Verdict, Workspace,
+    PageRun, Poll, Probe, Progress, UnfinishedBase, Verdict, Wake, Workspace,
 };
 pub use error::{Error, ErrorKind};
 pub use restore::{Applied, EndProof, Materialise, ProofResult};

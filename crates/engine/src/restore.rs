@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use tidemark_format::body::FileEntry;
+
 use crate::capture::PageRun;
 use crate::error::Error;
 
@@ -47,6 +49,16 @@ pub struct EndProof {
 /// one after the other, oldest first; then payloads in the order of the log. Every write may be
 /// repeated, so an interrupted restore goes on by doing its last steps again.
 pub trait Materialise: Send + Sync + fmt::Debug {
+    /// Told once, before the first page: the files as the newest base of the chain lists them. Pages of
+    /// older bases that no file there has room for are not wanted.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Corrupt`] if the list can't be one of this engine's, or the system's.
+    fn expect_files(&self, files: &[FileEntry]) -> Result<(), Error> {
+        let _ = files;
+        Ok(())
+    }
+
     /// Writes pages of a base.
     ///
     /// # Errors

@@ -32,6 +32,10 @@ pub(super) async fn write(
     ledger: &Arc<Ledger>,
     engine: &Arc<Box<dyn Materialise>>,
 ) -> Result<BaseDone> {
+    let bases = open_bases(&work.opener, plan).await?;
+    if let Some(newest) = bases.last() {
+        engine.expect_files(&newest.index.files)?;
+    }
     let kept = ledger.now();
     if kept.bases_done {
         return Ok(BaseDone {
@@ -39,7 +43,6 @@ pub(super) async fn write(
             resumed_bytes: plan.image_bytes(),
         });
     }
-    let bases = open_bases(&work.opener, plan).await?;
     let units = {
         let indices: Vec<_> = bases.iter().map(|base| &base.index).collect();
         units::cut(&indices)

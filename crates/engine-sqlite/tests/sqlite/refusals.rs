@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use rusqlite::Connection;
-use tidemark_engine::{Engine, Error, ErrorKind, OpenRequest};
+use tidemark_engine::{Engine, Error, ErrorKind, OpenRequest, Wake};
 use tidemark_engine_sqlite::{SqliteConfig, SqliteEngine, SqliteError};
 use tidemark_format::Incarnation;
 use tidemark_host::SystemClock;
@@ -20,6 +20,7 @@ fn open(path: &Path) -> Error {
         folder: state,
         records: &mut none,
         candidate: Incarnation([1; 16]),
+        wake: Wake::nobody(),
     };
     engine.open(request).expect_err("it is refused")
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 use tempfile::TempDir;
 use tidemark_engine::conformance::Rig;
-use tidemark_engine::{Engine, Materialise, OpenRequest, ProofResult};
+use tidemark_engine::{Engine, Materialise, OpenRequest, ProofResult, Wake};
 use tidemark_engine_sqlite::{SqliteConfig, SqliteEngine, SqliteTarget, beside, check};
 use tidemark_format::{Incarnation, LogSeq};
 use tidemark_host::{Clock, Monotonic, SystemClock};
@@ -64,6 +64,7 @@ impl Lab {
             folder: self.folder.path().join("refused"),
             records: &mut std::iter::empty(),
             candidate: Incarnation([1; 16]),
+            wake: Wake::nobody(),
         };
         self.engine().open(request).expect_err("it is refused")
     }

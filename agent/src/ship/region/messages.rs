@@ -9,12 +9,12 @@ use tidemark_seal::Sealed;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
-use super::greet::Greeter;
-use super::lane::{Content, GiveUp, Lane};
-use super::queue::Ends;
 use crate::AgentError;
 use crate::disk::Disk;
 use crate::metrics::SharedMetrics;
+use crate::ship::greet::Greeter;
+use crate::ship::lane::{Content, GiveUp, Lane};
+use crate::ship::queue::Ends;
 use crate::status_live::Board;
 use crate::store::ItemStore;
 
