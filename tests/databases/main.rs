@@ -1,1 +1,0 @@
-//! databases: filled as its subjects arrive.

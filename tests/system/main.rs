@@ -1,1 +1,0 @@
-//! system: filled as its subjects arrive.
