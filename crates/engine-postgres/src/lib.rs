@@ -4,6 +4,7 @@
 //! ([`wal`]), which finds commits, named points and switches in a stream of any piece size. Nothing
 //! captures or restores a server yet. Positions are persisted, so they are `format`'s.
 
+pub mod base;
 pub mod conninfo;
 pub mod replication;
 pub mod timeline;

@@ -9,6 +9,8 @@ use tidemark_format::postgres::{Lsn, TimelineId};
 
 use crate::wire::{Connection, Message, ResultSet, WireError, quote_literal};
 
+/// Every byte was sent, and some pages' checksums are wrong.
+const DATA_CORRUPTED: &str = "XX001";
 /// The version that brought tagged messages and options in parentheses.
 const TAGGED_SINCE: u16 = 15;
 
@@ -91,6 +93,7 @@ pub struct BaseBackup {
     phase: Phase,
     /// Archives that untagged copies will bring, in order.
     coming: std::collections::VecDeque<BackupEvent>,
+    bad_pages: bool,
 }
 
 impl BaseBackup {
@@ -115,6 +118,7 @@ impl BaseBackup {
             manifest: options.manifest,
             phase: Phase::Start,
             coming: std::collections::VecDeque::new(),
+            bad_pages: false,
         })
     }
 
@@ -194,8 +198,11 @@ impl BaseBackup {
                     let mut set = self.rows().await?;
                     set.columns = columns;
                     let (at, timeline) = position(&set)?;
-                    // "BASE_BACKUP", and ready.
-                    self.connection.results().await?;
+                    // "BASE_BACKUP", and ready. That pages are wrong is said here, after everything.
+                    match self.connection.results().await {
+                        Err(error) if error.code() == Some(DATA_CORRUPTED) => self.bad_pages = true,
+                        other => drop(other?),
+                    }
                     self.phase = Phase::Done;
                     return Ok(BackupEvent::End { at, timeline });
                 }
@@ -214,6 +221,12 @@ impl BaseBackup {
             }
             _ => Err(ODD),
         }
+    }
+
+    /// Whether the server ended the backup by saying that pages have wrong checksums; it sent them.
+    #[must_use]
+    pub const fn has_bad_pages(&self) -> bool {
+        self.bad_pages
     }
 
     /// The connection, once the backup is done.

@@ -1,5 +1,6 @@
 //! The engine beside real servers, 14 to 18.
 
+mod base;
 mod login;
 mod replication;
 mod wal;

@@ -21,6 +21,7 @@
 //! record: what replays is told by *last record*, whose start is what `recovery_target_lsn` names and
 //! whose end is where a server that replayed it says that it stopped.
 
+pub mod layout;
 mod position;
 
 pub use position::{Lsn, ParsePosition, SegmentName, SegmentSize, TimelineId};
