@@ -1,8 +1,15 @@
 //! Failure domains as they are counted: one judgement for the daemon, `status`, `doctor` and `snapshot`.
 //!
 //! Two places that are one (the same marker, the same device) fail together, whatever the config says.
+//! A directory that was away at the start may be on the device of another one: until this process has
+//! read its marker it is *unseen*, and what it holds counts for nothing. It is counted as the config has it,
+//! so that what is to be durable is not less for that.
 
-use tidemark_format::RegionId;
+use std::collections::BTreeMap;
+
+use tidemark_format::{RegionId, RegionName};
+
+use crate::ship::link::RegionLink;
 
 /// One region: the domain that the config gives it, its own id and its device, as far as they are known.
 pub(crate) type Place<'a> = (&'a str, Option<RegionId>, Option<u64>);
@@ -23,6 +30,36 @@ pub(crate) fn counted(places: &[Place<'_>]) -> Vec<(String, Option<usize>)> {
         all.push((shared.unwrap_or_else(|| (*configured).to_owned()), twin));
     }
     all
+}
+
+/// One region as it is counted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Counted {
+    /// The domain in which it counts.
+    pub(crate) domain: String,
+    /// The earlier region that it is one with.
+    pub(crate) twin: Option<RegionName>,
+    /// See the module.
+    pub(crate) unseen: bool,
+}
+
+/// How regions count, by what they have shown so far.
+pub(crate) fn of(links: &[&RegionLink]) -> BTreeMap<RegionName, Counted> {
+    let places: Vec<Place<'_>> = links
+        .iter()
+        .map(|link| (link.domain.as_str(), link.id(), link.device()))
+        .collect();
+    let each = links.iter().zip(counted(&places));
+    each.map(|(link, (domain, twin))| {
+        let twin = twin.and_then(|twin| links.get(twin));
+        let counted = Counted {
+            domain,
+            twin: twin.map(|twin| twin.name.clone()),
+            unseen: link.is_unseen(),
+        };
+        (link.name.clone(), counted)
+    })
+    .collect()
 }
 
 /// How many different ones there are.

@@ -119,6 +119,12 @@ pub enum AgentError {
     /// What was asked for can't be done now.
     #[error("{0}")]
     Refused(String),
+    /// It was asked for while the agent was stopping.
+    #[error(
+        "the agent is stopping: it ships what it has captured and seals a last recovery point by itself, and what it \
+         can't ship stays in the spool until it runs again. Run this command again when it does"
+    )]
+    Stopping,
     /// It took longer than was allowed.
     #[error("{what} was not durable within {seconds} s: {why}")]
     Late {

@@ -120,6 +120,7 @@ pub fn code(error: &AgentError) -> Code {
         },
         AgentError::Engine { source, .. } => crate::source::refusal::of_engine_error(source).code,
         AgentError::Cpu(_) | AgentError::Refused(_) => codes::FAILED,
+        AgentError::Stopping => codes::INTERRUPTED,
         AgentError::Late { .. } => codes::NOT_ENOUGH_REGIONS,
     }
 }

@@ -13,6 +13,7 @@ use tidemark_format::{
     Epoch, Hash, KeyId, LogSeq, PointSeq, RegionId, RegionName, RepoId, SourceName, WriterId,
 };
 
+use crate::domains::distinct;
 use crate::ship::lane::Standing;
 use crate::ship::quorum;
 
@@ -155,6 +156,10 @@ pub struct LiveRegion {
     pub id: Option<RegionId>,
     /// Regions of one domain count once.
     pub domain: String,
+    /// A directory that this agent has not seen yet: it may be on the device of another one, and what it
+    /// holds doesn't count until that is known.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unseen: bool,
     /// As declared.
     pub country: Option<String>,
     /// Whether it answers.
@@ -223,17 +228,18 @@ fn exposure(
     now: Timestamp,
 ) -> Duration {
     let lanes = live.lanes.iter().map(|(name, lane)| {
-        (
-            regions
-                .get(name)
-                .map_or("", |region| region.domain.as_str()),
-            lane.lacking_since,
-        )
+        let region = regions.get(name);
+        let unseen = region.filter(|region| region.unseen);
+        let unknown = unseen.and_then(|region| region.since);
+        let domain = region.map_or("", |region| region.domain.as_str());
+        (domain, lane.lacking_since.or(unknown))
     });
-    let sealed = if live.lanes.is_empty() {
+    let lanes: Vec<(&str, Option<Timestamp>)> = lanes.collect();
+    let sealed = if lanes.is_empty() {
         None
     } else {
-        quorum::lacking_since(lanes, live.durable_in)
+        let domains = distinct(lanes.iter().map(|(domain, _)| *domain));
+        quorum::lacking_since(lanes, quorum::width(live.durable_in, domains))
     };
     age(sealed.into_iter().chain(live.pending_since).min(), now)
 }
@@ -421,6 +427,30 @@ mod tests {
             board.worst_exposure(at(100)),
             Some((app, Duration::from_secs(10)))
         );
+    }
+
+    #[test]
+    fn exposure_counts_no_more_domains_than_there_are_and_nothing_that_an_unseen_directory_holds() {
+        let (board, app) = board(&[("a", Some(40)), ("b", None)], 3);
+        let exposure = |board: &Board| board.worst_exposure(at(100)).map(|(_, age)| age.as_secs());
+        assert_eq!(exposure(&board), Some(60), "two of two");
+        let change = |name: &str, change: &dyn Fn(&mut LiveRegion)| {
+            board.region(&RegionName::new(name).unwrap(), |live| change(live));
+        };
+        change("b", &|live| live.domain = "a".to_owned());
+        assert_eq!(exposure(&board), Some(0), "one of one: b has everything");
+        change("b", &|live| {
+            "b".clone_into(&mut live.domain);
+            live.unseen = true;
+            live.since = Some(at(20));
+        });
+        assert_eq!(
+            exposure(&board),
+            Some(80),
+            "what b holds since it is away is not known"
+        );
+        board.source(&app, |live| live.durable_in = 1);
+        assert_eq!(exposure(&board), Some(60));
     }
 
     #[test]

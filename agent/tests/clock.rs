@@ -26,9 +26,7 @@ fn alerts(status: &LiveStatus) -> Vec<&str> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clock_that_steps_back_is_told_and_everything_goes_on() {
     let world = World::new(&["a", "b"]).await;
-    let mut shop = world.shop("app");
-    shop.work(20, 2000);
-    let agent = world.start();
+    let (mut shop, agent) = world.protect();
     agent.snapshot(None).await;
     world.clock.step(-HOUR);
     let status = agent
@@ -73,9 +71,7 @@ async fn a_clock_that_steps_back_is_told_and_everything_goes_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_machine_that_comes_back_with_an_old_time_says_so() {
     let world = World::new(&["a"]).await;
-    let mut shop = world.shop("app");
-    shop.work(20, 2000);
-    let agent = world.start();
+    let (mut shop, agent) = world.protect();
     agent.snapshot(None).await;
     agent.stop().await.unwrap();
     world.clock.step(-24 * HOUR);
@@ -94,9 +90,7 @@ async fn a_machine_that_comes_back_with_an_old_time_says_so() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pause_lasts_no_longer_because_the_clock_stepped_back() {
     let world = World::new(&["a"]).await;
-    let mut shop = world.shop("app");
-    shop.work(20, 2000);
-    let agent = world.start();
+    let (_shop, agent) = world.protect();
     agent.snapshot(None).await;
     let pause = Request::Pause {
         source: None,

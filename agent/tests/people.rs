@@ -10,7 +10,8 @@ use tidemark_agent::Shutdown;
 use tidemark_agent::control::{Request, Response};
 use tidemark_agent::status_live::SourceState;
 use tidemark_format::SourceName;
-use world::{DEADLINE, World};
+use tidemark_host::{Clock as _, SystemClock};
+use world::{DEADLINE, World, eventually};
 
 fn source(name: &str) -> SourceName {
     SourceName::new(name).unwrap()
@@ -19,9 +20,7 @@ fn source(name: &str) -> SourceName {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pause_ships_nothing_and_captures_on_and_resume_catches_up() {
     let world = World::new(&["a"]).await;
-    let mut shop = world.shop("app");
-    shop.work(20, 2000);
-    let agent = world.start();
+    let (mut shop, agent) = world.protect();
     agent.snapshot(None).await;
     let pause = Request::Pause {
         source: None,
@@ -132,9 +131,7 @@ async fn without_a_daemon_a_snapshot_captures_once() {
 async fn a_database_that_is_not_there_is_told_and_the_others_go_on() {
     let mut world = World::new(&["a"]).await;
     world.sources.push("late".to_owned());
-    let mut shop = world.shop("app");
-    shop.work(20, 2000);
-    let agent = world.start();
+    let (_shop, agent) = world.protect();
     let only_app = Request::snapshot(Some(source("app")), false, None, DEADLINE);
     assert!(matches!(
         agent.ask(&only_app).await,
@@ -159,4 +156,37 @@ async fn a_database_that_is_not_there_is_told_and_the_others_go_on() {
         .await;
     agent.stop().await.unwrap();
     world.assert_sound(0, "late").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_an_agent_that_stops_is_told_so_at_once() {
+    let world = World::new(&["a", "b"]).await;
+    let (mut shop, agent) = world.protect();
+    agent.snapshot(None).await;
+    for at in 0..2 {
+        world.cut_off(at);
+    }
+    shop.work(20, 2000);
+    agent.shutdown.stop.cancel();
+    // Stopping takes as long as the regions stay away.
+    let begun = SystemClock.monotonic();
+    let refused = eventually("a snapshot is refused", async || {
+        let request = Request::snapshot(None, false, None, DEADLINE);
+        match agent.ask(&request).await {
+            Response::Refused { code, message } => Some((code, message)),
+            _ => None,
+        }
+    })
+    .await;
+    assert_eq!(refused.0, "TM0106", "{}", refused.1);
+    assert!(refused.1.contains("is stopping"), "{}", refused.1);
+    assert!(refused.1.contains("spool"), "{}", refused.1);
+    let status = agent.status().await;
+    assert!(status.sources.contains_key(&source("app")));
+    let took = SystemClock.monotonic().since(begun);
+    assert!(took < DEADLINE / 3, "{took:?}");
+    for at in 0..2 {
+        world.bring_back(at);
+    }
+    agent.ended().await.unwrap();
 }

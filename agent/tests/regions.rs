@@ -35,15 +35,10 @@ fn standing(status: &LiveStatus, name: &str) -> Option<Standing> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_region_that_was_away_catches_up_and_never_held_up_the_other() {
-    let mut world = World::new(&["a", "b"]).await;
-    world.settings.push_str("durable_in = 1\n");
-    let mut shop = world.shop("app");
-    shop.work(20, 2000);
-    let agent = world.start();
+    let world = World::with("durable_in = 1\n").await;
+    let (mut shop, agent) = world.protect();
     agent.snapshot(None).await;
-    world.regions[1]
-        .faults
-        .add(None, "", When::Always, Fault::FailBefore);
+    world.cut_off(1);
     shop.work(20, 2000);
     let away = agent.snapshot(Some("while-b-is-away")).await.remove(0);
     assert_eq!(away.durable_in, [region("a")]);
@@ -55,7 +50,7 @@ async fn a_region_that_was_away_catches_up_and_never_held_up_the_other() {
             .lacking_since
             .is_some()
     );
-    world.regions[1].faults.clear();
+    world.bring_back(1);
     agent
         .until("b has caught up", |status| {
             let lane = &status.sources[&app()].lanes[&region("b")];
@@ -72,14 +67,9 @@ async fn a_region_that_was_away_catches_up_and_never_held_up_the_other() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_region_that_was_away_at_the_first_base_gets_one_of_its_own_when_it_comes() {
-    let mut world = World::new(&["a", "b"]).await;
-    world.settings.push_str("durable_in = 2\n");
-    world.regions[1]
-        .faults
-        .add(None, "", When::Always, Fault::FailBefore);
-    let mut shop = world.shop("app");
-    shop.work(20, 2000);
-    let agent = world.start();
+    let world = World::with("durable_in = 2\n").await;
+    world.cut_off(1);
+    let (_shop, agent) = world.protect();
     agent
         .until("the first base is there", |status| {
             status
@@ -92,7 +82,7 @@ async fn a_region_that_was_away_at_the_first_base_gets_one_of_its_own_when_it_co
         world.regions[1].store.keys().len() <= 1,
         "only the keyring that the test put there"
     );
-    world.regions[1].faults.clear();
+    world.bring_back(1);
     agent
         .until("b is whole", |status| {
             status.regions[&region("b")].up
@@ -137,13 +127,8 @@ async fn answers_that_are_lost_make_no_second_object() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_spool_gives_up_what_the_away_region_lacks_and_a_base_repairs_it() {
-    let mut world = World::new(&["a", "b"]).await;
-    world
-        .settings
-        .push_str("durable_in = 1\nspool_max = \"16MiB\"\n");
-    let mut shop = world.shop("app");
-    shop.work(20, 2000);
-    let agent = world.start();
+    let world = World::with("durable_in = 1\nspool_max = \"16MiB\"\n").await;
+    let (mut shop, agent) = world.protect();
     agent
         .until("both have the base", |status| {
             standing(status, "b") == Some(Standing::Whole)
@@ -165,7 +150,7 @@ async fn a_full_spool_gives_up_what_the_away_region_lacks_and_a_base_repairs_it(
         })
         .await;
     assert!(status.spool_bytes <= 16 << 20, "{}", status.spool_bytes);
-    world.regions[1].faults.clear();
+    world.bring_back(1);
     agent
         .until("b takes the log again", |status| {
             status.regions[&region("b")].up
@@ -193,14 +178,11 @@ async fn a_full_spool_gives_up_what_the_away_region_lacks_and_a_base_repairs_it(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_shipped_nowhere_becomes_a_signed_gap_and_a_new_base() {
-    let mut world = World::new(&["a", "b"]).await;
-    world.settings.push_str("spool_max = \"16MiB\"\n");
-    let mut shop = world.shop("app");
-    shop.work(20, 2000);
-    let agent = world.start();
+    let world = World::with("spool_max = \"16MiB\"\n").await;
+    let (mut shop, agent) = world.protect();
     agent.snapshot(None).await;
-    for region in &world.regions {
-        region.faults.add(None, "", When::Always, Fault::FailBefore);
+    for at in 0..world.regions.len() {
+        world.cut_off(at);
     }
     let mut given_up = false;
     for _ in 0..200 {
@@ -267,16 +249,11 @@ async fn until_whole(agent: &world::Agent, name: &'static str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_region_that_left_the_config_pins_nothing_and_a_base_repairs_it_when_it_is_back() {
-    let mut world = World::new(&["a", "b"]).await;
-    world.settings.push_str("durable_in = 1\n");
-    let mut shop = world.shop("app");
-    shop.work(20, 2000);
-    let agent = world.start();
+    let mut world = World::with("durable_in = 1\n").await;
+    let (mut shop, agent) = world.protect();
     until_whole(&agent, "a").await;
     until_whole(&agent, "b").await;
-    world.regions[1]
-        .faults
-        .add(None, "", When::Always, Fault::FailBefore);
+    world.cut_off(1);
     shop.work(20, 2000);
     agent.snapshot(None).await;
     agent.kill().await;
@@ -305,11 +282,8 @@ async fn a_region_that_left_the_config_pins_nothing_and_a_base_repairs_it_when_i
 #[tokio::test(flavor = "multi_thread")]
 async fn a_region_that_is_emptied_under_a_running_agent_is_prepared_and_repaired_by_a_complete_base()
  {
-    let mut world = World::new(&["a", "b"]).await;
-    world.settings.push_str("durable_in = 1\n");
-    let mut shop = world.shop("app");
-    shop.work(20, 2000);
-    let agent = world.start();
+    let world = World::with("durable_in = 1\n").await;
+    let (mut shop, agent) = world.protect();
     until_whole(&agent, "b").await;
     let store = std::sync::Arc::clone(&world.regions[1].store);
     let emptied = "data/pack/";
@@ -329,7 +303,7 @@ async fn a_region_that_is_emptied_under_a_running_agent_is_prepared_and_repaired
             alerts.any(|alert| alert.code == "place.emptied" && alert.about == "b")
         })
         .await;
-    world.regions[1].faults.clear();
+    world.bring_back(1);
     until_whole(&agent, "b").await;
     agent
         .until("the alert goes", |status| {
@@ -352,16 +326,11 @@ async fn a_region_that_is_emptied_under_a_running_agent_is_prepared_and_repaired
 #[tokio::test(flavor = "multi_thread")]
 async fn a_base_that_is_made_while_a_region_is_away_is_followed_by_a_complete_one_when_it_is_back()
 {
-    let mut world = World::new(&["a", "b"]).await;
-    world.settings.push_str("durable_in = 1\n");
-    let mut shop = world.shop("app");
-    shop.work(20, 2000);
-    let agent = world.start();
+    let world = World::with("durable_in = 1\n").await;
+    let (mut shop, agent) = world.protect();
     until_whole(&agent, "a").await;
     until_whole(&agent, "b").await;
-    world.regions[1]
-        .faults
-        .add(None, "", When::Always, Fault::FailBefore);
+    world.cut_off(1);
     shop.work(20, 2000);
     agent.snapshot(None).await;
     agent
@@ -370,7 +339,7 @@ async fn a_base_that_is_made_while_a_region_is_away_is_followed_by_a_complete_on
     let base = tidemark_agent::control::Request::snapshot(None, true, None, DEADLINE);
     agent.ask(&base).await;
     shop.work(20, 2000);
-    world.regions[1].faults.clear();
+    world.bring_back(1);
     // Nobody asks: the agent sees by itself what b lacks.
     until_whole(&agent, "b").await;
     let newest = agent.snapshot(Some("after")).await.remove(0).seq;
@@ -391,11 +360,8 @@ async fn a_base_that_is_made_while_a_region_is_away_is_followed_by_a_complete_on
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_base_that_is_asked_for_while_a_region_lacks_one_is_complete_and_repairs_it() {
-    let mut world = World::new(&["a", "b"]).await;
-    world.settings.push_str("durable_in = 2\n");
-    let mut shop = world.shop("app");
-    shop.work(20, 2000);
-    let agent = world.start();
+    let world = World::with("durable_in = 2\n").await;
+    let (mut shop, agent) = world.protect();
     until_whole(&agent, "a").await;
     until_whole(&agent, "b").await;
     for _ in 0..2 {
@@ -418,7 +384,7 @@ async fn a_base_that_is_asked_for_while_a_region_lacks_one_is_complete_and_repai
             agent
                 .until("a has the base", |status| published(status) > before)
                 .await;
-            world.regions[1].faults.clear();
+            world.bring_back(1);
             agent
                 .until("b answers", |status| status.regions[&region("b")].up)
                 .await;
@@ -439,15 +405,10 @@ async fn a_base_that_is_asked_for_while_a_region_lacks_one_is_complete_and_repai
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_that_too_few_regions_can_take_says_soon_what_is_where_and_what_to_do() {
-    let mut world = World::new(&["a", "b"]).await;
-    world.settings.push_str("durable_in = 2\n");
-    let mut shop = world.shop("app");
-    shop.work(20, 2000);
-    let agent = world.start();
+    let world = World::with("durable_in = 2\n").await;
+    let (mut shop, agent) = world.protect();
     until_whole(&agent, "b").await;
-    world.regions[1]
-        .faults
-        .add(None, "", When::Always, Fault::FailBefore);
+    world.cut_off(1);
     shop.work(20, 2000);
     let patient = std::time::Duration::from_secs(600);
     let request = tidemark_agent::control::Request::snapshot(None, false, None, patient);
@@ -465,7 +426,7 @@ async fn a_snapshot_that_too_few_regions_can_take_says_soon_what_is_where_and_wh
         message.contains("not yet in b: it doesn't answer"),
         "{message}"
     );
-    world.regions[1].faults.clear();
+    world.bring_back(1);
     until_whole(&agent, "b").await;
     agent.snapshot(None).await;
     agent.stop().await.unwrap();
@@ -473,13 +434,8 @@ async fn a_snapshot_that_too_few_regions_can_take_says_soon_what_is_where_and_wh
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_knows_its_own_object_again_in_a_region_whose_backlog_it_gave_up_meanwhile() {
-    let mut world = World::new(&["a", "b"]).await;
-    world
-        .settings
-        .push_str("durable_in = 1\nspool_max = \"16MiB\"\n");
-    let mut shop = world.shop("app");
-    shop.work(20, 2000);
-    let agent = world.start();
+    let world = World::with("durable_in = 1\nspool_max = \"16MiB\"\n").await;
+    let (mut shop, agent) = world.protect();
     until_whole(&agent, "b").await;
     // Killed before it wrote down what b has.
     for _ in 0..3 {
@@ -493,9 +449,7 @@ async fn an_agent_knows_its_own_object_again_in_a_region_whose_backlog_it_gave_u
     })
     .await;
     agent.kill().await;
-    world.regions[1]
-        .faults
-        .add(None, "", When::Always, Fault::FailBefore);
+    world.cut_off(1);
     let agent = world.start();
     for _ in 0..30 {
         shop.work(50, 20_000);
@@ -506,9 +460,85 @@ async fn an_agent_knows_its_own_object_again_in_a_region_whose_backlog_it_gave_u
             standing(status, "b") == Some(Standing::Repairing)
         })
         .await;
-    world.regions[1].faults.clear();
+    world.bring_back(1);
     until_whole(&agent, "b").await;
     agent.stop().await.unwrap();
     let history = world.history(1, "app").await;
     assert!(history.newest_point().is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_directories_that_were_away_at_the_start_are_judged_once_they_are_seen() {
+    let mut world = World::with("durable_in = 2\n").await;
+    for region in &mut world.regions {
+        region.device = Some(7);
+    }
+    let (mut shop, agent) = world.protect();
+    let before = agent.snapshot(None).await.remove(0);
+    agent.stop().await.unwrap();
+    for at in 0..2 {
+        world.cut_off(at);
+    }
+    let agent = world.start();
+    let status = agent
+        .until("the agent runs", |status| {
+            status
+                .sources
+                .get(&app())
+                .is_some_and(|live| live.log_seq.is_some())
+                && status.regions.len() == 2
+        })
+        .await;
+    // They may be one disk or two: what they hold counts for nothing.
+    assert!(
+        status.regions.values().all(|region| region.unseen),
+        "{status:#?}"
+    );
+    assert!(before.durable_in.len() >= 1);
+    assert!(status.exposure(&app()) > std::time::Duration::ZERO);
+    world.bring_back(0);
+    world.bring_back(1);
+    let status = agent
+        .until("both are seen", |status| {
+            status
+                .regions
+                .values()
+                .all(|region| region.up && !region.unseen)
+        })
+        .await;
+    let domains: Vec<&str> = status.regions.values().map(|r| r.domain.as_str()).collect();
+    assert_eq!(domains, ["a", "a"], "they are on one device");
+    // So one of them is as durable as it gets.
+    world.cut_off(1);
+    shop.work(20, 2000);
+    let after = agent.snapshot(None).await.remove(0);
+    assert_eq!(after.durable_in, [region("a")]);
+    world.bring_back(1);
+    until_whole(&agent, "b").await;
+    agent.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exposure_counts_the_failure_domains_that_durable_in_asks_for() {
+    let world = World::with("durable_in = 2\n").await;
+    let (mut shop, agent) = world.protect();
+    until_whole(&agent, "a").await;
+    until_whole(&agent, "b").await;
+    world.cut_off(1);
+    shop.work(20, 2000);
+    agent
+        .until("a has all of it, and it counts as exposed", |status| {
+            let live = &status.sources[&app()];
+            live.lanes[&region("a")].behind == 0
+                && live.lanes[&region("b")].behind > 0
+                && status.exposure(&app()) > std::time::Duration::from_millis(200)
+        })
+        .await;
+    world.bring_back(1);
+    agent
+        .until("nothing is exposed", |status| {
+            status.exposure(&app()) == std::time::Duration::ZERO
+        })
+        .await;
+    agent.stop().await.unwrap();
 }

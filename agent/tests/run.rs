@@ -45,9 +45,7 @@ async fn a_live_database_is_protected_into_two_regions() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_goes_on_with_the_same_epoch_and_without_a_new_base() {
     let world = World::new(&["a", "b"]).await;
-    let mut shop = world.shop("app");
-    shop.work(20, 2000);
-    let agent = world.start();
+    let (mut shop, agent) = world.protect();
     agent.snapshot(None).await;
     agent.stop().await.unwrap();
     shop.work(20, 2000);

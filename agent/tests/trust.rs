@@ -71,9 +71,7 @@ fn forget_the_key(world: &World) -> tidemark_format::sign::SigningKey {
 async fn an_agent_that_is_not_enrolled_waits_and_begins_by_itself_once_it_is() {
     let world = World::new(&["a", "b"]).await;
     let key = forget_the_key(&world);
-    let mut shop = world.shop("app");
-    shop.work(20, 2000);
-    let agent = world.start();
+    let (_shop, agent) = world.protect();
     let status = agent
         .until("it says what it waits for", |status| {
             status.alerts.iter().any(|alert| alert.code == "TM1208")
@@ -119,9 +117,7 @@ async fn an_agent_that_is_not_enrolled_waits_and_begins_by_itself_once_it_is() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revoked_recipient_is_sealed_to_no_more_and_a_new_one_is_from_the_next_look_on() {
     let world = World::new(&["a", "b"]).await;
-    let mut shop = world.shop("app");
-    shop.work(20, 2000);
-    let agent = world.start();
+    let (mut shop, agent) = world.protect();
     agent.snapshot(None).await;
     let (lost, kept) = (&world.keys.identity.entry(), &world.keys.escrow.entry());
     let both = BTreeSet::from([lost.key.id(), kept.key.id()]);
@@ -152,9 +148,7 @@ async fn a_revoked_recipient_is_sealed_to_no_more_and_a_new_one_is_from_the_next
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_whose_key_is_revoked_stops_and_says_so_at_once_and_at_every_start() {
     let world = World::new(&["a", "b"]).await;
-    let mut shop = world.shop("app");
-    shop.work(20, 2000);
-    let agent = world.start();
+    let (_shop, agent) = world.protect();
     agent.snapshot(None).await;
     let key = bootstrap::load_signing_key(&world.state_dir().join("agent.key")).unwrap();
     let revocation = Revocation::new(world.clock.now(), "stolen".into());
@@ -192,9 +186,7 @@ async fn an_idle_agent_notices_a_take_over_at_its_next_look() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_that_no_enrolled_agent_signed_fences_nobody_who_runs() {
     let world = World::new(&["a"]).await;
-    let mut shop = world.shop("app");
-    shop.work(20, 2000);
-    let agent = world.start();
+    let (mut shop, agent) = world.protect();
     agent.snapshot(None).await;
     let forged = keys::claim(&app(), tidemark_format::Epoch(7));
     let store = &world.regions[0].store;

@@ -41,9 +41,7 @@ async fn ends_fenced(agent: Agent) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_of_a_running_agents_state_ends_and_the_agent_goes_on() {
     let world = World::new(&["a", "b"]).await;
-    let mut shop = world.shop("app");
-    shop.work(20, 2000);
-    let agent = world.start();
+    let (mut shop, agent) = world.protect();
     agent.snapshot(None).await;
     let copied = copy_state(&world, "copy");
     eventually("the agent beats once more", async || {
@@ -65,9 +63,7 @@ async fn an_agent_goes_on_past_the_stray_beat_of_a_copy_that_is_fenced() {
     world.settings = world
         .settings
         .replace("beat_every = \"1s\"", "beat_every = \"3s\"");
-    let mut shop = world.shop("app");
-    shop.work(20, 2000);
-    let agent = world.start();
+    let (mut shop, agent) = world.protect();
     agent.snapshot(None).await;
     let copied = copy_state(&world, "copy");
     // The log goes on past what the copy knows, and no beat is made meanwhile.
@@ -104,9 +100,7 @@ async fn an_agent_goes_on_past_the_stray_beat_of_a_copy_that_is_fenced() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_on_an_old_copy_of_its_state_does_not_write() {
     let world = World::new(&["a", "b"]).await;
-    let mut shop = world.shop("app");
-    shop.work(20, 2000);
-    let agent = world.start();
+    let (mut shop, agent) = world.protect();
     agent.snapshot(None).await;
     agent.stop().await.unwrap();
     let old = copy_state(&world, "old");
@@ -148,16 +142,58 @@ async fn a_take_over_ends_the_old_agent_and_loses_nothing_acknowledged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restart_with_no_region_resumes_its_epoch_and_ships_later() {
-    use tidemark_storage::wrap::{Fault, When};
-    let world = World::new(&["a", "b"]).await;
-    let mut shop = world.shop("app");
+async fn a_region_that_lagged_at_a_take_over_keeps_a_hole_and_is_whole_for_new_instants() {
+    let world = World::with("durable_in = 1\n").await;
+    let (mut shop, old) = world.protect();
+    old.snapshot(None).await;
+    eventually("b has the base and a point", async || {
+        (!world.regions[1].names("meta/point/").is_empty()).then_some(())
+    })
+    .await;
+    world.cut_off(1);
     shop.work(20, 2000);
-    let agent = world.start();
+    let lagging = old.snapshot(None).await.remove(0);
+    old.kill().await;
+    world.bring_back(1);
+    let other = world.other_state_dir();
+    let config = world.config_for(&other);
+    let components = world.components_for(&config).unwrap();
+    tidemark_agent::take_over(&config, components, None)
+        .await
+        .unwrap();
+    let new = world.start_on(&other);
+    shop.work(20, 2000);
+    let first = new.snapshot(None).await.remove(0);
+    eventually("b has a point of the new epoch", async || {
+        let history = world.history(1, "app").await;
+        let newest = history.newest_point()?;
+        (newest.head.epoch.0 == 2 && newest.head.seq >= first.seq).then_some(())
+    })
+    .await;
+    new.stop().await.unwrap();
+    world.assert_sound(0, "app").await;
+    let history = world.history(1, "app").await;
+    assert!(history.troubles().is_empty(), "{:?}", history.troubles());
+    // What the old agent had not shipped there: up to where its epoch ended, and nothing after.
+    let missing = history.missing();
+    assert_eq!(missing.len(), 1, "{missing:?}");
+    assert_eq!(missing[0].epoch.0, 1);
+    assert!(missing[0].first <= lagging.log_seq && lagging.log_seq <= missing[0].last);
+    // The new epoch's base rests on nothing before the hole.
+    let newest = history.newest().unwrap();
+    let rests_on = newest.base(&history.newest_point().unwrap().head.base);
+    assert!(rests_on.unwrap().head.parent.is_none());
+    assert_eq!(newest.first_seq().0, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_with_no_region_resumes_its_epoch_and_ships_later() {
+    let world = World::new(&["a", "b"]).await;
+    let (mut shop, agent) = world.protect();
     agent.snapshot(None).await;
     agent.kill().await;
-    for region in &world.regions {
-        region.faults.add(None, "", When::Always, Fault::FailBefore);
+    for at in 0..world.regions.len() {
+        world.cut_off(at);
     }
     let agent = world.start();
     shop.work(20, 2000);

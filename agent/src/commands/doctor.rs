@@ -4,15 +4,16 @@
 //! 1 something to look at, 2 protection is broken, 3 a check could not be made.
 
 use std::path::Path;
+use std::time::Duration;
 
 use serde::Serialize;
 use tidemark_engine::{OpenRequest, Wake};
 use tidemark_format::{RegionName, sign::PublicKey};
 use tidemark_host::{
-    Exit, NtpState, RngExt as _,
+    Exit, NtpState, RegionUrl, RngExt as _,
     config::{AgentConfig, Engine, Source},
     lock::StateLock,
-    output::{Console, Document, Table},
+    output::{Console, Document, Table, duration},
 };
 use tidemark_ledger::{Keyring, Trust, custody, read_marker};
 use tidemark_storage::{CreateOnly, region::AgentRegion};
@@ -25,8 +26,13 @@ use super::{
     status,
 };
 use crate::{
-    bootstrap, cli::Global, domains, enrolment, policy, ship::greet::recipients, state::StateDir,
+    bootstrap, cli::Global, control::ClientError, domains, enrolment, folders, policy,
+    ship::greet::recipients, state::StateDir, status_live::LiveStatus,
 };
+
+/// How long a region may take over all that is asked of it: one that swallows everything must not keep
+/// the other findings back.
+const REGION_WITHIN: Duration = Duration::from_secs(15);
 
 /// What a check found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -117,11 +123,15 @@ pub(super) fn doctor(global: &Global, console: &Console) -> Result<Exit, Failure
     let machine = Machine::new();
     let mut findings = Findings { checks: Vec::new() };
     findings.ok("config", format!("{} is right", config.file.display()));
-    local(&config, &machine, &mut findings);
+    let runtime = context::runtime()?;
+    let heard = runtime.block_on(status::hear_daemon(&config.state_dir));
+    local(&config, &machine, &heard, &mut findings);
     for source in &config.sources {
         database(source, &config, &machine, &mut findings);
     }
-    context::runtime()?.block_on(regions(&config, &machine, &mut findings));
+    let live = heard.ok().flatten();
+    running_config(&config, live.as_ref(), &mut findings);
+    runtime.block_on(regions(&config, &machine, &mut findings));
     console.show(&findings);
     Ok(match findings.worst() {
         Grade::Ok => Exit::Ok,
@@ -130,9 +140,21 @@ pub(super) fn doctor(global: &Global, console: &Console) -> Result<Exit, Failure
     })
 }
 
-fn local(config: &AgentConfig, machine: &Machine, findings: &mut Findings) {
+fn local(
+    config: &AgentConfig,
+    machine: &Machine,
+    heard: &Result<Option<LiveStatus>, ClientError>,
+    findings: &mut Findings,
+) {
     let state = StateDir::new(&config.state_dir);
-    if StateLock::is_held(state.root()) {
+    if let Err(silent) = heard {
+        findings.bad(
+            Grade::Broken,
+            "agent",
+            format!("{silent}: nothing is captured meanwhile"),
+            "systemctl restart tidemark-agent: it goes on from its spool, and finds what was committed meanwhile",
+        );
+    } else if StateLock::is_held(state.root()) {
         findings.ok("agent", "running");
     } else if let Some(ended) = Ended::load(config) {
         let remedy = format!("tidemark-agent explain {}", ended.code);
@@ -231,31 +253,46 @@ async fn regions(config: &AgentConfig, machine: &Machine, findings: &mut Finding
     let agent = agent_key(config);
     let mut held: Vec<(RegionName, Keyring)> = Vec::new();
     let mut devices = Vec::new();
-    running_config(config, findings).await;
     for (region, opened) in open_regions(&config.regions, &machine.open_options()).await {
         let what = format!("region {}", region.name);
         devices.push(opened.as_ref().ok().and_then(|store| store.device));
+        let mut remedy = "check the URL, the credential and the network".to_owned();
+        if let (RegionUrl::Dir(folder), Err(error)) = (&region.url, &opened)
+            && folders::is_missing(error)
+        {
+            let owner = folders::owner_of_state(&config.state_dir);
+            let make = folders::how_to_make(folder, owner);
+            remedy = format!("mount its disk; if the region is new, make its folder: {make}");
+        }
         let checked = match opened {
-            Ok(store) => async {
-                let keyring = one_region(config, &store, agent, &what, findings).await?;
-                held.extend(keyring.map(|keyring| (region.name.clone(), keyring)));
-                create_only(&store, machine, &what, findings).await
+            Ok(store) => {
+                let checks = async {
+                    let keyring = one_region(config, &store, agent, &what, findings).await?;
+                    held.extend(keyring.map(|keyring| (region.name.clone(), keyring)));
+                    create_only(&store, machine, &what, findings).await
+                };
+                match tokio::time::timeout(REGION_WITHIN, checks).await {
+                    Ok(done) => done.map_err(|error| policy::with_causes(&error)),
+                    Err(_late) => Err(format!("no answer within {}", duration(REGION_WITHIN))),
+                }
             }
-            .await
-            .map_err(|error| policy::with_causes(&error)),
             Err(error) => Err(policy::with_causes(&error)),
         };
         if let Err(why) = checked {
-            findings.bad(
-                Grade::Broken,
-                what,
-                why,
-                "check the URL, the credential and the network",
-            );
+            findings.bad(Grade::Broken, what, why, remedy);
         }
     }
     failure_domains(config, &devices, findings);
     keyrings(config, &held, findings);
+    for hole in status::holes(config, machine).await {
+        let grade = if hole.is_open { Grade::Look } else { Grade::Ok };
+        findings.bad(
+            grade,
+            format!("region {}", hole.region),
+            hole.found,
+            hole.remedy,
+        );
+    }
 }
 
 /// The failure domains as the agent counts them: `devices` are those of directories.
@@ -271,6 +308,18 @@ fn failure_domains(config: &AgentConfig, devices: &[Option<u64>], findings: &mut
         .iter()
         .map(|source| source.settings.durable_in);
     let asked = wide.max().unwrap_or(1);
+    let hidden = config.regions.iter().zip(devices);
+    let hidden = hidden
+        .filter(|(region, device)| matches!(region.url, RegionUrl::Dir(_)) && device.is_none());
+    let hidden: Vec<&str> = hidden.map(|(region, _)| region.name.as_str()).collect();
+    if !hidden.is_empty() && devices.len() > 1 {
+        let found = format!(
+            "whether {} is on a disk of its own can't be told while it is away",
+            hidden.join(", ")
+        );
+        let remedy = "mount it: until the agent has seen it, what it holds counts for nothing";
+        findings.bad(Grade::Look, "failure domains", found, remedy);
+    }
     let remedy = "add a [[region]] somewhere else (another provider, building or country)";
     let found = format!(
         "{number} for {} regions; durable_in asks for {asked}",
@@ -287,8 +336,7 @@ fn failure_domains(config: &AgentConfig, devices: &[Option<u64>], findings: &mut
 }
 
 /// Whether the running agent has the config that was just read.
-async fn running_config(config: &AgentConfig, findings: &mut Findings) {
-    let live = status::ask_daemon(&config.state_dir).await;
+fn running_config(config: &AgentConfig, live: Option<&LiveStatus>, findings: &mut Findings) {
     let runs_with = live.and_then(|live| live.config);
     if runs_with.is_some_and(|hash| hash != config.hash) {
         findings.bad(

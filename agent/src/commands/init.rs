@@ -14,7 +14,7 @@ use std::{
 
 use tidemark_format::{SourceName, sign::SigningKey};
 use tidemark_host::{
-    Exit, HostFacts, RegionUrl,
+    Exit, HostFacts, RegionUrl, RegionUrlError,
     config::{
         AgentConfig, Region, SYSTEM_FOLDER, name_from_path,
         write::{NewAgent, NewSource},
@@ -33,6 +33,7 @@ use super::{
 use crate::{
     bootstrap,
     cli::{Global, InitArgs},
+    folders,
     state::StateDir,
 };
 
@@ -179,9 +180,23 @@ fn region_list(global: &Global) -> Result<Vec<Region>, Failure> {
     }
     let urls = words
         .iter()
-        .map(|word| word.parse::<RegionUrl>())
+        .map(|word| region_url(word))
         .collect::<Result<Vec<_>, _>>()?;
     Ok(Region::from_urls(&urls))
+}
+
+/// A region as given on the command line. A relative folder is refused: the config outlives the folder
+/// that a person happens to be in.
+fn region_url(word: &str) -> Result<RegionUrl, Failure> {
+    word.parse().map_err(|error| match &error {
+        RegionUrlError::Path(path) if !path.starts_with('/') && !path.is_empty() => {
+            match std::path::absolute(path) {
+                Ok(meant) => Failure::Usage(format!("{error}; from here: dir:{}", meant.display())),
+                Err(_no_directory) => error.into(),
+            }
+        }
+        _ => error.into(),
+    })
 }
 
 fn draft(
@@ -257,22 +272,10 @@ fn owner_of(database: &Path) -> Result<Owner, Failure> {
         source,
     })?;
     Ok(Owner {
-        user: name_in("/etc/passwd", meta.uid()),
-        group: name_in("/etc/group", meta.gid()),
+        user: folders::user(meta.uid()),
+        group: folders::group(meta.gid()),
         ids: (meta.uid(), meta.gid()),
     })
-}
-
-/// The name of an id; systemd takes a bare number too.
-fn name_in(table: &str, id: u32) -> String {
-    let number = id.to_string();
-    let text = std::fs::read_to_string(table).unwrap_or_default();
-    let found = text.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let name = fields.next()?;
-        (fields.nth(1) == Some(number.as_str())).then(|| name.to_owned())
-    });
-    found.unwrap_or(number)
 }
 
 fn write_drop_in(config: &AgentConfig, owner: &Owner) -> Result<PathBuf, Failure> {

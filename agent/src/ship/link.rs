@@ -8,6 +8,7 @@
 //! have happened, and is done again with the same put-id.
 
 use std::fmt::Debug;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -152,6 +153,8 @@ pub struct RegionLink {
     pub domain: String,
     /// The country it is declared to be in.
     pub country: Option<String>,
+    /// The folder of a directory, whose device tells whether it fails together with another one.
+    pub directory: Option<PathBuf>,
     opener: Arc<dyn OpenRegion>,
     sessions: Arc<Sessions>,
     state: Mutex<State>,
@@ -171,6 +174,7 @@ impl RegionLink {
             name,
             domain,
             country,
+            directory: None,
             opener,
             sessions,
             state: Mutex::default(),
@@ -215,6 +219,29 @@ impl RegionLink {
     #[must_use]
     pub fn id(&self) -> Option<RegionId> {
         self.lock().id
+    }
+
+    /// The device of a directory in which this process has read the marker. Before that the folder may
+    /// be the mount point of a disk that isn't there.
+    #[must_use]
+    pub fn device(&self) -> Option<u64> {
+        let state = self.lock();
+        state.id?;
+        let (_, device) = state.known?;
+        device
+    }
+
+    /// Whether it is a directory that this process has not seen: it may be on the device of another one.
+    #[must_use]
+    pub fn is_unseen(&self) -> bool {
+        self.directory.is_some() && self.id().is_none()
+    }
+
+    /// The folder of a directory that no process of this agent has ever seen, as far as it knows.
+    #[must_use]
+    pub fn new_directory(&self) -> Option<&Path> {
+        let known = self.lock().known.is_some();
+        self.directory.as_deref().filter(|_| !known)
     }
 
     /// The marker was read.

@@ -15,4 +15,4 @@ mod model;
 pub mod queue;
 pub mod quorum;
 pub mod region;
-mod shipping;
+pub(crate) mod shipping;

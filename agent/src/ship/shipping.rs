@@ -10,6 +10,7 @@ use super::greet::GreetError;
 use super::lane::{Admission, Content, Lane};
 use super::link::{RegionLink, ShipError, ToCreate};
 use crate::disk::Disk;
+use crate::folders;
 use crate::policy::{self, Response, Verdict};
 use crate::state::{Item, Order, SpoolError};
 use crate::store::ItemStore;
@@ -62,6 +63,17 @@ async fn read(
         .run("read the spool", move || items.item(&name, order))
         .await;
     read.unwrap_or_else(|error| Err(SpoolError::cancelled(source, error)))
+}
+
+/// Why a region is away, for people; of a folder that was never there, with how to make it.
+pub(crate) fn away_text(link: &RegionLink, error: &dyn std::error::Error) -> String {
+    let text = policy::with_causes(error);
+    match link.new_directory() {
+        Some(folder) if folders::is_missing(error) => {
+            format!("{text}; {}", folders::never_seen(folder))
+        }
+        _ => text,
+    }
 }
 
 /// What it means that a region or a source in it can't be used.

@@ -36,6 +36,7 @@ use crate::disk::Disk;
 use crate::metrics::SharedMetrics;
 use crate::points;
 use crate::policy;
+use crate::repeats::Repeats;
 use crate::room::Room;
 use crate::schedule::BasePlan;
 use crate::sessions::Sessions;
@@ -166,6 +167,8 @@ pub struct Driver {
     pub(super) room_at: Option<Monotonic>,
     /// The region whose backlog is to give way.
     pub(super) give_up_asked: Option<RegionName>,
+    /// The regions whose backlog gave way, so that it isn't said every time.
+    pub(super) given_up: Repeats<RegionName>,
     /// Log objects whose records the engine may still need.
     pub(super) unsynced: VecDeque<(LogSeq, Order)>,
     pub(super) ends: points::Ends,
@@ -219,6 +222,7 @@ impl Driver {
             waiting: VecDeque::new(),
             room_at: None,
             give_up_asked: None,
+            given_up: Repeats::default(),
             unsynced: VecDeque::new(),
             ends,
             point_at: None,

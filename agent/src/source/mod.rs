@@ -19,5 +19,4 @@ pub mod requests;
 mod sealing;
 mod short;
 pub mod slot;
-mod slot_messages;
 mod stuck;

@@ -39,6 +39,7 @@ impl Driver {
         let record = &self.record;
         self.show(|live| {
             live.engine = self.parts.engine.to_owned();
+            live.durable_in = self.parts.settings.durable_in;
             live.epoch = record.epoch;
             live.log_seq = record.log.next.previous();
             live.log_link = record.log.link;

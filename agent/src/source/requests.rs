@@ -3,6 +3,7 @@
 //! A snapshot is answered when its point is durable in W failure domains, when its time is over, or
 //! soon after it is plain that nothing but a region's return can make it so ([`super::stuck`]).
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -16,11 +17,12 @@ use crate::control::SealedPoint;
 use crate::points::{PointFacts, PointTools, seal_point};
 use crate::schedule::{PointFacts as DueFacts, beat_of, point_due};
 use crate::ship::lane::Content;
+use crate::ship::link::RegionLink;
 use crate::ship::quorum;
 use crate::ship::region::Command as RegionCommand;
 use crate::state::source::{Pause, Restorable};
 use crate::status_live::SourceState;
-use crate::{AgentError, Result, policy};
+use crate::{AgentError, Result, domains, policy};
 
 /// How long a stop waits for the regions.
 pub(super) const DRAIN_TIME: Duration = Duration::from_secs(60);
@@ -178,6 +180,10 @@ impl Driver {
         wait: Duration,
         answer: oneshot::Sender<Result<SealedPoint>>,
     ) {
+        if self.draining {
+            drop(answer.send(Err(AgentError::Stopping)));
+            return;
+        }
         if let Some(pause) = &self.record.paused {
             let why = format!(
                 "shipping is paused until {} ({}); resume first",
@@ -261,10 +267,12 @@ impl Driver {
     /// against how many are needed; and the regions that do.
     pub(super) fn durable(&self, seq: LogSeq, point: Option<PointSeq>) -> (bool, Vec<RegionName>) {
         let mut done = Vec::new();
-        let domains = self.domains();
+        let (domains, unseen) = (self.domains(), self.unseen());
         let lanes = self.record.lanes.iter();
         let lanes = lanes.filter(|(_, lane)| !lane.parted).map(|(name, lane)| {
-            let there = lane.log_through >= Some(seq) && lane.point_through >= point;
+            let there = lane.log_through >= Some(seq)
+                && lane.point_through >= point
+                && !unseen.contains(name);
             if there {
                 done.push(name.clone());
             }
@@ -278,12 +286,24 @@ impl Driver {
     }
 
     pub(super) fn domains(&self) -> std::collections::BTreeMap<RegionName, String> {
-        self.shared.board.read(|_, regions, _| {
-            regions
-                .iter()
-                .map(|(name, live)| (name.clone(), live.domain.clone()))
-                .collect()
-        })
+        let links: Vec<&RegionLink> = self
+            .parts
+            .outlets
+            .iter()
+            .map(|outlet| &*outlet.link)
+            .collect();
+        domains::of(&links)
+            .into_iter()
+            .map(|(name, place)| (name, place.domain))
+            .collect()
+    }
+
+    /// Directories that may be on the device of another one, for all that is known: what they hold
+    /// doesn't count yet.
+    fn unseen(&self) -> BTreeSet<RegionName> {
+        let links = self.parts.outlets.iter().map(|outlet| &outlet.link);
+        let unseen = links.filter(|link| link.is_unseen());
+        unseen.map(|link| link.name.clone()).collect()
     }
 
     pub(super) fn width(&self, domains: &std::collections::BTreeMap<RegionName, String>) -> usize {
@@ -511,6 +531,7 @@ impl Driver {
     /// The agent stops: a last cut, shipped, and a last point, as far as time allows.
     pub(super) fn begin_drain(&mut self) {
         self.draining = true;
+        self.tell_who_waits();
         if self.base.is_running() {
             self.base_failed("the agent stops");
             self.clear("base.failed");
@@ -518,6 +539,25 @@ impl Driver {
         if self.hold == Hold::Open && self.record.paused.is_none() {
             let ticket = self.ticket_within(Some(STOP_PATIENCE));
             self.push_job(Kind::Stop, Stage::Cut(ticket), DRAIN_TIME);
+        }
+    }
+
+    /// The agent stops: who waits for a base hears that none is made any more, and who waits for the
+    /// regions does so no longer than a moment.
+    fn tell_who_waits(&mut self) {
+        let at_most = self.now().after(STOP_PATIENCE);
+        for mut job in std::mem::take(&mut self.jobs) {
+            let wants_base = matches!(job.stage, Stage::Base(_));
+            match job.kind {
+                Kind::Snapshot { answer, .. } if wants_base => {
+                    drop(answer.send(Err(AgentError::Stopping)));
+                }
+                Kind::Snapshot { .. } => {
+                    job.deadline = job.deadline.min(at_most);
+                    self.jobs.push(job);
+                }
+                Kind::Retire { .. } | Kind::Stop => self.jobs.push(job),
+            }
         }
     }
 

@@ -114,18 +114,23 @@ impl Driver {
         }))
     }
 
-    fn give_up(&self, region: &RegionName, until: GiveUp) {
+    fn give_up(&mut self, region: &RegionName, until: GiveUp) {
+        let now = self.now();
         let mut outlets = self.parts.outlets.iter();
         let Some(outlet) = outlets.find(|outlet| outlet.link.name == *region) else {
             return;
         };
-        let code = format!("region.{}", tidemark_host::codes::SPOOL_FULL.id);
-        tracing::warn!(
-            source = %self.name(),
-            code,
-            "the spool is full: what region {region} lacks of this source and another region holds is given up \
-             there; the next base repairs it"
-        );
+        // While the region is away and the database is written to, this comes every second.
+        if let Some(unsaid) = self.given_up.happens(region.clone(), now) {
+            let code = format!("region.{}", tidemark_host::codes::SPOOL_FULL.id);
+            tracing::warn!(
+                source = %self.record.source,
+                code,
+                unsaid,
+                "the spool is full: what region {region} lacks of this source and another region holds is given up \
+                 there; the next base repairs it"
+            );
+        }
         let command = RegionCommand::GiveUp(self.record.source.clone(), until);
         drop(outlet.commands.send(command));
     }

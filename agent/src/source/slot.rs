@@ -1,7 +1,7 @@
 //! A source on the capture pool: the only code that talks to an engine.
 //!
 //! One turn does what commands ask, then a poll, a cut, a slice of a base or a sync of the page map
-//! as they are due. It decides *when* to cut (on the timer, at the engine's bound, on demand);
+//! as they are due. It decides *when* to cut (`cuts`: on the timer, at the engine's bound, on demand);
 //! everything else is the driver's decision.
 //!
 //! **Invariants.** At most [`UNSEALED_MAX`] cuts wait to be sealed. A generation opens only when
@@ -10,59 +10,34 @@
 //! **Failure.** An engine's error ends the capture unless it passes by itself: what was captured is
 //! cut first, then the driver is told and opens it again later. Other sources don't notice.
 
+mod bases;
+mod cuts;
+mod messages;
+
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tidemark_engine::{
-    COMPLETE_UNTIL, Capture, Error, ErrorKind, LogCut, OpenRequest, Opened, Poll, Wake, Workspace,
-};
+use tidemark_engine::{Capture, Error, ErrorKind, OpenRequest, Opened, Poll, Wake, Workspace};
 use tidemark_format::{Incarnation, LogSeq};
 use tidemark_host::Monotonic;
 
 use super::pool::Turns;
 use super::refusal::of_engine_error;
-use super::slot_messages::Inbox;
-pub use super::slot_messages::{Command, Event, Handle, Parts, Records};
-use crate::budget::Permit;
 use crate::status_live::SourceState;
+use bases::BaseTurn;
+use cuts::{Ticket, UNSEALED_MAX};
+use messages::Inbox;
+pub use messages::{Command, Event, Handle, Parts, Records};
 
-/// Cuts that wait to be sealed: one is being sealed while the next is made.
-const UNSEALED_MAX: usize = 2;
 /// How often the page map is fsynced, which lets the spool drop its records.
 const SYNC_EVERY: Duration = Duration::from_secs(10);
 /// How soon a call that failed for a passing reason is made again.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 /// Passing failures in a row after which the capture is opened anew.
 const RETRIES_MAX: u32 = 25;
-/// How soon a cut that found no memory free is tried again.
-const BUDGET_WAIT: Duration = Duration::from_millis(5);
-
-/// How soon a poll follows while somebody waits for a cut.
-const AWAITED_POLL: Duration = Duration::from_millis(20);
-
-/// A cut that somebody waits for: of everything that was committed when they asked.
-#[derive(Debug)]
-struct Ticket {
-    number: u64,
-    asked: Timestamp,
-    /// From then on less is enough.
-    until: Option<Monotonic>,
-}
-
-impl Ticket {
-    fn is_served(&self, covered: Option<Timestamp>, now: Monotonic) -> bool {
-        covered >= Some(self.asked) || self.until.is_some_and(|until| now >= until)
-    }
-}
-
-/// A base that waits for its turn or runs.
-#[derive(Debug, Default)]
-struct BaseTurn {
-    asked: Option<(Option<[u8; 32]>, bool)>,
-    slices: VecDeque<usize>,
-}
 
 /// A capture that failed.
 #[derive(Debug)]
@@ -86,6 +61,8 @@ impl Failure {
 pub struct Slot {
     parts: Parts,
     wake: Wake,
+    /// The engine has asked for a turn.
+    woken: Arc<AtomicBool>,
     inbox: Inbox,
     capture: Option<Box<dyn Capture>>,
     next_seq: LogSeq,
@@ -129,9 +106,15 @@ impl Slot {
         let slot_inbox = Arc::clone(&inbox);
         let now = parts.clock.monotonic();
         let own = pool.waker();
+        let woken = Arc::new(AtomicBool::new(false));
+        let to_wake = Arc::clone(&woken);
         let id = pool.add(move |id| Self {
             parts,
-            wake: Wake::new(move || own.wake(id)),
+            wake: Wake::new(move || {
+                to_wake.store(true, Ordering::Release);
+                own.wake(id);
+            }),
+            woken,
             inbox: slot_inbox,
             capture: None,
             next_seq: LogSeq(0),
@@ -204,18 +187,6 @@ impl Slot {
             Command::Look => self.look(),
             Command::Close => self.closing = true,
         }
-    }
-
-    fn cut_asked(&mut self, number: u64, patience: Option<Duration>) {
-        let now = self.parts.clock.monotonic();
-        self.tickets.push(Ticket {
-            number,
-            asked: self.parts.clock.now(),
-            until: patience.map(|patience| now.after(patience)),
-        });
-        self.covered = None;
-        self.force = true;
-        self.next_poll = now;
     }
 
     fn open(&mut self, next_seq: LogSeq, mut records: Records, candidate: Incarnation) {
@@ -322,13 +293,6 @@ impl Slot {
         }
     }
 
-    fn cut_done(&self, ticket: &Ticket) {
-        self.send(Event::CutDone {
-            ticket: ticket.number,
-            next_seq: self.next_seq,
-        });
-    }
-
     fn poll(&mut self, now: Monotonic, work: &mut Workspace) {
         if now < self.next_poll || self.ending.is_some() {
             return;
@@ -397,161 +361,6 @@ impl Slot {
             .source(&self.parts.source, |live| live.pending_since = since);
     }
 
-    fn cut_is_due(&self, now: Monotonic) -> bool {
-        if self.force || self.cut_now {
-            return true;
-        }
-        self.pending_bytes > 0 && self.wait_for_cut(now).is_zero()
-    }
-
-    fn wait_for_cut(&self, now: Monotonic) -> Duration {
-        let due = self.last_cut.map(|last| last.after(self.parts.ship_every));
-        due.map_or(Duration::ZERO, |due| due.since(now))
-    }
-
-    /// Makes the cuts that are due. Returns how soon to try again if something is in the way.
-    fn cut(&mut self, now: Monotonic, work: &mut Workspace) -> Option<Duration> {
-        let waits_for_generation = self.base.asked.is_some_and(|(key, _)| key.is_some());
-        while self.cut_is_due(now) && !self.hold && !waits_for_generation {
-            if self.unsealed.len() >= UNSEALED_MAX {
-                return None;
-            }
-            let Some(permit) = self.parts.budget.try_take(self.pending_bytes) else {
-                return Some(BUDGET_WAIT);
-            };
-            let capture = self.capture.as_mut()?;
-            match capture.cut(self.next_seq, work) {
-                Ok(Some(cut)) => self.cut_made(now, cut, permit),
-                Ok(None) => {
-                    // Nothing waits, or not yet: the next poll says.
-                    self.pending_bytes = 0;
-                    self.cuts_done(self.covered);
-                }
-                Err(error) if self.ending.is_some() => {
-                    // It can't even give what it had: a catch-up finds it.
-                    tracing::warn!(source = %self.parts.source, error = %error, "the last cut failed");
-                    self.cuts_done(None);
-                }
-                Err(error) => {
-                    self.fail(&error);
-                    return Some(RETRY_AFTER);
-                }
-            }
-        }
-        None
-    }
-
-    fn cut_made(&mut self, now: Monotonic, cut: LogCut, permit: Permit) {
-        let seq = self.next_seq;
-        self.next_seq = seq.next();
-        self.last_cut = Some(now);
-        self.unsealed
-            .push_back((seq, cut.first_commit.or(self.pending_since)));
-        let restorable = cut.restorable;
-        let said = cut.facts.get(COMPLETE_UNTIL);
-        let covered = said.and_then(|fact| fact.as_str()?.parse().ok());
-        let at = self.parts.clock.now();
-        self.send(Event::Cut {
-            seq,
-            cut,
-            at,
-            permit,
-        });
-        if restorable {
-            self.pending_bytes = 0;
-            self.pending_since = None;
-            // While ending, everything goes out: a cut that is restorable may not be the last.
-            if self.ending.is_none() {
-                self.cuts_done(covered);
-            }
-        } else {
-            // A change that spans several objects: the rest follows at once.
-            self.force = true;
-        }
-    }
-
-    /// What is captured is cut: everything committed by `covered`. Who waits for more waits on.
-    fn cuts_done(&mut self, covered: Option<Timestamp>) {
-        self.force = false;
-        self.cut_now = false;
-        let now = self.parts.clock.monotonic();
-        let tickets = std::mem::take(&mut self.tickets);
-        let (served, waiting) = tickets
-            .into_iter()
-            .partition::<Vec<_>, _>(|ticket| ticket.is_served(covered, now));
-        self.tickets = waiting;
-        for ticket in served {
-            self.cut_done(&ticket);
-        }
-        if !self.tickets.is_empty() {
-            self.next_poll = self.next_poll.min(now.after(AWAITED_POLL));
-        }
-    }
-
-    /// Begins the base that was asked for, once it may. Returns whether something was done.
-    fn begin_base(&mut self) {
-        let Some((generation, complete)) = self.base.asked else {
-            return;
-        };
-        if generation.is_some() && !self.unsealed.is_empty() {
-            return;
-        }
-        let Some(capture) = &mut self.capture else {
-            return;
-        };
-        self.base.asked = None;
-        let opened = generation.map_or(Ok(()), |key| capture.open_generation(key));
-        match opened.and_then(|()| capture.begin_base(self.next_seq, complete)) {
-            Ok(start) => {
-                // The cut it starts with is made at once: it may open a generation.
-                self.force = true;
-                self.send(Event::BaseBegan(start));
-            }
-            Err(error) => {
-                let message = crate::policy::with_causes(&error);
-                self.send(Event::BaseFailed { message });
-                self.fail(&error);
-            }
-        }
-    }
-
-    fn confirm_base(&mut self) {
-        // Without a capture the driver hears of the base's end anyway.
-        let Some(capture) = &mut self.capture else {
-            return;
-        };
-        let event = match capture.base_stands() {
-            Ok(()) => Event::BaseConfirmed,
-            Err(error) => Event::BaseFailed {
-                message: crate::policy::with_causes(&error),
-            },
-        };
-        self.send(event);
-    }
-
-    fn slice(&mut self, work: &mut Workspace) {
-        let Some(capture) = &mut self.capture else {
-            return;
-        };
-        let Some(max_bytes) = self.base.slices.pop_front() else {
-            return;
-        };
-        match capture.base_slice(max_bytes, work) {
-            Ok(slice) => self.send(Event::Slice(slice)),
-            // Something was missed meanwhile: this base is given up.
-            Err(error) if error.kind() == ErrorKind::Retry => {
-                self.base = BaseTurn::default();
-                self.send(Event::BaseFailed {
-                    message: crate::policy::with_causes(&error),
-                });
-            }
-            Err(error) => {
-                self.base.slices.push_front(max_bytes);
-                self.fail(&error);
-            }
-        }
-    }
-
     fn sync(&mut self, now: Monotonic) {
         let asked = std::mem::take(&mut self.sync_asked);
         let due = self.sealed_since_sync && (asked || now.since(self.last_sync) >= SYNC_EVERY);
@@ -606,6 +415,9 @@ impl Turns for Slot {
             }
         }
         let now = self.parts.clock.monotonic();
+        if self.woken.swap(false, Ordering::Acquire) {
+            self.next_poll = now;
+        }
         self.poll(now, work);
         self.begin_base();
         let blocked = self.cut(now, work);

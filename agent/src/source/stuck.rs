@@ -74,6 +74,11 @@ impl Driver {
             Stage::Cut(_) => "the database can't be read or the spool is full".to_owned(),
             Stage::Durable(_) | Stage::Point { .. } | Stage::Done => self.what_is_where(&job),
         };
+        let why = if self.draining {
+            format!("the agent is stopping; {why}")
+        } else {
+            why
+        };
         let error = AgentError::Late {
             what: "the recovery point",
             seconds: self.now().since(job.begun).as_secs(),

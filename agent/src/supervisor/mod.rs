@@ -15,13 +15,17 @@
 mod claims;
 mod clock_watch;
 mod copies;
+mod domains;
 mod filling;
 mod keeper;
 mod prepare;
+mod reporter;
 mod shippers;
 mod sources;
 mod start;
+mod stopping;
 mod taking_over;
+mod tasks;
 mod trust;
 mod watching;
 
@@ -45,10 +49,6 @@ use crate::{AgentError, Result, policy, systemd};
 use start::Running;
 pub use taking_over::take_over;
 
-/// How long all of stopping may take, drains included; past it what is left stays in the spool.
-const STOP_TIME: Duration = Duration::from_secs(90);
-/// How long the last beat may take.
-const LAST_BEAT_TIME: Duration = Duration::from_secs(3);
 /// How often READY, the status line and the watchdog are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
@@ -182,46 +182,6 @@ impl Running {
         }
     }
 
-    /// Stops everything in order.
-    async fn stop(mut self, at_once: bool) -> Result<()> {
-        tracing::info!("stopping");
-        if !at_once {
-            self.stop_sources.cancel();
-            let drained = self.drain();
-            if tokio::time::timeout(STOP_TIME, drained).await.is_err() {
-                tracing::warn!(
-                    "stopped with work left: it is in the spool and goes on at the next start"
-                );
-            }
-            self.last_beat().await;
-        }
-        self.beats.shutdown().await;
-        self.sources.shutdown().await;
-        self.stop_rest.cancel();
-        while self.rest.join_next().await.is_some() {}
-        if let Some(pool) = self.pool.take() {
-            // Its threads may be in a turn: not on an async thread.
-            drop(tokio::task::spawn_blocking(move || pool.stop()).await);
-        }
-        self.fenced_or_done()
-    }
-
-    async fn drain(&mut self) {
-        let mut extend = tokio::time::interval(Duration::from_secs(5));
-        while !self.sources.is_empty() {
-            tokio::select! {
-                biased;
-                ended = self.sources.join_next() => {
-                    if let Some(Ok((source, Ended::Fenced(why)))) = ended {
-                        self.fenced.get_or_insert((source, why));
-                    }
-                }
-                Some(source) = self.no_room.recv() => self.make_room(&source),
-                _tick = extend.tick() => systemd::extend(),
-            }
-        }
-    }
-
     /// Hands a request to whom it concerns; the answer comes by itself.
     pub(crate) fn dispatch(&mut self, asked: Asked) {
         let Asked { request, answer } = asked;
@@ -340,26 +300,6 @@ impl Running {
             spool_bytes_per_s: self.filling.rate(),
             ..self.reporter.status()
         }
-    }
-
-    /// The last beat says where everything ended.
-    async fn last_beat(&mut self) {
-        self.stop_beats.cancel();
-        let Some(Ok(mut beats)) = self.beats.join_next().await else {
-            return;
-        };
-        let made = tokio::task::spawn_blocking(move || beats.make()).await;
-        let Ok(Ok(beat)) = made else { return };
-        let sends = self.links.iter().filter(|link| link.is_up()).map(|link| {
-            let (link, greeter) = (Arc::clone(link), Arc::clone(&self.greeter));
-            let beat = beat.clone();
-            async move {
-                // The last beat is a courtesy: the points say what counts.
-                drop(greeter.beat(&link, &beat).await);
-            }
-        });
-        let all = futures_util::future::join_all(sends);
-        drop(tokio::time::timeout(LAST_BEAT_TIME, all).await);
     }
 }
 

@@ -1,4 +1,4 @@
-//! Before anything runs: regions linked and greeted, records read, failure domains told apart.
+//! Before anything runs: regions linked and greeted, records read, the shared parts made.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -7,24 +7,40 @@ use std::time::Duration;
 use tidemark_format::RegionName;
 use tidemark_format::SourceName;
 use tidemark_format::heads::Facts;
-use tidemark_host::HostFacts;
 use tidemark_host::codes;
 use tidemark_host::config::{AgentConfig, Source};
+use tidemark_host::{HostFacts, RegionUrl};
 use tidemark_ledger::Trust;
 use tidemark_seal::Sealed;
+use tokio::sync::Semaphore;
+use tokio::sync::mpsc::UnboundedSender;
 
 use super::claims::{self, Local};
 use super::copies::named;
 use crate::beats::Beats;
 use crate::bootstrap::Components;
-use crate::domains::{Place, counted};
+use crate::budget::Budget;
+use crate::disk::Disk;
+use crate::metrics::Metrics;
+use crate::room::Room;
 use crate::sessions::Sessions;
 use crate::ship::greet::{GreetError, Greeter, Identity};
 use crate::ship::link::RegionLink;
 use crate::ship::looking::AGENT;
+use crate::ship::shipping::away_text;
+use crate::source::driver::Shared;
 use crate::state::{SpoolUsage, StateDir};
 use crate::status_live::Board;
-use crate::{AgentError, Result, enrolment, policy};
+use crate::store::ItemStore;
+use crate::{AgentError, Result, enrolment};
+
+/// Shares of `memory`: cuts on their way to the spool, items on their way to the regions, packs.
+/// The rest is the engines' pending pages, the buffers of transfers and the program itself.
+pub(super) const CUT_SHARE: u64 = 12;
+const FRESH_SHARE: u64 = 16;
+const PACK_SHARE: u64 = 8;
+/// Bases at a time: each holds a few frames of 1 MiB and up to two packs of 8 MiB.
+const BASES_AT_ONCE: usize = 2;
 
 /// How long a region may take to be greeted before the start goes on without it.
 const GREET_TIME: Duration = Duration::from_secs(10);
@@ -77,13 +93,17 @@ pub(super) fn prepare(config: &AgentConfig, components: &Components) -> Result<P
         .regions
         .iter()
         .map(|region| {
-            Arc::new(RegionLink::new(
+            let mut link = RegionLink::new(
                 region.config.name.clone(),
                 region.config.failure_domain.clone(),
                 region.config.country.as_ref().map(ToString::to_string),
                 Arc::clone(&region.opener),
                 Arc::clone(&sessions),
-            ))
+            );
+            if let RegionUrl::Dir(folder) = &region.config.url {
+                link.directory = Some(folder.clone());
+            }
+            Arc::new(link)
         })
         .collect();
     // The same order on every host: two copies of one state directory meet in the same region first.
@@ -118,7 +138,7 @@ pub(super) async fn greet_all(prepared: &Prepared, beat: &Sealed) -> Result<BTre
                 board.region(&link.name, |live| live.last_error = Some(text));
             }
             Ok(Err(error)) => {
-                let text = policy::with_causes(&error);
+                let text = away_text(link, &error);
                 tracing::warn!(region = %link.name, error = %text, "the region is away at the start; others go on");
                 prepared
                     .board
@@ -136,29 +156,41 @@ pub(super) async fn greet_all(prepared: &Prepared, beat: &Sealed) -> Result<BTre
     Ok(up)
 }
 
-/// The domain of each region: two places that are one (the same marker, the same device) fail
-/// together, whatever the config says.
-pub(super) fn domains(links: &[Arc<RegionLink>], board: &Board) -> BTreeMap<RegionName, String> {
-    let mut domains: BTreeMap<RegionName, String> = BTreeMap::new();
-    let places: Vec<Place<'_>> = links
-        .iter()
-        .map(|link| {
-            let device = link.open_stores().and_then(|stores| stores.device);
-            (link.domain.as_str(), link.id(), device)
-        })
-        .collect();
-    for (link, (domain, twin)) in links.iter().zip(counted(&places)) {
-        if let Some(other) = twin.and_then(|twin| links.get(twin)) {
-            tracing::warn!(
-                region = %link.name,
-                other = %other.name,
-                "both regions are on one device: they fail together and count as one failure domain"
-            );
-        }
-        board.region(&link.name, |live| live.domain.clone_from(&domain));
-        domains.insert(link.name.clone(), domain);
-    }
-    domains
+/// What all sources share.
+pub(super) fn share(
+    config: &AgentConfig,
+    components: &Components,
+    prepared: &Prepared,
+    spool: (SpoolUsage, UnboundedSender<SourceName>),
+) -> Arc<Shared> {
+    let (usage, no_room) = spool;
+    let state = StateDir::new(&config.state_dir);
+    let memory = config.memory.get();
+    let room = Room::new(
+        usage,
+        config.spool_max,
+        config.spool_keep_free,
+        state.root().to_owned(),
+        Arc::clone(&components.clock),
+    );
+    Arc::new(Shared {
+        repo: prepared.greeter.repo,
+        signer: components.signer.clone(),
+        state,
+        clock: Arc::clone(&components.clock),
+        rng: Arc::clone(&components.rng),
+        cpu: components.cpu.clone(),
+        sessions: Arc::clone(&prepared.sessions),
+        items: Arc::new(ItemStore::new(memory / FRESH_SHARE)),
+        board: Arc::clone(&prepared.board),
+        metrics: Arc::new(Metrics::new()),
+        disk: Disk::default(),
+        base_turns: Arc::new(Semaphore::new(BASES_AT_ONCE)),
+        pack_budget: Budget::new(memory / PACK_SHARE),
+        room: Arc::new(room),
+        facts: facts(config, &components.host),
+        no_room,
+    })
 }
 
 pub(super) fn facts(config: &AgentConfig, host: &HostFacts) -> Facts {

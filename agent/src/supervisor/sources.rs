@@ -1,7 +1,6 @@
 //! From a configured source to its running driver: an epoch resumed, or claimed as soon as enough
 //! regions answer.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio_util::sync::CancellationToken;
 
 use super::claims::{self, Local};
+use super::domains::domains;
 use crate::schedule::BasePlan;
 use crate::ship::greet::Greeter;
 use crate::ship::link::RegionLink;
@@ -88,7 +88,6 @@ pub(super) struct Claimer {
     pub(super) greeter: Arc<Greeter>,
     pub(super) shared: Arc<Shared>,
     pub(super) links: Vec<Arc<RegionLink>>,
-    pub(super) domains: BTreeMap<RegionName, String>,
     pub(super) source: Source,
 }
 
@@ -133,7 +132,7 @@ impl Claimer {
     }
 
     async fn try_claim(&self) -> Result<(Local, Vec<RegionName>)> {
-        let regions = claims::handles(&self.links, &self.domains);
+        let regions = claims::handles(&self.links, &domains(&self.links));
         let (name, durable_in) = (&self.source.name, self.source.settings.durable_in);
         let claimed = claims::claim(&self.greeter, &regions, name, durable_in).await?;
         let joined = claimed.joined.clone();

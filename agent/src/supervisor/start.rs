@@ -1,110 +1,48 @@
 //! Starting: from components to running tasks.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tidemark_engine::Engine;
-use tidemark_format::{Hash, KeyId, RegionName, RepoId, SourceName, WriterId, keys};
+use tidemark_format::{Hash, SourceName};
 use tidemark_host::config::{AgentConfig, Protect, Source};
 use tidemark_host::lock::StateLock;
 use tidemark_host::{Monotonic, codes};
-use tidemark_seal::Sealed;
-use tokio::sync::Semaphore;
-use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::Rest;
 use super::claims::Local;
 use super::clock_watch::ClockWatch;
+use super::domains::Domains;
 use super::filling::Filling;
 use super::prepare::{
-    Prepared, beats, domains, facts, greet_all, last_errors, load_all, prepare, task_ended,
+    CUT_SHARE, Prepared, beats, greet_all, last_errors, load_all, prepare, share, task_ended,
     with_config,
 };
+use super::reporter::Reporter;
 use super::shippers::Shippers;
 use super::sources::{Claimer, Making};
+use super::tasks::{FirstBeat, Starting, commands, look_every};
 use crate::beats::Beats;
 use crate::bootstrap::Components;
 use crate::budget::Budget;
-use crate::control::{self, Asked};
-use crate::disk::Disk;
-use crate::metrics::Metrics;
-use crate::room::Room;
+use crate::control::Asked;
 use crate::ship::greet::Greeter;
 use crate::ship::link::RegionLink;
 use crate::ship::looking::AGENT;
-use crate::ship::region::{Command, Driver as RegionDriver, Tools};
 use crate::source::driver::{Ended, Outlet, Shared};
 use crate::source::pool::Pool;
 use crate::source::requests::Request;
 use crate::source::slot::{Parts, Slot};
-use crate::state::{SpoolUsage, StateDir};
-use crate::status_live::{Board, LiveStatus, SourceState};
-use crate::store::ItemStore;
-use crate::{AgentError, Result, metrics_http, policy};
+use crate::state::SpoolUsage;
+use crate::status_live::SourceState;
+use crate::{AgentError, Result};
 
 /// Requests that wait for one source.
 const REQUESTS_MAX: usize = 16;
-/// Shares of `memory`: cuts on their way to the spool, items on their way to the regions, packs.
-/// The rest is the engines' pending pages, the buffers of transfers and the program itself.
-const CUT_SHARE: u64 = 12;
-const FRESH_SHARE: u64 = 16;
-const PACK_SHARE: u64 = 8;
-/// Bases at a time: each holds a few frames of 1 MiB and up to two packs of 8 MiB.
-const BASES_AT_ONCE: usize = 2;
-
-/// Beats from one look round the regions to the next: two listings for fifteen objects.
-const BEATS_A_LOOK: u32 = 15;
-/// The longest time between two looks, however rare the beats.
-const LOOK_EVERY_MAX: Duration = Duration::from_secs(3600);
-
-/// Makes the status that is shown.
-#[derive(Debug)]
-pub(super) struct Reporter {
-    board: Arc<Board>,
-    clock: Arc<dyn tidemark_host::Clock>,
-    room: Arc<Room>,
-    repo: RepoId,
-    writer: WriterId,
-    agent: KeyId,
-}
-
-impl Reporter {
-    fn new(shared: &Shared, greeter: &Greeter) -> Self {
-        Self {
-            board: Arc::clone(&shared.board),
-            clock: Arc::clone(&shared.clock),
-            room: Arc::clone(&shared.room),
-            repo: greeter.repo,
-            writer: greeter.writer,
-            agent: shared.signer.public().id(),
-        }
-    }
-
-    pub(super) fn status(&self) -> LiveStatus {
-        let (sources, regions) = self
-            .board
-            .read(|sources, regions, _| (sources.clone(), regions.clone()));
-        LiveStatus {
-            schema: "tidemark.agent.live".to_owned(),
-            version: 1,
-            at: self.clock.now(),
-            pid: std::process::id(),
-            repo: self.repo,
-            writer: self.writer,
-            agent: self.agent,
-            config: None,
-            spool_bytes_per_s: None,
-            sources,
-            regions,
-            spool_bytes: self.room.usage().bytes(),
-            spool_max: self.room.bytes_max(),
-            alerts: self.board.alerts(),
-        }
-    }
-}
 
 /// Everything that runs.
 pub(crate) struct Running {
@@ -138,6 +76,7 @@ pub(crate) struct Running {
     pub(super) clock_watch: ClockWatch,
     pub(super) shippers: Shippers,
     pub(super) filling: Filling,
+    pub(super) domains: Domains,
     pub(super) reminded_at: Monotonic,
     _lock: StateLock,
 }
@@ -203,7 +142,8 @@ impl Running {
     ) -> Result<Self> {
         let (usage, first) = begun;
         let (no_room_to, no_room) = mpsc::unbounded_channel();
-        let domains = domains(&prepared.links, &prepared.board);
+        let mut domains = Domains::default();
+        domains.tell(&prepared.links, &prepared.board);
         let shared = share(config, &components, &prepared, (usage, no_room_to));
         let Prepared { greeter, links, .. } = prepared;
         let reporter = Arc::new(Reporter::new(&shared, &greeter));
@@ -216,7 +156,6 @@ impl Running {
         let mut starting = Starting {
             greeter: Arc::clone(&greeter),
             shared: Arc::clone(&shared),
-            domains,
             links,
             rest: Rest::new(),
             stop_rest: CancellationToken::new(),
@@ -257,6 +196,7 @@ impl Running {
             clock_watch: ClockWatch::new(components.clock.now(), alive_at),
             shippers: Shippers::new(config.beat_every()),
             filling: Filling::default(),
+            domains,
             reminded_at: alive_at,
             _lock: components.lock,
         };
@@ -311,7 +251,6 @@ impl Running {
                 greeter: Arc::clone(&starting.greeter),
                 shared: Arc::clone(&self.shared),
                 links: starting.links.clone(),
-                domains: starting.domains.clone(),
                 source: source.clone(),
             },
             engine: engine.name(),
@@ -320,151 +259,5 @@ impl Running {
         let stop = self.stop_sources.clone();
         self.sources
             .spawn(async move { making.run(local, (slot, events, requests), stop).await });
-    }
-}
-
-/// What all sources share.
-fn share(
-    config: &AgentConfig,
-    components: &Components,
-    prepared: &Prepared,
-    spool: (SpoolUsage, UnboundedSender<SourceName>),
-) -> Arc<Shared> {
-    let (usage, no_room) = spool;
-    let state = StateDir::new(&config.state_dir);
-    let memory = config.memory.get();
-    let room = Room::new(
-        usage,
-        config.spool_max,
-        config.spool_keep_free,
-        state.root().to_owned(),
-        Arc::clone(&components.clock),
-    );
-    Arc::new(Shared {
-        repo: prepared.greeter.repo,
-        signer: components.signer.clone(),
-        state,
-        clock: Arc::clone(&components.clock),
-        rng: Arc::clone(&components.rng),
-        cpu: components.cpu.clone(),
-        sessions: Arc::clone(&prepared.sessions),
-        items: Arc::new(ItemStore::new(memory / FRESH_SHARE)),
-        board: Arc::clone(&prepared.board),
-        metrics: Arc::new(Metrics::new()),
-        disk: Disk::default(),
-        base_turns: Arc::new(Semaphore::new(BASES_AT_ONCE)),
-        pack_budget: Budget::new(memory / PACK_SHARE),
-        room: Arc::new(room),
-        facts: facts(config, &components.host),
-        no_room,
-    })
-}
-
-fn commands(outlets: &[Outlet]) -> Vec<UnboundedSender<Command>> {
-    let all = outlets.iter().map(|outlet| outlet.commands.clone());
-    all.collect()
-}
-
-/// How often the regions are looked around. Tied to the beats, so that it costs a fixed share of them;
-/// a revoked recipient is sealed to no longer than this.
-fn look_every(beat_every: Duration) -> Duration {
-    beat_every.saturating_mul(BEATS_A_LOOK).min(LOOK_EVERY_MAX)
-}
-
-struct FirstBeat {
-    beats: Beats,
-    beat: Sealed,
-    up: BTreeSet<RegionName>,
-}
-
-/// What the tasks are started with.
-struct Starting {
-    greeter: Arc<Greeter>,
-    shared: Arc<Shared>,
-    domains: BTreeMap<RegionName, String>,
-    links: Vec<Arc<RegionLink>>,
-    rest: Rest,
-    stop_rest: CancellationToken,
-}
-
-impl Starting {
-    /// Starts the regions' drivers.
-    fn regions(
-        &mut self,
-        first: &FirstBeat,
-        look_every: Duration,
-    ) -> (Vec<Outlet>, UnboundedReceiver<AgentError>) {
-        let (fatal_to, fatal) = mpsc::unbounded_channel();
-        let number = keys::beat_number(&first.beat.key);
-        let mut outlets = Vec::new();
-        for link in &self.links {
-            let tools = self.tools(&fatal_to, look_every);
-            let greeted = number.filter(|_| first.up.contains(&link.name));
-            let driver = RegionDriver::new(Arc::clone(link), tools, greeted);
-            let (commands, receiver) = mpsc::unbounded_channel();
-            drop(commands.send(Command::Beat(first.beat.clone())));
-            self.rest
-                .spawn(driver.run(receiver, self.stop_rest.clone()));
-            outlets.push(Outlet {
-                link: Arc::clone(link),
-                commands,
-            });
-        }
-        (outlets, fatal)
-    }
-
-    fn tools(&self, fatal: &UnboundedSender<AgentError>, look_every: Duration) -> Tools {
-        Tools {
-            greeter: Arc::clone(&self.greeter),
-            items: Arc::clone(&self.shared.items),
-            disk: self.shared.disk.clone(),
-            board: Arc::clone(&self.shared.board),
-            metrics: Arc::clone(&self.shared.metrics),
-            clock: Arc::clone(&self.shared.clock),
-            rng: Arc::clone(&self.shared.rng),
-            look_every,
-            fatal: fatal.clone(),
-        }
-    }
-
-    /// Starts the control socket and the metrics endpoint.
-    async fn control(
-        &mut self,
-        config: &AgentConfig,
-        reporter: &Arc<Reporter>,
-    ) -> Result<mpsc::Receiver<Asked>> {
-        let (asked_to, asked) = mpsc::channel(REQUESTS_MAX);
-        let path = self.shared.state.control_socket();
-        let stop = self.stop_rest.clone();
-        let board = Arc::clone(&self.shared.board);
-        let clock = Arc::clone(&self.shared.clock);
-        self.rest.spawn(async move {
-            if let Err(error) = control::serve(&path, asked_to, stop).await {
-                // Protection goes on; commands fall back to reading the regions.
-                board.alert(
-                    "control.socket",
-                    "agent",
-                    &policy::with_causes(&error),
-                    clock.now(),
-                );
-            }
-        });
-        if let Some(address) = config.metrics {
-            let listener =
-                metrics_http::listen(address)
-                    .await
-                    .map_err(|source| AgentError::Io {
-                        action: "listen for metrics",
-                        source,
-                    })?;
-            let (reporter, metrics) = (Arc::clone(reporter), Arc::clone(&self.shared.metrics));
-            let render: metrics_http::Render = Arc::new(move || metrics.render(&reporter.status()));
-            self.rest.spawn(metrics_http::serve(
-                listener,
-                render,
-                self.stop_rest.clone(),
-            ));
-        }
-        Ok(asked)
     }
 }

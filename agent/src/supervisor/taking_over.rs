@@ -1,16 +1,16 @@
 //! A take-over: sources claimed from whoever writes them, because a person said so.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tidemark_format::{KeyId, RegionName, SourceName, keys};
+use tidemark_format::{KeyId, SourceName, keys};
 use tidemark_host::config::AgentConfig;
 use tidemark_host::lock::StateLock;
 use tidemark_ledger::fencing::{Claimed, take_over as take_over_ledger};
 use tidemark_storage::ReadStore;
 
 use super::claims::{handles, store_claim};
-use super::prepare::{domains, prepare};
+use super::domains::domains;
+use super::prepare::prepare;
 use crate::bootstrap::Components;
 use crate::ship::greet::{GreetError, Greeter};
 use crate::ship::link::RegionLink;
@@ -43,7 +43,7 @@ pub async fn take_over(
     let mut taking = TakingOver::begin(config, components).await?;
     let mut taken = Vec::new();
     for source in chosen {
-        let regions = handles(&taking.links, &taking.domains);
+        let regions = handles(&taking.links, &domains(&taking.links));
         let keyring = taking
             .greeter
             .keyring()
@@ -65,7 +65,6 @@ pub async fn take_over(
 struct TakingOver {
     greeter: Arc<Greeter>,
     links: Vec<Arc<RegionLink>>,
-    domains: BTreeMap<RegionName, String>,
     state: StateDir,
     writer: WriterState,
     agent: KeyId,
@@ -92,9 +91,7 @@ impl TakingOver {
                 why: last.unwrap_or_default(),
             });
         }
-        let domains = domains(&prepared.links, &prepared.board);
         Ok(Self {
-            domains,
             state: StateDir::new(&config.state_dir),
             greeter: prepared.greeter,
             links: prepared.links,

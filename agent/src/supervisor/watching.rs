@@ -1,4 +1,4 @@
-//! What the supervisor looks at now and then: READY, the status line, the clocks, and whether
+//! What the supervisor looks at now and then: READY, the status line, the clocks, failure domains, and whether
 //! everything moves that the watchdog's keep-alive promises.
 
 use std::time::Duration;
@@ -19,6 +19,7 @@ impl Running {
     /// READY, the status line, the clocks, the watchdog.
     pub(super) fn look(&mut self) {
         self.look_at_the_clock();
+        self.domains.tell(&self.links, &self.shared.board);
         if !self.ready && systemd::is_ready(&self.shared.board, self.configured) {
             self.ready = true;
             systemd::ready();

@@ -22,7 +22,7 @@ use tidemark_ledger::custody::{NewKeys, first_keyring, member};
 use tidemark_ledger::history::{Beats, LoadOptions};
 use tidemark_ledger::{Keyring, SourceHistory};
 use tidemark_storage::region::AgentRegion;
-use tidemark_storage::wrap::{FaultControl, Faulty, MetaOnly, Meter};
+use tidemark_storage::wrap::{Fault, FaultControl, Faulty, MetaOnly, Meter, When};
 use tidemark_storage::{CreateStore, MemoryStore, Place, ReadStore};
 use tidemark_testkit::sqlite::Dice;
 use tokio::task::JoinHandle;
@@ -36,6 +36,8 @@ pub(crate) struct TestRegion {
     pub(crate) name: RegionName,
     pub(crate) store: Arc<MemoryStore>,
     pub(crate) faults: FaultControl,
+    /// As a directory's: two on one are one failure domain.
+    pub(crate) device: Option<u64>,
 }
 
 impl TestRegion {
@@ -44,6 +46,7 @@ impl TestRegion {
             name: RegionName::new(name).unwrap(),
             store: Arc::new(MemoryStore::new(name)),
             faults: FaultControl::seeded(7),
+            device: None,
         }
     }
 
@@ -59,7 +62,7 @@ impl TestRegion {
             probe: Arc::clone(&self.store) as _,
             witness: Arc::clone(&self.store) as _,
             meter: Meter::new(SystemClock::shared()),
-            device: None,
+            device: self.device,
         }
     }
 
@@ -164,6 +167,32 @@ impl World {
             keyring.create(&*region.store).await.unwrap();
         }
         world
+    }
+
+    /// [`Self::new`] with two regions, `a` and `b`, and more settings for the top of the config.
+    pub(crate) async fn with(settings: &str) -> Self {
+        let mut world = Self::new(&["a", "b"]).await;
+        world.settings.push_str(settings);
+        world
+    }
+
+    /// A database with a few orders in it, and an agent that protects it.
+    pub(crate) fn protect(&self) -> (App, Agent) {
+        let mut shop = self.shop("app");
+        shop.work(20, 2000);
+        let agent = self.start();
+        (shop, agent)
+    }
+
+    /// Every request to a region fails.
+    pub(crate) fn cut_off(&self, region: usize) {
+        let faults = &self.regions[region].faults;
+        faults.add(None, "", When::Always, Fault::FailBefore);
+    }
+
+    /// A region answers again.
+    pub(crate) fn bring_back(&self, region: usize) {
+        self.regions[region].faults.clear();
     }
 
     pub(crate) fn state_dir(&self) -> PathBuf {

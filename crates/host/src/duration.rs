@@ -7,9 +7,58 @@ use std::time::Duration;
 /// The text is not a duration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is not a duration: write numbers with units, such as \"10s\", \"5m\", \"1h30m\" or \"7d\" (ms, s, m, h, d, w)"
+    "{text:?} is not a duration: write {} (ms, s, m, h, d, w)",
+    meant.as_ref().map_or_else(
+        || "numbers with units, such as \"10s\", \"5m\", \"1h30m\" or \"7d\"".to_owned(),
+        |meant| format!("{meant:?}"),
+    )
 )]
-pub struct DurationError(String);
+pub struct DurationError {
+    text: String,
+    /// The same in our units, where it was written out.
+    meant: Option<String>,
+}
+
+impl DurationError {
+    fn of(text: &str) -> Self {
+        Self {
+            text: text.chars().take(40).collect(),
+            meant: written_out(text),
+        }
+    }
+}
+
+/// "2 hours and 30 minutes" as it is written here.
+fn written_out(text: &str) -> Option<String> {
+    let spaced: String = text
+        .chars()
+        .map(|c| {
+            if c == ',' {
+                ' '
+            } else {
+                c.to_ascii_lowercase()
+            }
+        })
+        .collect();
+    let mut meant = String::new();
+    for word in spaced.split_whitespace().filter(|word| *word != "and") {
+        let letters = word.trim_start_matches(|c: char| c.is_ascii_digit());
+        let number = word.get(..word.len() - letters.len())?;
+        let unit = match letters {
+            "" => "",
+            "week" | "weeks" => "w",
+            "day" | "days" => "d",
+            "hour" | "hours" | "hr" | "hrs" => "h",
+            "minute" | "minutes" | "min" | "mins" => "m",
+            "second" | "seconds" | "sec" | "secs" => "s",
+            short if UNITS.iter().any(|(unit, _)| *unit == short) => short,
+            _ => return None,
+        };
+        meant.push_str(number);
+        meant.push_str(unit);
+    }
+    parse_plain(&meant).map(|_duration| meant)
+}
 
 /// Largest first, as [`render`] writes them.
 const UNITS: [(&str, u64); 6] = [
@@ -26,34 +75,28 @@ const UNITS: [(&str, u64); 6] = [
 /// # Errors
 /// When a number or unit is missing or unknown, or the sum is beyond 2⁶⁴ milliseconds.
 pub fn parse(text: &str) -> Result<Duration, DurationError> {
-    let refuse = || DurationError(text.chars().take(40).collect());
+    parse_plain(text).ok_or_else(|| DurationError::of(text))
+}
+
+fn parse_plain(text: &str) -> Option<Duration> {
     let mut rest = text.trim();
     let mut total: u64 = 0;
     if rest.is_empty() {
-        return Err(refuse());
+        return None;
     }
     while !rest.is_empty() {
-        let digits = rest
-            .find(|c: char| !c.is_ascii_digit())
-            .ok_or_else(refuse)?;
+        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
         let (number, tail) = rest.split_at(digits);
         let letters = tail
             .find(|c: char| !c.is_ascii_alphabetic())
             .unwrap_or(tail.len());
         let (unit, tail) = tail.split_at(letters);
-        let factor = UNITS
-            .iter()
-            .find(|(name, _)| *name == unit)
-            .ok_or_else(refuse)?
-            .1;
-        let number: u64 = number.parse().map_err(|_not_digits| refuse())?;
-        total = number
-            .checked_mul(factor)
-            .and_then(|millis| total.checked_add(millis))
-            .ok_or_else(refuse)?;
+        let (_, factor) = UNITS.iter().find(|(name, _)| *name == unit)?;
+        let number: u64 = number.parse().ok()?;
+        total = total.checked_add(number.checked_mul(*factor)?)?;
         rest = tail.trim_start();
     }
-    Ok(Duration::from_millis(total))
+    Some(Duration::from_millis(total))
 }
 
 /// Writes a duration as [`parse`] reads it, exact to the millisecond, in the largest units.
@@ -108,6 +151,20 @@ mod tests {
         ] {
             assert!(parse(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_duration_in_words_is_told_in_units() {
+        for (text, meant) in [
+            ("2 hours", "\"2h\""),
+            ("1 Hour, 30 min", "\"1h30m\""),
+            ("90 seconds", "\"90s\""),
+        ] {
+            let said = parse(text).unwrap_err().to_string();
+            assert!(said.contains(&format!("write {meant}")), "{said}");
+        }
+        let said = parse("soon").unwrap_err().to_string();
+        assert!(said.contains("such as \"10s\""), "{said}");
     }
 
     #[test]

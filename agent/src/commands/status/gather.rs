@@ -20,6 +20,7 @@ use tidemark_storage::region::{AgentRegion, open_for_agent};
 
 use super::super::context::Machine;
 use super::super::standing::{Standing, agent_key, own_epoch, revoked, standing, taken_over};
+use super::holes::{Hole, left_by_take_overs};
 use crate::{domains, enrolment, policy};
 
 /// The newest recovery point of a source in a region.
@@ -47,8 +48,11 @@ pub(crate) struct SourceFacts {
     /// When the agent last said that it was there, and how often it means to.
     pub(crate) beat_at: Option<Timestamp>,
     pub(crate) beat_every_ms: Option<u64>,
-    /// Holes in the log.
+    /// Holes in the log, but for those that a take-over left.
     pub(crate) gaps: usize,
+    /// What the region lacks since a take-over at which it lagged.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) holes: Vec<Hole>,
     /// Objects that don't count, and why.
     pub(crate) troubles: Vec<String>,
     /// Nothing of it is here yet.
@@ -269,6 +273,7 @@ fn absent(source: &SourceName) -> SourceFacts {
         beat_at: None,
         beat_every_ms: None,
         gaps: 0,
+        holes: Vec::new(),
         troubles: Vec::new(),
         absent: true,
         taken_over: None,
@@ -280,7 +285,8 @@ async fn read_source(history: &SourceHistory) -> tidemark_ledger::Result<SourceF
     let newest = tail.iter().rev().find_map(|entry| entry.state.object());
     let point = history.newest_point();
     let caught_up = history.caught_up();
-    let from = earliest(history).await?;
+    let from = usable_from(history, Epoch(0)).await?;
+    let holes = left_by_take_overs(history).await?;
     // Log without a base to apply it to brings nothing back.
     let safe_until = if from.is_some() {
         safe_until(history, &tail)
@@ -304,7 +310,8 @@ async fn read_source(history: &SourceHistory) -> tidemark_ledger::Result<SourceF
         safe_until,
         beat_at: caught_up.map(|beat| beat.beat_at),
         beat_every_ms: caught_up.map(|beat| beat.every_ms),
-        gaps: history.missing().len(),
+        gaps: history.missing().len().saturating_sub(holes.len()),
+        holes,
         troubles: history
             .troubles()
             .iter()
@@ -374,19 +381,29 @@ fn said_by(head: &LogHead) -> Option<Timestamp> {
     said.map_or(head.last_commit, |text| text.parse().ok())
 }
 
-/// The instant of the first log object that a base makes usable.
-async fn earliest(history: &SourceHistory) -> tidemark_ledger::Result<Option<Timestamp>> {
-    for epoch in history.epochs() {
+/// The instant of the first log object that a base of `epoch` or a later one makes usable.
+pub(super) async fn usable_from(
+    history: &SourceHistory,
+    epoch: Epoch,
+) -> tidemark_ledger::Result<Option<Timestamp>> {
+    for epoch in history.epochs().filter(|one| one.epoch >= epoch) {
         let first = epoch.bases.iter().min_by_key(|base| base.head.usable_from);
         let Some(base) = first else { continue };
-        let at = base.head.usable_from;
-        let entries = history.log(epoch.epoch, at..at.next()).await?;
-        let object = entries.first().and_then(|entry| entry.state.object());
-        if let Some(object) = object {
-            return Ok(Some(
-                object.head.last_commit.unwrap_or(object.head.captured_at),
-            ));
+        let instant = instant_of(history, epoch.epoch, base.head.usable_from).await?;
+        if instant.is_some() {
+            return Ok(instant);
         }
     }
     Ok(None)
+}
+
+/// The instant of a log object, if it is here.
+pub(super) async fn instant_of(
+    history: &SourceHistory,
+    epoch: Epoch,
+    at: LogSeq,
+) -> tidemark_ledger::Result<Option<Timestamp>> {
+    let entries = history.log(epoch, at..at.next()).await?;
+    let object = entries.first().and_then(|entry| entry.state.object());
+    Ok(object.map(|object| object.head.last_commit.unwrap_or(object.head.captured_at)))
 }

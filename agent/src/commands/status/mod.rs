@@ -6,6 +6,7 @@
 
 pub(super) mod blind;
 mod gather;
+mod holes;
 mod render;
 mod told;
 mod verdict;
@@ -15,7 +16,7 @@ use std::path::Path;
 use tidemark_format::SourceName;
 use tidemark_host::{
     Exit,
-    config::AgentConfig,
+    config::{AgentConfig, Source},
     output::{Console, instant},
 };
 
@@ -71,13 +72,29 @@ pub(super) async fn newest_point(config: &AgentConfig, source: &SourceName) -> S
     })
 }
 
+/// What regions lack of their sources since a take-over.
+pub(super) async fn holes(config: &AgentConfig, machine: &Machine) -> Vec<holes::Told> {
+    let regions = gather::gather(config, None, machine).await;
+    let of_source = |source: &Source| {
+        let pairs: Vec<_> = regions
+            .iter()
+            .map(|region| {
+                let mut facts = region.sources.iter();
+                (region, facts.find(|one| one.source == source.name))
+            })
+            .collect();
+        holes::told(&pairs)
+    };
+    config.sources.iter().flat_map(of_source).collect()
+}
+
 /// What the daemon on a state directory says, if one runs and answers.
 pub(super) async fn ask_daemon(state_dir: &Path) -> Option<LiveStatus> {
     hear_daemon(state_dir).await.ok().flatten()
 }
 
 /// What the daemon on a state directory says, if one runs; an error if it listens and says nothing.
-async fn hear_daemon(state_dir: &Path) -> Result<Option<LiveStatus>, ClientError> {
+pub(super) async fn hear_daemon(state_dir: &Path) -> Result<Option<LiveStatus>, ClientError> {
     let socket = StateDir::new(state_dir).control_socket();
     let Ok(mut client) = Client::connect(&socket).await else {
         return Ok(None);

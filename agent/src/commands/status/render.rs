@@ -239,7 +239,8 @@ impl Report {
         for region in &self.regions {
             let facts = region.sources.iter().find(|one| one.source == source.name);
             let mut cells = region_cells(region, facts, self.at);
-            cells.extend(self.lag(source, region));
+            let live = self.daemon.as_ref();
+            cells.extend(live.and_then(|live| lag(live, &source.name, &region.name)));
             table.row(cells);
         }
         table.write("Region       ", out);
@@ -259,24 +260,23 @@ impl Report {
             (None, None) => out.push_str("Agent        not running\n"),
         }
     }
+}
 
-    /// How far a region is behind, by the running agent's word.
-    fn lag(&self, source: &SourceReport, region: &RegionFacts) -> Option<String> {
-        let live = self.daemon.as_ref()?;
-        let told = live.sources.get(&source.name)?;
-        let mut lanes = told.lanes.iter();
-        let (_, lane) = lanes.find(|(name, _)| name.as_str() == region.name)?;
+/// How far a region is behind with a source, by the running agent's word.
+fn lag(live: &LiveStatus, source: &SourceName, region: &str) -> Option<String> {
+    let told = live.sources.get(source)?;
+    let mut lanes = told.lanes.iter();
+    let (_, lane) = lanes.find(|(name, _)| name.as_str() == region)?;
+    if lane.behind == 0 {
         let repairing = lane.standing == Standing::Repairing;
-        if lane.behind == 0 {
-            return repairing.then(|| "repairing".to_owned());
-        }
-        Some(format!(
-            "lags {}: {} ({}) wait",
-            duration(region_exposure(told, lane, live.at)),
-            count(usize::try_from(lane.behind).unwrap_or(usize::MAX), "object"),
-            bytes(lane.backlog_bytes)
-        ))
+        return repairing.then(|| "repairing".to_owned());
     }
+    Some(format!(
+        "lags {}: {} ({}) wait",
+        duration(region_exposure(told, lane, live.at)),
+        count(usize::try_from(lane.behind).unwrap_or(usize::MAX), "object"),
+        bytes(lane.backlog_bytes)
+    ))
 }
 
 /// What a running agent says of itself.
@@ -351,4 +351,51 @@ fn region_cells(region: &RegionFacts, facts: Option<&SourceFacts>, now: Timestam
         cells.push(count(facts.gaps, "gap"));
     }
     cells
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status_live::{LiveLane, LiveSource};
+
+    #[test]
+    fn a_region_that_lags_says_by_how_much_and_one_that_lacks_a_base_that_it_is_repairing() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let lane = |standing, behind| LiveLane {
+            standing,
+            lacking_since: (behind > 0).then(|| at(40)),
+            behind,
+            backlog_bytes: behind * 1024,
+            log_through: None,
+            point_through: None,
+        };
+        let source = LiveSource {
+            lanes: [
+                ("whole", lane(Standing::Whole, 0)),
+                ("late", lane(Standing::Whole, 3)),
+                ("repairing", lane(Standing::Repairing, 0)),
+                ("both", lane(Standing::Repairing, 1)),
+            ]
+            .map(|(name, lane)| (name.parse().unwrap(), lane))
+            .into(),
+            ..LiveSource::default()
+        };
+        let app: SourceName = "app".parse().unwrap();
+        let live = LiveStatus {
+            at: at(100),
+            sources: [(app.clone(), source)].into(),
+            ..super::super::told::tests::live()
+        };
+        let said = |region| lag(&live, &app, region);
+        assert_eq!(said("whole"), None);
+        assert_eq!(said("unknown"), None);
+        assert_eq!(said("repairing").as_deref(), Some("repairing"));
+        let late = said("late").unwrap();
+        assert!(late.starts_with("lags 1 min"), "{late}");
+        assert!(
+            late.contains("3 objects") && late.contains("3 KiB"),
+            "{late}"
+        );
+        assert!(said("both").unwrap().contains("1 object "));
+    }
 }

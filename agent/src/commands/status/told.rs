@@ -159,11 +159,11 @@ fn millis(time: Duration) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
-    use crate::status_live::{LiveAlert, LiveStatus};
+    use crate::status_live::{LiveAlert, LiveBase, LiveLane, LiveRegion, LiveStatus};
 
-    fn live() -> LiveStatus {
+    pub(in super::super) fn live() -> LiveStatus {
         let at = Timestamp::from_second(100).unwrap();
         LiveStatus {
             schema: String::new(),
@@ -194,6 +194,69 @@ mod tests {
                 since: at,
             }],
         }
+    }
+
+    /// What is said of `app` while region `b` lacks a base.
+    fn said_of_a_repair(up: bool, base: Option<LiveBase>) -> String {
+        let mut live = live();
+        let lane = |standing| LiveLane {
+            standing,
+            lacking_since: None,
+            behind: 0,
+            backlog_bytes: 0,
+            log_through: None,
+            point_through: None,
+        };
+        for name in ["a", "b"] {
+            let region = LiveRegion {
+                up: up || name == "a",
+                ..LiveRegion::default()
+            };
+            live.regions.insert(name.parse().unwrap(), region);
+        }
+        live.alerts.clear();
+        let app = live.sources.get_mut(&"app".parse().unwrap()).unwrap();
+        app.paused = None;
+        app.base = base;
+        app.lanes
+            .insert("a".parse().unwrap(), lane(Standing::Whole));
+        app.lanes
+            .insert("b".parse().unwrap(), lane(Standing::Repairing));
+        let told = Told {
+            live: Some(live),
+            ..Told::default()
+        };
+        let notes = told.side(&"app".parse().unwrap()).notes;
+        let [(level, text)] = &notes[..] else {
+            panic!("{notes:?}")
+        };
+        assert_eq!(*level, Health::Warning);
+        assert!(text.starts_with("region b is being repaired"), "{text}");
+        assert!(text.contains("no new recovery point of app"), "{text}");
+        text.clone()
+    }
+
+    #[test]
+    fn a_region_that_lacks_a_base_says_what_becomes_of_it() {
+        let away = said_of_a_repair(false, None);
+        assert!(away.contains("as soon as it answers"), "{away}");
+        let soon = said_of_a_repair(true, None);
+        assert!(soon.contains("within about 10 min"), "{soon}");
+        assert!(soon.contains("tidemark-agent snapshot --base"), "{soon}");
+        let base = |done, total| {
+            Some(LiveBase {
+                complete: true,
+                done,
+                total,
+                since: Timestamp::from_second(90).unwrap(),
+            })
+        };
+        let under_way = said_of_a_repair(true, base(30, 40));
+        assert!(under_way.contains("under way, 75 %"), "{under_way}");
+        let begun = said_of_a_repair(true, base(0, 0));
+        assert!(begun.contains("under way, 0 %"), "{begun}");
+        // A base that others make doesn't help a region that is away.
+        assert_eq!(said_of_a_repair(false, base(30, 40)), away);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::gather::{RegionFacts, SourceFacts};
+use super::holes;
 
 /// How things are; the worst of all sources is the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -191,6 +192,14 @@ fn troubles(regions: &[(&RegionFacts, Option<&SourceFacts>)]) -> Vec<(Health, St
         let troubles = source.troubles.iter();
         found.extend(troubles.map(|text| (Health::Critical, format!("region {name}: {text}"))));
     }
+    found.extend(holes::told(regions).into_iter().map(|hole| {
+        let level = if hole.is_open {
+            Health::Warning
+        } else {
+            Health::Healthy
+        };
+        (level, format!("{}; {}", hole.found, hole.remedy))
+    }));
     found
 }
 
@@ -217,14 +226,14 @@ fn nth_domain(safe: &[(&str, Option<Timestamp>)], wanted: usize) -> Option<Times
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
     }
 
-    fn region(name: &str, safe_until: Option<i64>) -> RegionFacts {
+    pub(in super::super) fn region(name: &str, safe_until: Option<i64>) -> RegionFacts {
         let source = SourceFacts {
             source: "app".parse().unwrap(),
             epoch: None,
@@ -235,6 +244,7 @@ mod tests {
             beat_at: None,
             beat_every_ms: None,
             gaps: 0,
+            holes: vec![],
             troubles: vec![],
             absent: false,
             taken_over: None,

@@ -13,7 +13,7 @@ use crate::ship::greet::GreetError;
 use crate::ship::lane::{Admission, Content, Lane};
 use crate::ship::link::ShipError;
 use crate::ship::looking::AGENT;
-use crate::ship::shipping::{Shipped, meaning, ship_meaning};
+use crate::ship::shipping::{Shipped, away_text, meaning, ship_meaning};
 use crate::state::Order;
 
 /// How long a region may be away before people are told: a passing failure is not news.
@@ -194,11 +194,15 @@ impl Driver {
     }
 
     /// The region failed.
-    pub(in crate::ship) fn away(&mut self, error: &dyn std::error::Error, verdict: policy::Verdict) {
+    pub(in crate::ship) fn away(
+        &mut self,
+        error: &dyn std::error::Error,
+        verdict: policy::Verdict,
+    ) {
         let now = self.now();
         let first = self.queue.outage().is_none();
         self.queue.away(now, &*self.tools.rng);
-        let text = policy::with_causes(error);
+        let text = away_text(&self.link, error);
         let name = &self.link.name;
         self.tools.metrics.failed(name, verdict.code.id);
         if first {

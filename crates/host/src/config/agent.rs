@@ -118,9 +118,10 @@ impl AgentConfig {
             Err(error) => return Err(findings.syntax(&error, &belongs_elsewhere)),
         };
         let folder = file.parent().unwrap_or_else(|| Path::new("/"));
+        let named = raw.region.len();
         let regions = check_regions(&mut raw, &mut findings);
-        let domains = failure_domains(&regions);
-        let mut draft = Draft::defaults(domains);
+        let mut draft = Draft::defaults(failure_domains(&regions));
+        let domains = domains_of(&regions, named);
         draft.apply(raw.take_settings(), &mut findings);
         let spool_max = draft.spool_max.value;
         let sources = {
@@ -213,6 +214,14 @@ pub fn name_from_path(path: &Path) -> Option<SourceName> {
     let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
     let name: String = stem.chars().map(plain).take(63).collect();
     SourceName::new(name.trim_matches('-')).ok()
+}
+
+/// How many failure domains there may be: while one of the `named` regions can't be read, nobody knows.
+fn domains_of(regions: &[Region], named: usize) -> usize {
+    if regions.len() < named {
+        return usize::MAX;
+    }
+    failure_domains(regions)
 }
 
 const fn located<T>(value: T) -> Located<T> {

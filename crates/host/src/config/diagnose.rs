@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use super::ConfigFile;
 use crate::codes::{self, Code};
 use crate::files::FileError;
 
@@ -12,8 +13,9 @@ use crate::files::FileError;
 pub enum ConfigError {
     /// None was given and none is at the default places.
     #[error(
-        "there is no config file at {}; run init to make one, or name it with --config FILE",
-        searched.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" or ")
+        "there is no config file at {}; {}",
+        searched.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" or "),
+        remedy(searched)
     )]
     Missing {
         /// Where it was looked for.
@@ -28,6 +30,16 @@ pub enum ConfigError {
         /// At least one.
         problems: Vec<Problem>,
     },
+}
+
+/// Only the agent's config is made by a command; the restore tool needs none.
+fn remedy(searched: &[PathBuf]) -> &'static str {
+    let restore = ConfigFile::Restore.name();
+    if searched.iter().any(|path| path.ends_with(restore)) {
+        "none is needed: options say all that it could (--region, --identity). To have one, copy config/restore.toml there and change it, or name it with --config FILE"
+    } else {
+        "tidemark-agent init makes one; or name it with --config FILE"
+    }
 }
 
 impl ConfigError {
@@ -177,7 +189,9 @@ impl<'a> Findings<'a> {
         match checked {
             Some(checked) if self.problems.is_empty() => Ok(checked),
             _ => {
-                self.problems.sort_by_key(|problem| problem.place);
+                // What is missing as a whole has no place: it comes after what can be pointed at.
+                self.problems
+                    .sort_by_key(|problem| (problem.place.is_none(), problem.place));
                 Err(ConfigError::Refused {
                     problems: self.problems,
                 })
@@ -321,6 +335,22 @@ mod tests {
         assert_eq!(nearest("memroy", &valid), ["memory"]);
         assert!(nearest("colour", &valid).is_empty());
         assert_eq!(distance("kitten", "sitting"), 3);
+    }
+
+    #[test]
+    fn problems_come_in_the_files_order_and_what_is_missing_comes_last() {
+        let text = "one\ntwo\nthree\n";
+        let mut findings = Findings::new(Path::new("agent.toml"), text);
+        findings.value(&None, "there is no source");
+        findings.value(&Some(8..13), "third");
+        findings.value(&Some(0..3), "first");
+        findings.value(&Some(4..7), "second");
+        let said = findings.finish(None::<()>).unwrap_err().to_string();
+        let places: Vec<usize> = ["first", "second", "third", "there is no source"]
+            .iter()
+            .map(|word| said.find(word).unwrap())
+            .collect();
+        assert!(places.is_sorted(), "{said}");
     }
 
     #[test]

@@ -13,8 +13,8 @@ use tidemark_format::{Incarnation, LogSeq, SourceName};
 use tidemark_host::Clock;
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::pool::{SlotId, Waker};
 use crate::budget::{Budget, Permit};
+use crate::source::pool::{SlotId, Waker};
 use crate::status_live::Board;
 
 /// What an engine's records are read from when it opens; lazily, one at a time.
