@@ -101,6 +101,10 @@ pub struct LogSpan {
     pub last: LogSeq,
     /// How many.
     pub objects: usize,
+    /// Of what is missing up to an epoch's end: the epoch that took over. A region that lagged then
+    /// lacks it for good, and another one has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub taken_over_by: Option<Epoch>,
 }
 
 /// Log objects that don't count.
@@ -213,6 +217,7 @@ fn unsealed(timeline: &Timeline, newest: Option<&Window>) -> Option<LogSpan> {
         first,
         last,
         objects,
+        taken_over_by: None,
     })
 }
 
@@ -222,9 +227,14 @@ fn missing(timeline: &Timeline) -> Vec<LogSpan> {
     for view in timeline.epochs() {
         let epoch = view.epoch;
         let sealed = view.points.last().map(|point| point.head.log_seq.next());
+        let ended = match view.standing {
+            Standing::Ended { last, by, .. } => Some((last, by)),
+            _ => None,
+        };
+        let end = ended.map(|(last, _)| last.next());
         let names = view.names.keys().copied();
         let mut before: Option<LogSeq> = None;
-        for seq in names.chain(sealed) {
+        for seq in names.chain(sealed.max(end)) {
             if let Some(first) = before.map(LogSeq::next).filter(|first| *first < seq)
                 && let Some(last) = seq.previous()
             {
@@ -234,6 +244,7 @@ fn missing(timeline: &Timeline) -> Vec<LogSpan> {
                     first,
                     last,
                     objects: usize::try_from(objects).unwrap_or(usize::MAX),
+                    taken_over_by: ended.filter(|(end, _)| *end == last).map(|(_, by)| by),
                 });
             }
             before = before.max(Some(seq));
@@ -429,8 +440,14 @@ impl SourceListed {
             let objects = output::count(missing.objects, "log object");
             let (epoch, first, last) = (missing.epoch, missing.first, missing.last);
             let span = span(epoch, first, last);
+            let why = missing.taken_over_by.map_or_else(String::new, |by| {
+                format!(
+                    "; a region that lagged when epoch {by} took over keeps that hole, and serves later instants: \
+                     give the other regions, too"
+                )
+            });
             out.push_str(&format!(
-                "  Missing: {span} ({objects}): no region given has it\n"
+                "  Missing: {span} ({objects}): no region given has it{why}\n"
             ));
         }
         for stray in &self.strays {
