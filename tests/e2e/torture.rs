@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tidemark_testkit::sqlite::{Child, Job, Shape, committed, create};
-use tidemark_tests::program;
+use tidemark_tests::{eventually, program};
 
 use crate::process::{long, pass};
 use crate::site::{Restored, Site};
@@ -58,10 +58,9 @@ fn four_writers_with_vacuum_and_truncate_come_back_at_every_point() {
         .collect();
     pass(if long() { FOR_LONG } else { FOR });
     // One a second; on a machine that is slower than that the writers go on until there are enough.
-    eventually("enough points are sealed", SOON, || {
-        let sealed = site.agent(&["status", "--json"]).json();
-        let newest = sealed["sources"][0]["point"].as_u64()?;
-        (newest as usize > POINTS_MIN).then_some(())
+    eventually("enough points are sealed", FOR, || {
+        let (_, newest) = site.status().point("region-a")?;
+        (usize::try_from(newest).ok()? > POINTS_MIN).then_some(())
     });
     std::fs::write(&stop, "").unwrap();
     for writer in writers {
@@ -90,7 +89,7 @@ fn intermediate_points_restore_clean(site: &Site) {
     let targets: Vec<String> = points
         .iter()
         .step_by(step)
-        .map(|point| format!("{}:{}", point["epoch"], point["log_seq"]))
+        .map(|point| format!("log:{}:{}", point["epoch"], point["log_seq"]))
         .collect();
     assert!(targets.len() >= POINTS_MIN);
     let share = targets.len().div_ceil(AT_ONCE);

@@ -282,7 +282,12 @@ fn absent(source: &SourceName) -> SourceFacts {
 
 async fn read_source(history: &SourceHistory) -> tidemark_ledger::Result<SourceFacts> {
     let tail = history.tail().await?;
-    let newest = tail.iter().rev().find_map(|entry| entry.state.object());
+    // The last piece of a catch-up or of a large commit is a place to stop at, those before it aren't.
+    let newest = reached(history, &tail)
+        .iter()
+        .rev()
+        .filter_map(|entry| entry.state.object())
+        .find(|object| object.head.restorable);
     let point = history.newest_point();
     let caught_up = history.caught_up();
     let from = usable_from(history, Epoch(0)).await?;
