@@ -5,10 +5,16 @@
 //! captures or restores a server yet. Positions are persisted, so they are `format`'s.
 
 pub mod base;
+mod capture;
 pub mod conninfo;
+mod engine;
+mod error;
 pub mod replication;
 pub mod timeline;
 pub mod wal;
 pub mod wire;
 
+pub use capture::{Ack, Limits};
+pub use engine::{PostgresConfig, PostgresEngine, slot_name};
+pub use error::PostgresError;
 pub use tidemark_format::postgres::{Lsn, SegmentName, SegmentSize, TimelineId};

@@ -69,6 +69,10 @@ pub struct Flushed {
 #[derive(Debug)]
 pub struct Stream {
     connection: Connection,
+    /// The server has ended the copy; what it says about that so far.
+    ending: Option<ResultSet>,
+    /// It is still to be told that we end it, too.
+    owes_end: bool,
 }
 
 /// Starts streaming `timeline` from `at`, holding `slot` if one is named. The server wants to have been
@@ -90,7 +94,11 @@ pub async fn start(
     let command = format!("START_REPLICATION {slot}PHYSICAL {at} TIMELINE {timeline}");
     connection.start_query(&command).await?;
     match connection.next().await? {
-        Message::CopyBoth => Ok(Started::Streaming(Stream { connection })),
+        Message::CopyBoth => Ok(Started::Streaming(Stream {
+            connection,
+            ending: None,
+            owes_end: false,
+        })),
         // Exactly at a timeline's end the server goes straight to its successor's row.
         Message::Columns(columns) => {
             let switch = read_switch(&mut connection, columns).await?;
@@ -120,19 +128,29 @@ async fn read_switch(
         ..ResultSet::default()
     };
     loop {
-        match connection.expect().await? {
-            Message::Columns(columns) => set.columns = columns,
-            Message::Row(row) => set.rows.push(row),
-            Message::Complete(_) | Message::CopyDone => {}
-            Message::Ready => break,
-            _ => return Err(ODD_SWITCH),
+        let message = connection.expect().await?;
+        if let Some(switch) = gather(&mut set, message)? {
+            return Ok(switch);
         }
     }
-    let next = number::<u32>(&set, "next_tli").filter(|id| *id > 0);
-    Ok(Switch {
-        next: TimelineId(next.ok_or(ODD_SWITCH)?),
-        at: number(&set, "next_tli_startpos").ok_or(ODD_SWITCH)?,
-    })
+}
+
+/// Takes in one of the messages that tell a timeline's end; the switch with the last of them.
+fn gather(set: &mut ResultSet, message: Message) -> Result<Option<Switch>, WireError> {
+    match message {
+        Message::Columns(columns) => set.columns = columns,
+        Message::Row(row) => set.rows.push(row),
+        Message::Complete(_) | Message::CopyDone => {}
+        Message::Ready => {
+            let next = number::<u32>(set, "next_tli").filter(|id| *id > 0);
+            return Ok(Some(Switch {
+                next: TimelineId(next.ok_or(ODD_SWITCH)?),
+                at: number(set, "next_tli_startpos").ok_or(ODD_SWITCH)?,
+            }));
+        }
+        _ => return Err(ODD_SWITCH),
+    }
+    Ok(None)
 }
 
 impl Stream {
@@ -141,16 +159,28 @@ impl Stream {
     /// # Errors
     /// The connection's, or the server's; the stream is over then.
     pub async fn next(&mut self) -> Result<StreamEvent, WireError> {
-        match self.connection.expect().await? {
-            Message::CopyData(data) => event(data),
-            Message::CopyDone => {
+        loop {
+            if self.owes_end {
+                // Said twice, if this was dropped in the middle, it is ignored the second time.
                 self.connection.send(b'c', &[]).await?;
-                read_switch(&mut self.connection, Vec::new())
-                    .await
-                    .map(StreamEvent::Ended)
+                self.owes_end = false;
             }
-            Message::Complete(_) => Ok(StreamEvent::Stopped),
-            _ => Err(WireError::Protocol("the stream carries another message")),
+            let message = self.connection.expect().await?;
+            if let Some(set) = &mut self.ending {
+                if let Some(switch) = gather(set, message)? {
+                    return Ok(StreamEvent::Ended(switch));
+                }
+                continue;
+            }
+            match message {
+                Message::CopyData(data) => return event(data),
+                Message::CopyDone => {
+                    self.ending = Some(ResultSet::default());
+                    self.owes_end = true;
+                }
+                Message::Complete(_) => return Ok(StreamEvent::Stopped),
+                _ => return Err(WireError::Protocol("the stream carries another message")),
+            }
         }
     }
 

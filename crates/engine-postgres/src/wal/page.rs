@@ -30,6 +30,28 @@ impl Version {
         }
     }
 
+    /// The version of servers of `major`, if their log can be read.
+    #[must_use]
+    pub const fn of_major(major: u16) -> Option<Self> {
+        match major {
+            13..=18 => Some(Self(major)),
+            _ => None,
+        }
+    }
+
+    /// What the headers of its pages begin with.
+    #[must_use]
+    pub const fn magic(self) -> u16 {
+        match self.0 {
+            13 => 0xD106,
+            14 => 0xD10D,
+            15 => 0xD110,
+            16 => 0xD113,
+            17 => 0xD116,
+            _ => 0xD118,
+        }
+    }
+
     /// As in `PostgreSQL 17`.
     #[must_use]
     pub const fn major(self) -> u16 {

@@ -31,6 +31,8 @@ pub struct Span {
 pub struct Record {
     /// Where.
     pub span: Span,
+    /// The record before it, if that was seen whole too: what replay ends with if it stops before this.
+    pub previous: Option<Span>,
     /// What.
     pub event: Event,
 }
@@ -103,6 +105,27 @@ impl Scanner {
             system: None,
             last: None,
             first: None,
+        }
+    }
+
+    /// A scanner that begins with a record of a server of `version`, at `at`: a base names one.
+    #[must_use]
+    pub fn at_record(
+        timeline: TimelineId,
+        segment: SegmentSize,
+        at: Lsn,
+        version: Version,
+    ) -> Self {
+        let state = if at.0.is_multiple_of(PAGE_BYTES) {
+            State::Page
+        } else {
+            State::Between
+        };
+        Self {
+            at,
+            state,
+            version: Some(version),
+            ..Self::new(timeline, segment, at)
         }
     }
 
@@ -279,13 +302,17 @@ impl Scanner {
         let major = self.version.map_or(0, Version::major);
         let event = open.finish(major)?;
         self.first.get_or_insert(span.start);
-        self.last = Some(span);
+        let previous = self.last.replace(span);
         self.state = if event == Some(Event::Switch) {
             State::Nothing
         } else {
             State::Between
         };
-        found.extend(event.map(|event| Record { span, event }));
+        found.extend(event.map(|event| Record {
+            span,
+            previous,
+            event,
+        }));
         Ok(taken)
     }
 }
@@ -465,6 +492,28 @@ mod tests {
         // The record of 1.5 MB began in the first segment: what is seen first comes after it.
         assert_eq!(scanner.first(), Some(spans[4].start));
         assert_eq!(found.len(), 2);
+    }
+
+    #[test]
+    fn reading_begins_in_the_middle_of_a_segment_at_a_record_that_is_known() {
+        let (wal, spans) = log(&[10, 8_100, 30_000, 1_500_000, 20]);
+        for from in 0..spans.len() {
+            let at = spans[from].start;
+            let version = Version::of_major(15).expect("known");
+            let mut scanner = Scanner::at_record(TimelineId(1), SEGMENT, at, version);
+            let mut found = Vec::new();
+            let rest = &wal[usize::try_from(at.since(START)).expect("small")..];
+            scanner.feed(rest, &mut found).expect("sound");
+            assert_eq!(scanner.first(), Some(at));
+            assert_eq!(scanner.last(), spans.last().copied());
+            for record in &found {
+                let place = spans.iter().position(|span| *span == record.span);
+                let before = place
+                    .filter(|place| *place > from)
+                    .map(|place| spans[place - 1]);
+                assert_eq!(record.previous, before);
+            }
+        }
     }
 
     #[test]

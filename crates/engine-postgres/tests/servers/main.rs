@@ -1,6 +1,7 @@
 //! The engine beside real servers, 14 to 18.
 
 mod base;
+mod capture;
 mod login;
 mod replication;
 mod wal;
