@@ -494,7 +494,7 @@ async fn two_directories_that_were_away_at_the_start_are_judged_once_they_are_se
         status.regions.values().all(|region| region.unseen),
         "{status:#?}"
     );
-    assert!(before.durable_in.len() >= 1);
+    assert!(!before.durable_in.is_empty());
     assert!(status.exposure(&app()) > std::time::Duration::ZERO);
     world.bring_back(0);
     world.bring_back(1);

@@ -6,7 +6,7 @@ use tidemark_tests::{eventually, throughout};
 
 use crate::process::{Daemon, Ran, SOON, Timed, command, now, pass};
 use crate::site::Site;
-use crate::writer::{assert_committed_prefix, write};
+use crate::writer::{Habits, Writer, assert_committed_prefix, write};
 
 const PROGRAMS: [&str; 2] = ["tidemark-agent", "tidemark-restore"];
 
@@ -39,6 +39,77 @@ fn pause_keeps_changes_in_the_spool_and_resume_ships_them() {
     site.agent(&["resume"])
         .ends_with(1)
         .says(&["no agent runs"]);
+}
+
+#[test]
+fn agent_that_is_stopped_by_a_signal_is_named_and_loses_nothing_once_it_goes_on() {
+    let site = Site::new();
+    let writer = Writer::start(&site.database, &Habits::default());
+    let mut daemon = site.start();
+    site.agent(&["snapshot"]).ok();
+    site.wait_shipped();
+    daemon.signal("STOP");
+    let stopped = now();
+    let pid = daemon.pid().to_string();
+    for command in ["status", "doctor"] {
+        let begun = std::time::Instant::now();
+        site.agent(&[command])
+            .ends_with(2)
+            .says(&["does not answer", &pid, "systemctl restart"]);
+        let took = begun.elapsed();
+        assert!(took < Duration::from_secs(20), "{command}: {took:?}");
+    }
+    site.agent(&["snapshot"])
+        .ends_with(1)
+        .says(&["does not answer"]);
+    eventually("the application goes on meanwhile", SOON, || {
+        let journal = writer.journal();
+        let last = journal.last().map(|commit| commit.n)?;
+        (last > crate::writer::finished_by(&journal, stopped) + 200).then_some(())
+    });
+    daemon.signal("CONT");
+    site.agent(&["snapshot"]).ok();
+    let journal = writer.stop();
+    site.wait_shipped();
+    daemon.assert_running();
+    site.agent(&["status"]).ok();
+    daemon.terminate();
+    for region in 0..2 {
+        let k = assert_committed_prefix(&site.restore_latest(region).path);
+        assert_eq!(k, journal.last().unwrap().n);
+    }
+}
+
+#[test]
+fn region_that_missed_a_base_gets_a_complete_one_by_itself_and_restores_alone() {
+    let site = Site::new();
+    let daemon = site.start();
+    write(&site.database, 30);
+    site.agent(&["snapshot"]).ok();
+    site.wait_shipped();
+    let (region, hidden) = (site.region_folder(1), site.fresh("hidden"));
+    std::fs::rename(&region, &hidden).unwrap();
+    write(&site.database, 30);
+    site.agent(&["snapshot", "--base"]).ok();
+    std::fs::rename(&hidden, &region).unwrap();
+    let named = |status: &crate::status::Status| status.point("region-a");
+    write(&site.database, 30);
+    // Nobody asks for it.
+    eventually(
+        "region-b has the newest recovery points again",
+        SOON * 4,
+        || {
+            let status = site.status();
+            let (a, b) = (named(&status)?, status.point("region-b")?);
+            (b == a).then_some(())
+        },
+    );
+    site.wait_shipped();
+    site.agent(&["status"]).ok();
+    daemon.terminate();
+    let restored = site.restore_latest(1);
+    assert_eq!(assert_committed_prefix(&restored.path), 90);
+    assert_eq!(restored.report()["sealed"], true);
 }
 
 #[test]
