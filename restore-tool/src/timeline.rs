@@ -10,7 +10,9 @@ use std::sync::Arc;
 
 use tidemark_format::heads::{BaseHead, LogHead, PointHead};
 use tidemark_format::{BaseNumber, Epoch, LogSeq, PointSeq, RegionName, SourceName};
-use tidemark_ledger::history::{CaughtUp, Freshness, LogState, SourceHistory, Standing, Trouble};
+use tidemark_ledger::history::{
+    CaughtUp, EpochHistory, Freshness, LogState, SourceHistory, Standing, Trouble, whole_chains,
+};
 use tidemark_ledger::{LedgerError, Verified};
 
 use crate::error::Result;
@@ -106,6 +108,12 @@ impl Timeline {
                     .entry(epoch.epoch)
                     .or_insert_with(|| Merging::new(epoch.standing.clone()))
                     .add(epoch);
+            }
+        }
+        // After every region's own: a base here may build on one that another region has.
+        for epoch in histories.iter().flat_map(SourceHistory::epochs) {
+            if let Some(merging) = merged.get_mut(&epoch.epoch) {
+                merging.bases(&epoch.orphans);
             }
         }
         let epochs = merged
@@ -336,7 +344,7 @@ impl Merging {
         }
     }
 
-    fn add(&mut self, epoch: &tidemark_ledger::history::EpochHistory) {
+    fn add(&mut self, epoch: &EpochHistory) {
         for (seq, name) in &epoch.names {
             self.names.entry(*seq).or_insert(name.size);
         }
@@ -345,22 +353,29 @@ impl Merging {
                 .entry(point.head.seq)
                 .or_insert_with(|| point.clone());
         }
-        for base in &epoch.bases {
-            let place = (base.head.generation, base.head.number);
-            self.bases.entry(place).or_insert_with(|| base.clone());
-        }
+        self.bases(&epoch.bases);
         if self.host.is_none() {
             self.host = epoch.claim.as_ref().map(|claim| claim.head.host.clone());
         }
     }
 
+    /// The first of a name stays.
+    fn bases(&mut self, bases: &[Verified<BaseHead>]) {
+        for base in bases {
+            let place = (base.head.generation, base.head.number);
+            self.bases.entry(place).or_insert_with(|| base.clone());
+        }
+    }
+
     fn done(self, epoch: Epoch) -> EpochView {
+        // What no region has the parent of serves nobody.
+        let (bases, _orphans) = whole_chains(self.bases.into_values().collect());
         EpochView {
             epoch,
             standing: self.standing,
             names: self.names,
             points: self.points.into_values().collect(),
-            bases: self.bases.into_values().collect(),
+            bases,
             host: self.host,
         }
     }

@@ -437,8 +437,10 @@ fn bases_lost(timeline: &Timeline) -> Vec<String> {
         };
         let mut named = Some(point.head.base);
         while let Some(reference) = named {
-            let own = history.epochs().flat_map(|epoch| &epoch.bases);
-            if let Some(base) = own.into_iter().find(|base| base.link == reference.link) {
+            let mut own = history
+                .epochs()
+                .flat_map(|epoch| epoch.bases.iter().chain(&epoch.orphans));
+            if let Some(base) = own.find(|base| base.link == reference.link) {
                 named = base.head.parent;
                 continue;
             }

@@ -95,6 +95,41 @@ async fn damage_in_different_objects_of_both_regions_is_gone_round() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn regions_that_hold_one_base_each_of_a_parent_and_its_child_restore_together() {
+    for (name, spoil) in WAYS {
+        // GIVEN a base that builds on another, and log from before it in neither region
+        let (world, last) = lived(2);
+        let bases = |region: usize| world.regions[region].files("meta/base/");
+        assert_eq!(bases(0).len(), 2);
+        for region in [0, 1] {
+            fs::remove_file(world.log_file(region, LogSeq(2))).unwrap();
+        }
+        // WHEN each region has lost another one of the two
+        spoil(&bases(0)[0]);
+        spoil(&bases(1)[1]);
+        // THEN either alone is not enough, and both are
+        for region in [0, 1] {
+            let target = world.path("restored.db");
+            let words = ["restore", "--to", "latest", "--target", &target];
+            let ran = world.run_in(&[region], &words).await;
+            assert_eq!(ran.exit, Exit::Integrity, "{name} {region}: {ran:?}");
+        }
+        let ran = world.restore("latest").await;
+        assert_eq!(ran.exit, Exit::Exceptions, "{name}: {ran:?}");
+        let report = ran.json();
+        assert_eq!(report["bases"], 2, "{name}: {report}");
+        let told = report["exceptions"].to_string();
+        assert!(told.contains("north"), "{name}: {told}");
+        // Of a body only the first copy is read, if that is good.
+        assert!(
+            told.contains("south") || name == "flipped",
+            "{name}: {told}"
+        );
+        world.assert_restored(last);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_base_that_is_damaged_everywhere_is_gone_round_by_an_older_one() {
     let (world, last) = lived(1);
     let bases = world.regions[0].files("meta/base/");

@@ -103,7 +103,8 @@ fn last_point(epoch: &EpochHistory, key: &PublicKey) -> Option<(tidemark_format:
 
 fn last_bases(epoch: &EpochHistory, key: &PublicKey) -> BTreeMap<LogSeq, (BaseNumber, Hash)> {
     let mut last: BTreeMap<LogSeq, (BaseNumber, Hash)> = BTreeMap::new();
-    let all = epoch.bases.iter().chain(&epoch.void_bases);
+    let whole = epoch.bases.iter().chain(&epoch.void_bases);
+    let all = whole.chain(&epoch.orphans).chain(&epoch.void_orphans);
     for base in all.filter(|base| base.signer == *key) {
         let entry = (base.head.number, base.link);
         let known = last.entry(base.head.generation).or_insert(entry);

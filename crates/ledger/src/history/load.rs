@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use futures_util::future::try_join_all;
 use futures_util::stream::{self, StreamExt as _};
 use tidemark_format::heads::{BaseHead, ClaimHead, PointHead, Role};
-use tidemark_format::{Epoch, Key, LogSeq, PointSeq, SourceName, keys};
+use tidemark_format::{Epoch, LogSeq, PointSeq, SourceName, keys};
 use tidemark_storage::{ListEntry, ReadStore};
 
 use super::beats::Beats;
@@ -136,8 +136,10 @@ impl SourceHistory {
             void: BTreeMap::new(),
             points: Vec::new(),
             bases: Vec::new(),
+            orphans: Vec::new(),
             void_points: Vec::new(),
             void_bases: Vec::new(),
+            void_orphans: Vec::new(),
             forged: false,
         })
     }
@@ -319,17 +321,13 @@ impl SourceHistory {
         }
         let epochs: Vec<Epoch> = self.epochs.keys().copied().collect();
         for epoch in epochs {
-            let bases = &mut self.entry(epoch).bases;
-            bases.sort_by_key(|base| (base.head.generation, base.head.number));
-            let orphans = drop_orphans(bases);
-            for (key, why) in orphans {
-                self.trouble(
-                    &key,
-                    LedgerError::Chain {
-                        key: key.to_string(),
-                        why,
-                    },
-                );
+            let entry = self.entry(epoch);
+            let (whole, orphans) = whole_chains(std::mem::take(&mut entry.bases));
+            (entry.bases, entry.orphans) = (whole, orphans.clone());
+            for base in orphans {
+                let key = base.key.to_string();
+                let why = orphaned(&base.head);
+                self.trouble(&base.key, LedgerError::Chain { key, why });
             }
         }
         Ok(())
@@ -368,6 +366,7 @@ impl SourceHistory {
             history
                 .bases
                 .sort_by_key(|base| (base.head.generation, base.head.number));
+            history.orphans.append(&mut history.void_orphans);
             let end = match &standing {
                 Standing::Live => None,
                 Standing::Ended { last, .. } => Some(Some(*last)),
@@ -395,10 +394,11 @@ fn cut(history: &mut EpochHistory, last: Option<LogSeq>) {
     (history.points, history.void_points) = points
         .into_iter()
         .partition(|point| counts(point.head.log_seq));
+    let usable = |base: &Verified<BaseHead>| counts(base.head.usable_from);
     let bases = std::mem::take(&mut history.bases);
-    (history.bases, history.void_bases) = bases
-        .into_iter()
-        .partition(|base| counts(base.head.usable_from));
+    (history.bases, history.void_bases) = bases.into_iter().partition(usable);
+    let orphans = std::mem::take(&mut history.orphans);
+    (history.orphans, history.void_orphans) = orphans.into_iter().partition(usable);
 }
 
 fn orphaned(base: &BaseHead) -> String {
@@ -412,26 +412,31 @@ fn orphaned(base: &BaseHead) -> String {
     )
 }
 
-/// Takes out bases whose parent isn't here or isn't the one they name. Parents come first.
-fn drop_orphans(bases: &mut Vec<Verified<BaseHead>>) -> Vec<(Key, String)> {
+/// Sorts bases, of one region or of several together, into those whose parents are all there and
+/// those that hang in the air. Both come back by generation and number.
+#[must_use]
+pub fn whole_chains(
+    mut bases: Vec<Verified<BaseHead>>,
+) -> (Vec<Verified<BaseHead>>, Vec<Verified<BaseHead>>) {
+    bases.sort_by_key(|base| (base.head.generation, base.head.number));
     let mut orphans = Vec::new();
-    let mut good: Vec<Verified<BaseHead>> = Vec::with_capacity(bases.len());
-    for base in bases.drain(..) {
+    // Parents come first.
+    let mut whole: Vec<Verified<BaseHead>> = Vec::with_capacity(bases.len());
+    for base in bases {
         let has_parent = match &base.head.parent {
             None => base.head.number.0 == 0,
             Some(parent) => {
                 parent.generation == base.head.generation
-                    && good
+                    && whole
                         .iter()
                         .any(|other| other.head.reference(other.link) == *parent)
             }
         };
         if has_parent {
-            good.push(base);
+            whole.push(base);
         } else {
-            orphans.push((base.key, orphaned(&base.head)));
+            orphans.push(base);
         }
     }
-    *bases = good;
-    orphans
+    (whole, orphans)
 }

@@ -28,7 +28,7 @@ pub use beats::{AgentBeat, Beats, CaughtUp};
 pub use chain::Standing;
 pub use freshness::{Expect, Freshness, Older, Tip};
 pub use heads::{Hole, HoleKind, LogEntry, LogState, holes};
-pub use load::{LoadOptions, PointsWanted};
+pub use load::{LoadOptions, PointsWanted, whole_chains};
 
 use crate::object::Verified;
 use crate::{Keyring, LedgerError};
@@ -83,10 +83,14 @@ pub struct EpochHistory {
     pub points: Vec<Verified<PointHead>>,
     /// Its bases that count, by generation and number.
     pub bases: Vec<Verified<BaseHead>>,
+    /// Bases that build on one that is not here, or not the one they name: another region may have it.
+    pub orphans: Vec<Verified<BaseHead>>,
     /// Recovery points past the end: void.
     pub void_points: Vec<Verified<PointHead>>,
     /// Bases past the end: void.
     pub void_bases: Vec<Verified<BaseHead>>,
+    /// The same of those that build on one that is not here.
+    pub void_orphans: Vec<Verified<BaseHead>>,
     /// Whether its object 0 is one that a revoked key wrote afterwards: such an epoch ends nothing.
     forged: bool,
 }

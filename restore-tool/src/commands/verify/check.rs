@@ -75,7 +75,8 @@ impl Check<'_> {
         };
         for epoch in self.history.epochs() {
             self.checked(epoch.points.len().saturating_add(epoch.bases.len()));
-            heads.bases.extend(epoch.bases.iter().cloned());
+            let bases = epoch.bases.iter().chain(&epoch.orphans);
+            heads.bases.extend(bases.cloned());
             let strays = epoch.stray();
             for entry in self.history.whole_log(epoch.epoch).await? {
                 match entry.state {
