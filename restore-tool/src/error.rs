@@ -110,9 +110,11 @@ pub enum Error {
         /// How many.
         objects: usize,
     },
-    /// Something that the restore needs is damaged in every region given.
-    #[error("nothing was delivered, because something that is needed is damaged; {instead}")]
+    /// Something that the restore needs is damaged in every region given, or closed to the identity.
+    #[error("nothing was delivered, because something that is needed {what}; {instead}")]
     DamagedOnTheWay {
+        /// What is wrong with it.
+        what: &'static str,
         /// What can be had instead, and how.
         instead: String,
         /// What is damaged.

@@ -17,15 +17,52 @@ use tidemark_ledger::{LedgerError, Verified};
 
 use crate::error::Result;
 
+/// How a region lacks an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lack {
+    /// Nothing is there.
+    Absent,
+    /// Nothing is there yet: the region is fed more slowly, and shows nothing that comes later.
+    Behind,
+    /// What is there was signed by the source's agent, and is cut or has grown.
+    Cut,
+    /// What is there is good, and follows another object than the one before it here.
+    Unlinked,
+    /// What is there is whole, and signed by somebody whose signature doesn't count.
+    Foreign,
+    /// What is there can't be read: bit rot, or anything.
+    Unreadable,
+}
+
+impl Lack {
+    /// Whether something is there, and wrong.
+    #[must_use]
+    pub const fn is_damage(self) -> bool {
+        match self {
+            Self::Absent | Self::Behind => false,
+            Self::Cut | Self::Unlinked | Self::Foreign | Self::Unreadable => true,
+        }
+    }
+
+    const fn of(error: &LedgerError) -> Self {
+        match error {
+            LedgerError::Size { .. } => Self::Cut,
+            LedgerError::Chain { .. } => Self::Unlinked,
+            LedgerError::UnknownSigner { .. }
+            | LedgerError::WrongRole { .. }
+            | LedgerError::Revoked { .. } => Self::Foreign,
+            _ => Self::Unreadable,
+        }
+    }
+}
+
 /// Why a region has no good copy of something.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlaceTrouble {
     /// The region.
     pub region: RegionName,
-    /// Whether something is there and wrong; else nothing is there.
-    pub damaged: bool,
-    /// Nothing is there yet: the region is fed more slowly, and shows nothing that comes later.
-    pub behind: bool,
+    /// How it lacks it.
+    pub lack: Lack,
     /// In words.
     pub why: String,
 }
@@ -51,7 +88,14 @@ impl Place {
     /// The same of regions that have lost it: one that is merely behind has lost nothing.
     #[must_use]
     pub fn told_lost(&self) -> String {
-        Self::line(self.troubles.iter().filter(|one| !one.behind))
+        let lost = |one: &&PlaceTrouble| one.lack != Lack::Behind;
+        Self::line(self.troubles.iter().filter(lost))
+    }
+
+    /// Whether something is there in some region, and good in none.
+    #[must_use]
+    pub fn is_damaged(&self) -> bool {
+        self.found.is_none() && self.troubles.iter().any(|one| one.lack.is_damage())
     }
 
     fn line<'a>(troubles: impl Iterator<Item = &'a PlaceTrouble>) -> String {
@@ -172,10 +216,12 @@ impl Timeline {
     /// What the newest beat of all regions says.
     #[must_use]
     pub fn caught_up(&self) -> Option<&CaughtUp> {
-        self.histories
-            .iter()
-            .filter_map(SourceHistory::caught_up)
-            .max_by_key(|beat| beat.beat_at)
+        self.beats().max_by_key(|beat| beat.beat_at)
+    }
+
+    /// What each region's newest beat says.
+    pub fn beats(&self) -> impl Iterator<Item = &CaughtUp> {
+        self.histories.iter().filter_map(SourceHistory::caught_up)
     }
 
     /// Objects that don't count in some region, and why.
@@ -241,8 +287,7 @@ impl Timeline {
                 if replaced.is_none() {
                     place.troubles.push(PlaceTrouble {
                         region: self.regions.first().cloned().unwrap_or_else(unnamed),
-                        damaged: true,
-                        behind: false,
+                        lack: Lack::Unlinked,
                         why: "it does not follow the object before it".to_owned(),
                     });
                 }
@@ -309,14 +354,15 @@ fn fill(
             }
             Some(LogState::Damaged(error)) => PlaceTrouble {
                 region: region.clone(),
-                damaged: true,
-                behind: false,
+                lack: Lack::of(&error),
                 why: tidemark_storage::chain(error.as_ref()),
             },
             Some(LogState::Missing) | None => PlaceTrouble {
                 region: region.clone(),
-                damaged: false,
-                behind: end.is_none_or(|end| end < place.seq),
+                lack: match end {
+                    Some(end) if end >= place.seq => Lack::Absent,
+                    Some(_) | None => Lack::Behind,
+                },
                 why: "it is not there".to_owned(),
             },
         };

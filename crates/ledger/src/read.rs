@@ -83,21 +83,28 @@ pub(crate) fn verify_head<H: Placed>(
         .map_err(LedgerError::format(key))?;
     let prefix_bytes = u64::try_from(envelope.prefix_len()).unwrap_or(u64::MAX);
     let size = prefix_bytes.saturating_add(head.body().map_or(0, |(len, _hash)| len));
-    if let Some(found) = listed.filter(|found| *found != size) {
-        return Err(LedgerError::Size {
-            key: key.to_string(),
-            found,
-            signed: size,
-        });
-    }
-    Ok(Verified {
+    let object = Verified {
         key: key.clone(),
         head,
         link: envelope.link(),
         signer: envelope.signer,
         prefix_bytes,
         size,
-    })
+    };
+    check_size(&object, listed)?;
+    Ok(object)
+}
+
+/// Compares the size that a region lists with the signed one.
+pub(crate) fn check_size<H>(object: &Verified<H>, listed: Option<u64>) -> Result<()> {
+    match listed.filter(|found| *found != object.size) {
+        None => Ok(()),
+        Some(found) => Err(LedgerError::Size {
+            key: object.key.to_string(),
+            found,
+            signed: object.size,
+        }),
+    }
 }
 
 /// Reads the head of the object at `key` and checks structure and signature; with `listed`, also

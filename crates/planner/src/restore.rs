@@ -8,6 +8,8 @@
 //!   `latest` may end where the log ends. Otherwise [`NotRecoverable`] names the nearest instants that
 //!   can be proved.
 //! - What stands past the end that `latest` reaches is told by [`beyond()`]: an end before it is not all.
+//!   What is damaged there and must have been there is a refusal.
+//! - What the reader's identity can't open is gone round; where that can't be, the refusal says so.
 //! - Of the bases that would do, the one with the fewest bytes to fetch is taken.
 //! - Replay never crosses an epoch, a gap or an incarnation.
 
@@ -25,7 +27,8 @@ use tidemark_format::{Epoch, LogSeq, PointSeq};
 
 pub use beyond::{Beyond, beyond};
 pub use facts::{
-    BaseFact, BaseId, CaughtUp, EpochFacts, Facts, LogFact, LogState, ObjectFact, PointFact,
+    BaseFact, BaseId, CaughtUp, Damage, EpochFacts, Facts, LogFact, LogState, ObjectFact,
+    PointFact, Voucher,
 };
 pub use refusal::{NotRecoverable, Why};
 pub use timeline::{Reach, RecoverableWindow, windows};
@@ -148,15 +151,35 @@ impl RestorePlan {
 /// # Errors
 /// [`NotRecoverable`], with what can be restored instead.
 pub fn plan(facts: &Facts, target: &Target) -> Result<RestorePlan, Box<NotRecoverable>> {
-    let timelines: Vec<Timeline<'_>> = facts.epochs.iter().map(Timeline::new).collect();
-    let planned = match target {
-        Target::Latest => latest(&timelines),
-        Target::At(at) => at_time(facts, &timelines, *at, Bound::Included),
-        Target::Before(at) => at_time(facts, &timelines, *at, Bound::Excluded),
-        Target::Position { epoch, seq } => position(&timelines, *epoch, *seq),
-        Target::Point(name) => point(&timelines, name),
-    };
-    planned.map_err(|why| Box::new(refusal(facts, &timelines, target, why)))
+    let timelines = timelines(facts);
+    decide(facts, &timelines, target).map_err(|why| {
+        let why = closed(facts, target).unwrap_or(why);
+        Box::new(refusal(facts, &timelines, target, why))
+    })
+}
+
+fn timelines(facts: &Facts) -> Vec<Timeline<'_>> {
+    facts.epochs.iter().map(Timeline::new).collect()
+}
+
+fn decide(facts: &Facts, timelines: &[Timeline<'_>], target: &Target) -> Result<RestorePlan, Why> {
+    match target {
+        Target::Latest => latest(timelines),
+        Target::At(at) => at_time(facts, timelines, *at, Bound::Included),
+        Target::Before(at) => at_time(facts, timelines, *at, Bound::Excluded),
+        Target::Position { epoch, seq } => position(timelines, *epoch, *seq),
+        Target::Point(name) => point(timelines, name),
+    }
+}
+
+/// Whether an identity that opens everything would have reached the target.
+fn closed(facts: &Facts, target: &Target) -> Option<Why> {
+    let opened = facts.opened()?;
+    let reached = decide(&opened, &timelines(&opened), target).ok()?;
+    Some(Why::Closed {
+        epoch: reached.epoch,
+        seq: reached.last_log,
+    })
 }
 
 /// Whether an instant itself belongs to what was asked for.
@@ -270,9 +293,13 @@ fn position(timelines: &[Timeline<'_>], epoch: Epoch, seq: LogSeq) -> Result<Res
             },
         ),
         Some(LogState::Object(_)) => Err(Why::NotAPosition),
-        Some(LogState::Gap(_) | LogState::Missing | LogState::Damaged(_) | LogState::Unread) => {
-            Err(timeline.hole(seq))
-        }
+        Some(
+            LogState::Gap(_)
+            | LogState::Closed(_)
+            | LogState::Missing
+            | LogState::Damaged(_)
+            | LogState::Unread,
+        ) => Err(timeline.hole(seq)),
     }
 }
 
@@ -334,6 +361,9 @@ fn latest(timelines: &[Timeline<'_>]) -> Result<RestorePlan, Why> {
             return Err(broken_before(sealed_in, sealed));
         }
     }
+    if let Some(why) = lost_past(timelines, timeline, seq) {
+        return Err(why);
+    }
     with_base(
         timelines,
         timeline,
@@ -343,6 +373,22 @@ fn latest(timelines: &[Timeline<'_>]) -> Result<RestorePlan, Why> {
             exact: true,
         },
     )
+}
+
+/// The first object past `seq`, which `timeline` reaches, that is damaged and was one of the log's.
+fn lost_past(timelines: &[Timeline<'_>], timeline: &Timeline<'_>, seq: LogSeq) -> Option<Why> {
+    let end = timeline.run_of(seq).map_or(seq, |run| run.last);
+    let reached = timeline.facts.epoch;
+    let later = timelines.iter().filter(|one| one.facts.epoch >= reached);
+    let mut lost = later.filter_map(|one| {
+        let mut log = one.facts.log.iter();
+        let entry = log.find(|entry| {
+            let past = one.facts.epoch > reached || entry.seq > end;
+            past && matches!(&entry.state, LogState::Damaged(damage) if damage.vouched.is_some())
+        })?;
+        Some(one.hole(entry.seq))
+    });
+    lost.next()
 }
 
 /// Why the newest recovery point, which covers `sealed`, can't be reached.

@@ -19,6 +19,8 @@ pub struct Beyond {
     pub last: LogSeq,
     /// How many of them carry data.
     pub objects: u64,
+    /// How many can't be believed: damaged, or put there by somebody else.
+    pub damaged: u64,
     /// The earliest instant that they tell.
     pub from: Option<Timestamp>,
     /// The latest.
@@ -45,6 +47,7 @@ impl From<planner::Beyond> for Beyond {
             last_epoch: beyond.last.0,
             last: beyond.last.1,
             objects: beyond.objects,
+            damaged: beyond.damaged,
             from: beyond.from,
             to: beyond.to,
             why: format!("{why}{without}"),
@@ -62,10 +65,19 @@ impl Beyond {
         if (epoch, first) != (last_epoch, last) {
             span.push_str(&format!(" to log:{last_epoch}:{last}"));
         }
-        let objects = match self.objects {
-            0 => "a gap".to_owned(),
-            1 => "1 log object".to_owned(),
-            n => format!("{n} log objects"),
+        let many = |count: u64, what: &str| match count {
+            0 => None,
+            1 => Some(format!("1 {what}")),
+            n => Some(format!("{n} {what}s")),
+        };
+        let parts = [
+            many(self.objects, "log object"),
+            many(self.damaged, "damaged object"),
+        ];
+        let parts: Vec<String> = parts.into_iter().flatten().collect();
+        let objects = match parts.as_slice() {
+            [] => "a gap".to_owned(),
+            _ => parts.join(", "),
         };
         let when = match (self.from, self.to) {
             (Some(from), Some(to)) => {
@@ -74,6 +86,19 @@ impl Beyond {
             _ => String::new(),
         };
         format!("{span} ({objects}{when})")
+    }
+
+    /// Whether something signed says that it is log: else it may be anybody's.
+    #[must_use]
+    pub const fn is_certain(&self) -> bool {
+        self.objects > 0 || self.damaged == 0
+    }
+
+    /// The first words of a document whose end is not the newest state.
+    #[must_use]
+    pub fn warning(&self) -> String {
+        let perhaps = if self.is_certain() { "" } else { "PERHAPS " };
+        format!("{perhaps}NOT THE NEWEST STATE: {}", self.sentence())
     }
 
     /// As `list` shows it.
@@ -95,6 +120,13 @@ impl Beyond {
     /// What is later, why it can't be restored, and what to do.
     #[must_use]
     pub fn sentence(&self) -> String {
+        if !self.is_certain() {
+            return format!(
+                "{} stands past the end, and nothing else that was read says whether the log went on there: {}. If it was the agent's, what was committed after the end is missing; give the other regions, too (--region)",
+                self.span(),
+                self.why
+            );
+        }
         format!(
             "{} is later and can't be restored from the regions read: {}; give the other regions, too (--region), or wait for the agent's next base",
             self.span(),

@@ -137,7 +137,7 @@ impl Document for PlanDocument {
 
     fn text(&self, out: &mut String) {
         if let Some(beyond) = &self.beyond {
-            out.push_str(&format!("NOT THE NEWEST STATE: {}\n", beyond.sentence()));
+            out.push_str(&format!("{}\n", beyond.warning()));
         }
         out.push_str(&format!("Restore {} ({})\n", self.source, self.engine));
         let mut table = Table::new();

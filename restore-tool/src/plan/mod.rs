@@ -26,8 +26,10 @@ pub use survey::{Avoid, Scope, Survey};
 pub use target::{Asked, Goal};
 
 use crate::error::{Error, Result};
-use crate::timeline::{EpochView, Timeline};
+use crate::timeline::{EpochView, Lack, Timeline};
 
+/// Where recovery points stand.
+const POINTS: &str = "meta/point/";
 /// Heads that turn out bad while a plan is checked: each is another turn, and more is hopeless.
 const TURNS_MAX: usize = 16;
 
@@ -186,9 +188,14 @@ impl RestorePlan {
     /// Notes what stands past the end: with it the end is not all that there is.
     fn past_the_end(&mut self, beyond: Option<planner::Beyond>, inclusive: bool) {
         self.beyond = beyond.map(Beyond::from);
-        if self.beyond.is_some() && inclusive {
-            "it is the last state that the regions read can bring back, and not the newest"
-                .clone_into(&mut self.because);
+        if let Some(beyond) = self.beyond.as_ref().filter(|_| inclusive) {
+            let newest = if beyond.is_certain() {
+                "and not the newest"
+            } else {
+                "and perhaps not the newest"
+            };
+            self.because =
+                format!("it is the last state that the regions read can bring back, {newest}");
         }
     }
 
@@ -367,6 +374,9 @@ async fn check(
         let Some(object) = place.found else {
             return Ok(None);
         };
+        if survey.is_closed(object.head.session) {
+            return Ok(None);
+        }
         if object.head.gap.is_some() || object.head.incarnation != base.head.incarnation {
             return Ok(None);
         }
@@ -375,7 +385,8 @@ async fn check(
             survey.avoid(base.link);
             return Ok(None);
         }
-        let late = place.troubles.iter().filter(|one| one.behind);
+        let late = place.troubles.iter();
+        let late = late.filter(|one| one.lack == Lack::Behind);
         behind.extend(late.map(|one| (one.region.clone(), object.key.clone())));
         if !why.is_empty() {
             exceptions.push(format!("{}: {why}", object.key));
@@ -383,6 +394,7 @@ async fn check(
         log.push(object);
     }
     exceptions.extend(bases_lost(timeline));
+    exceptions.extend(points_lost(timeline));
     let (epoch, seq) = (decided.epoch, decided.last_log);
     Ok(Some(RestorePlan {
         bases,
@@ -460,6 +472,21 @@ fn bases_lost(timeline: &Timeline) -> Vec<String> {
     lines
 }
 
+/// Recovery points that don't count, newer than every one that does: they may have covered more.
+fn points_lost(timeline: &Timeline) -> Vec<String> {
+    let newest = timeline.newest_point();
+    let newest = newest.map(|point| (point.head.epoch, point.head.seq));
+    let of_point = timeline.troubles().filter_map(|(region, trouble)| {
+        let key = Key::new(trouble.key.as_str()).ok()?;
+        let is_point = key.as_str().starts_with(POINTS);
+        let (_, epoch, seq) = keys::dense(&key).ok().filter(|_| is_point)?;
+        let newer = newest.is_none_or(|newest| newest < (epoch, PointSeq(seq)));
+        let why = tidemark_storage::chain(trouble.error.as_ref());
+        newer.then(|| format!("{key}: {region}: {why}"))
+    });
+    of_point.collect()
+}
+
 fn chain(view: &EpochView, ids: &[BaseId]) -> Option<Vec<Verified<BaseHead>>> {
     let chain: Option<Vec<Verified<BaseHead>>> = ids.iter().map(|id| find(view, id)).collect();
     // Bases were put together from several regions: each must name the very one before it.
@@ -485,6 +512,7 @@ fn refused(survey: &Survey<'_>, refusal: Box<planner::NotRecoverable>) -> Error 
         _ => (Vec::new(), Vec::new()),
     };
     let code = match &refusal.why {
+        Why::Closed { .. } => codes::WRONG_IDENTITY,
         _ if !damaged.is_empty() => codes::DAMAGED,
         _ if !missing.is_empty() => codes::MISSING_OBJECT,
         Why::TooLate => codes::AFTER_WINDOW,
@@ -493,13 +521,18 @@ fn refused(survey: &Survey<'_>, refusal: Box<planner::NotRecoverable>) -> Error 
         Why::NotAPosition => codes::IN_GAP,
         Why::Hole { epoch, seq, .. } => match survey.place(*epoch, *seq) {
             Some(place) if place.found.is_some() => codes::IN_GAP,
-            Some(place) if place.troubles.iter().any(|trouble| trouble.damaged) => codes::DAMAGED,
+            Some(place) if place.is_damaged() => codes::DAMAGED,
             Some(_) | None => codes::MISSING_OBJECT,
         },
     };
+    let none_opens = matches!(refusal.why, Why::Closed { .. }) && refusal.earliest.is_none();
+    let none_opens = none_opens.then(|| {
+        "the identity given opens nothing of this source yet: take another one or the escrow; it will open what comes from the next generation's complete base on".to_owned()
+    });
+    let more = damaged.into_iter().chain(missing).chain(none_opens);
     Error::NotRecoverable(NotRecoverable {
         refusal,
-        more: [damaged, missing].concat(),
+        more: more.collect(),
         code: Box::new(code),
     })
 }

@@ -4,20 +4,20 @@
 //! that can't matter stay unread (`planner` may pass them and never ends there), and what a plan uses
 //! is read in full before anybody acts on it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use jiff::Timestamp;
 use tidemark_format::heads::BaseRef;
-use tidemark_format::{Epoch, Hash, LogSeq, keys};
+use tidemark_format::{Epoch, Hash, LogSeq, SessionId, keys};
 use tidemark_ledger::Verified;
 use tidemark_ledger::history::Standing;
 use tidemark_planner::restore::{
-    BaseFact, CaughtUp, EpochFacts, Facts, LogFact, LogState, PointFact,
+    BaseFact, CaughtUp, Damage, EpochFacts, Facts, LogFact, LogState, PointFact, Voucher,
 };
 
 use crate::error::Result;
-use crate::timeline::{EpochView, Place, Timeline};
+use crate::timeline::{EpochView, Lack, Place, Timeline};
 
 /// A gap object has no body: anything larger is none.
 const GAP_OBJECT_BYTES_MAX: u64 = 3072;
@@ -42,9 +42,12 @@ pub struct Survey<'a> {
     avoid: Avoid,
 }
 
-/// What turned out to have no good copy anywhere although its head has: found while restoring.
+/// What a plan must do without: what turned out to have no good copy anywhere although its head has,
+/// found while restoring, and what the identity doesn't open.
 #[derive(Debug, Clone, Default)]
 pub struct Avoid {
+    /// Sessions that were not sealed to the identity.
+    pub closed: BTreeSet<SessionId>,
     /// Links of bases.
     pub bases: Vec<Hash>,
     /// Log objects, with what is wrong with them.
@@ -290,6 +293,12 @@ impl<'a> Survey<'a> {
         self.known.get(&(epoch, seq))
     }
 
+    /// Whether the identity is known not to open what a session sealed.
+    #[must_use]
+    pub fn is_closed(&self, session: Option<SessionId>) -> bool {
+        session.is_some_and(|session| self.avoid.closed.contains(&session))
+    }
+
     /// Leaves a base out.
     pub fn avoid(&mut self, link: Hash) {
         self.avoid.bases.push(link);
@@ -332,7 +341,7 @@ impl<'a> Survey<'a> {
         let mut log: Vec<LogFact> = view
             .names
             .iter()
-            .map(|(seq, size)| self.entry(view.epoch, *seq, *size))
+            .map(|(seq, size)| self.entry(view, *seq, *size))
             .collect();
         // An epoch that ended further on than any region shows has lost its end.
         if let Standing::Ended { last, .. } = view.standing
@@ -353,7 +362,10 @@ impl<'a> Survey<'a> {
             log,
             bases: bases
                 .by_ref()
-                .map(|base| BaseFact::read(&base.head))
+                .map(|base| BaseFact {
+                    opens: !self.is_closed(Some(base.head.session)),
+                    ..BaseFact::read(&base.head)
+                })
                 .collect(),
             points: view
                 .points
@@ -363,30 +375,51 @@ impl<'a> Survey<'a> {
         }
     }
 
-    fn entry(&self, epoch: Epoch, seq: LogSeq, bytes: u64) -> LogFact {
-        if let Some(why) = self.avoid.log.get(&(epoch, seq)) {
-            let state = LogState::Damaged(why.clone());
-            return LogFact { seq, bytes, state };
+    fn entry(&self, view: &EpochView, seq: LogSeq, bytes: u64) -> LogFact {
+        let state = |state| LogFact { seq, bytes, state };
+        let place = (view.epoch, seq);
+        if let Some(why) = self.avoid.log.get(&place) {
+            // Its head was whole: the log went on there.
+            let vouched = Some(Voucher::ItsHead);
+            let why = why.clone();
+            return state(LogState::Damaged(Damage { why, vouched }));
         }
-        let Some(place) = self.known.get(&(epoch, seq)) else {
-            return LogFact {
-                seq,
-                bytes,
-                state: LogState::Unread,
-            };
+        let Some(place) = self.known.get(&place) else {
+            return state(LogState::Unread);
         };
         match &place.found {
-            Some(Verified { head, size, .. }) => LogFact::read(head, *size),
-            None => {
-                let why = place.told();
-                let damaged = place.troubles.iter().any(|trouble| trouble.damaged);
-                let state = if damaged {
-                    LogState::Damaged(why)
-                } else {
-                    LogState::Missing
-                };
-                LogFact { seq, bytes, state }
+            Some(Verified { head, size, .. }) if self.is_closed(head.session) => {
+                LogFact::read(head, *size).closed()
             }
+            Some(Verified { head, size, .. }) => LogFact::read(head, *size),
+            None if place.is_damaged() => state(LogState::Damaged(Damage {
+                why: place.told(),
+                vouched: self.voucher(view, place),
+            })),
+            None => state(LogState::Missing),
+        }
+    }
+
+    /// What says of a damaged object that the log went on there.
+    fn voucher(&self, view: &EpochView, place: &Place) -> Option<Voucher> {
+        let seq = place.seq;
+        let lacks = |wanted: &[Lack]| {
+            let troubles = place.troubles.iter();
+            troubles.filter(|one| wanted.contains(&one.lack)).count()
+        };
+        let mut beats = self.timeline.beats();
+        if view.points.iter().any(|point| point.head.log_seq >= seq) {
+            Some(Voucher::Point)
+        } else if view.bases.iter().any(|base| base.head.usable_from >= seq) {
+            Some(Voucher::Base)
+        } else if lacks(&[Lack::Cut]) > 0 {
+            Some(Voucher::ItsHead)
+        } else if beats.any(|beat| beat.epoch == view.epoch && beat.log_seq >= seq) {
+            Some(Voucher::Beat)
+        } else if lacks(&[Lack::Unreadable, Lack::Unlinked]) > 1 {
+            Some(Voucher::Regions)
+        } else {
+            None
         }
     }
 }

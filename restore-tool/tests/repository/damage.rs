@@ -144,6 +144,87 @@ async fn a_base_that_is_damaged_everywhere_is_gone_round_by_an_older_one() {
     assert_eq!(ran.exit, Exit::Integrity, "{ran:?}");
 }
 
+/// A character of the head: nothing in the object can be believed any more.
+fn rot(path: &std::path::Path) {
+    let mut bytes = fs::read(path).unwrap();
+    bytes[40] ^= 1;
+    fs::write(path, bytes).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_last_object_that_nothing_vouches_for_is_an_exception_and_says_what_may_be_missing()
+ {
+    // GIVEN the only region, whose last object, past the newest point, has rotten
+    let (world, last) = lived(1);
+    rot(&world.log_file(0, last));
+    let before = LogSeq(last.0 - 1);
+    for command in ["plan", "restore"] {
+        let target = world.path("restored.db");
+        let words = [command, "--to", "latest", "--target", &target];
+        let ran = world.run(&words).await;
+        assert_eq!(ran.exit, Exit::Exceptions, "{command}: {ran:?}");
+        let found = ran.json();
+        assert_eq!(found["beyond"]["damaged"], 1, "{found}");
+        let because = found["because"].as_str().unwrap();
+        assert!(because.contains("perhaps not the newest"), "{because}");
+        if command == "restore" {
+            let told = found["exceptions"][0].as_str().unwrap();
+            assert!(
+                told.contains("is missing") && told.contains("north"),
+                "{told}"
+            );
+        }
+    }
+    world.assert_restored(before);
+    // So say the other commands.
+    let list = world.run(&["list"]).await.json();
+    assert_eq!(list["sources"][0]["beyond"]["damaged"], 1, "{list}");
+    let status = world.run(&["status"]).await;
+    assert!(status.out.contains("stands past the end"), "{status:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_last_object_that_something_signed_counts_is_an_error() {
+    // A beat counts it.
+    let (mut world, last) = lived(1);
+    world.beat();
+    rot(&world.log_file(0, last));
+    refused_and_accepted(&world, last, "beat").await;
+    // Its head is whole, and the body is cut.
+    let (world, last) = lived(1);
+    RegionDir::truncate(&world.log_file(0, last));
+    refused_and_accepted(&world, last, "its own signed head").await;
+    // Two regions hold something there.
+    let (world, last) = lived(2);
+    rot(&world.log_file(0, last));
+    RegionDir::truncate(&world.log_file(1, last));
+    rot(&world.log_file(1, last));
+    refused_and_accepted(&world, last, "more than one region").await;
+    // A base rests on it.
+    let mut world = World::new(1);
+    world.insert(300);
+    world.point(None);
+    world.base();
+    let last = world.log_seq.previous().unwrap();
+    rot(&world.log_file(0, last));
+    refused_and_accepted(&world, last, "a base rests on it").await;
+}
+
+/// Refuses `latest`, names why and what there is, and hands that over when it is accepted.
+async fn refused_and_accepted(world: &World, last: LogSeq, by: &str) {
+    let before = LogSeq(last.0 - 1);
+    let ran = world.restore("latest").await;
+    assert_eq!(ran.exit, Exit::Integrity, "{by}: {ran:?}");
+    let named = format!("log:1:{before}");
+    assert!(ran.err.contains(by) && ran.err.contains(&named), "{ran:?}");
+    assert!(!world.target().exists());
+    let target = world.path("restored.db");
+    let words = ["restore", "--to", "latest", "--target", &target];
+    let ran = world.run(&[&words[..], &["--accept-older"]].concat()).await;
+    assert_eq!(ran.exit, Exit::Exceptions, "{by}: {ran:?}");
+    world.assert_restored(before);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn swapped_objects_are_noticed() {
     let (world, last) = lived(1);
@@ -164,9 +245,11 @@ async fn a_log_object_signed_by_somebody_else_is_refused() {
     let (mut world, last) = lived(1);
     world.agent = SigningKey::from_secret(&[9; 32]);
     world.insert(100);
-    // Past the newest point the chain ends where it can't be believed.
+    // Past the newest point the chain ends where it can't be believed, and what stands there is told.
     let ran = world.restore("latest").await;
-    assert_eq!(ran.exit, Exit::Ok, "{ran:?}");
+    assert_eq!(ran.exit, Exit::Exceptions, "{ran:?}");
+    let told = ran.json()["exceptions"].to_string();
+    assert!(told.contains("doesn't know"), "{told}");
     world.assert_restored(last);
     world.point(None);
     let ran = world.run(&["verify", "--quick"]).await;
@@ -247,7 +330,9 @@ async fn a_revoked_agents_earlier_log_counts_and_its_later_one_does_not() {
     assert_eq!(ran.exit, Exit::Ok, "{ran:?}");
     world.insert(100);
     let ran = world.restore("latest").await;
-    assert_eq!(ran.exit, Exit::Ok, "{ran:?}");
+    assert_eq!(ran.exit, Exit::Exceptions, "{ran:?}");
+    let told = ran.json()["exceptions"].to_string();
+    assert!(told.contains("revoked"), "{told}");
     world.assert_restored(last);
     let later = world.log_seq.previous().unwrap();
     let ran = world.restore(&format!("log:1:{later}")).await;

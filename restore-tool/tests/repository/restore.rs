@@ -208,3 +208,21 @@ async fn a_plan_says_what_a_restore_would_do_and_writes_nothing() {
             .exists()
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_several_points_of_one_name_the_newest_is_taken_and_all_are_named() {
+    let mut world = World::new(1);
+    world.insert(100);
+    world.point(Some("release"));
+    let last = world.insert(100);
+    world.point(Some("release"));
+    world.insert(100);
+    let ran = world.restore("point:release").await;
+    assert_eq!(ran.exit, Exit::Ok, "{ran:?}");
+    let notes = ran.json()["notes"].to_string();
+    assert!(
+        notes.contains("the newest is taken, point:1/1") && notes.contains("also: point:1/0"),
+        "{notes}"
+    );
+    world.assert_restored(last);
+}

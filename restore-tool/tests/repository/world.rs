@@ -17,6 +17,7 @@ use tidemark_format::heads::{
     RegionHead, Role,
 };
 use tidemark_format::pages::{PageDigest, PagesHead, PagesWriter};
+use tidemark_format::recipient::RecipientKey;
 use tidemark_format::sign::SigningKey;
 use tidemark_format::{
     BaseNumber, Epoch, Hash, Incarnation, Key, LogSeq, PointSeq, RepoId, SourceName, keys,
@@ -430,9 +431,9 @@ impl World {
             link: Hash([0; 32]),
         };
         self.bases.push((placeholder, self.image.clone()));
+        let bytes = u64::try_from(self.image.len()).unwrap();
         self.pass(1);
         let usable_from = self.ship(1);
-        let bytes = u64::try_from(self.image.len()).unwrap();
         let finished = writer.finish(BaseEnd {
             usable_from,
             usable_link: self.prev.unwrap(),
@@ -450,6 +451,35 @@ impl World {
         let reference = finished.head.reference(finished.base.link);
         self.bases.last_mut().unwrap().0 = reference;
         reference
+    }
+
+    /// The same of a file that had so many more bytes while it was read.
+    pub(crate) fn fuzzy_base(&mut self, bytes: usize) -> BaseRef {
+        let junk = (0..bytes.div_ceil(PAGE) * PAGE / 32).flat_map(|_| self.rng.bytes::<32>());
+        let junk: Vec<u8> = junk.collect();
+        self.image.extend(junk);
+        self.base()
+    }
+
+    /// From here on a new generation, whose first base is complete.
+    pub(crate) fn new_generation(&mut self) {
+        self.generation = self.log_seq;
+        self.bases.clear();
+    }
+
+    /// From here on everything is sealed to `recipients`.
+    pub(crate) fn new_session(&mut self, recipients: &[RecipientKey]) {
+        let rng = Arc::clone(&self.rng);
+        let begun = Session::begin(
+            self.repo(),
+            recipients,
+            &self.agent,
+            rng.as_ref(),
+            self.now(),
+        );
+        let (session, sealed) = begun.unwrap();
+        self.session = session;
+        self.put(&sealed);
     }
 
     /// Seals a recovery point over everything shipped; `SEQ:HASH`.

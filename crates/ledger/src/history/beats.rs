@@ -9,7 +9,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use tidemark_format::heads::{BeatHead, BeatSource, Role};
 use tidemark_format::sign::PublicKey;
-use tidemark_format::{Hash, LogSeq, keys};
+use tidemark_format::{Epoch, Hash, LogSeq, keys};
 use tidemark_storage::ReadStore;
 
 use super::{SourceHistory, Trouble};
@@ -100,6 +100,8 @@ impl Beats {
 /// What a beat proves of a source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CaughtUp {
+    /// The epoch that it is about: the newest.
+    pub epoch: Epoch,
     /// Nothing newer than `log_seq` was committed up to this instant; `None` while the agent can't
     /// say so.
     pub at: Option<Timestamp>,
@@ -137,6 +139,7 @@ impl SourceHistory {
             return Ok(());
         }
         let mut caught_up = CaughtUp {
+            epoch,
             at: beat.caught_up_at,
             log_seq,
             log_link,

@@ -15,7 +15,7 @@ use tidemark_storage::ErrorKind;
 
 use super::{EpochHistory, SourceHistory, Standing};
 use crate::object::Verified;
-use crate::read::{head_bytes, verify_head};
+use crate::read::{check_size, head_bytes, verify_head};
 use crate::{LedgerError, Result};
 
 /// Requests under way at once while heads are read.
@@ -214,9 +214,11 @@ impl SourceHistory {
     /// Reads what stands at a dense name of the log.
     pub(super) async fn read_name(&self, key: &Key, listed: Option<u64>) -> Result<AtName> {
         let bytes = head_bytes(self.store.as_ref(), key).await?;
-        match verify_head::<LogHead>(key, &bytes, listed) {
+        match verify_head::<LogHead>(key, &bytes, None) {
             Ok(object) => {
+                // Before the size: that one is cut says something of the log only if it is ours.
                 self.keyring.accept(&object, &[Role::Agent])?;
+                check_size(&object, listed)?;
                 Ok(AtName::Log(Box::new(object)))
             }
             Err(LedgerError::Format {

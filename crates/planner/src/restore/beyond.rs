@@ -1,5 +1,6 @@
 //! What the log holds past the last state that can be restored: signed, and of no use without what is
-//! missing here. Nobody may take the end before it for the end of everything.
+//! missing here; or damaged, and nobody knows whose. Nobody may take the end before it for the end of
+//! everything.
 
 use std::fmt;
 
@@ -17,8 +18,10 @@ pub struct Beyond {
     pub first: (Epoch, LogSeq),
     /// The last of it.
     pub last: (Epoch, LogSeq),
-    /// How many objects of it carry data; none if only a gap stands there.
+    /// How many objects of it carry data; none if only a gap stands there, or what is damaged.
     pub objects: u64,
+    /// How many can't be believed: they may be the source's own, damaged, or anybody's.
+    pub damaged: u64,
     /// The earliest instant that its heads tell.
     pub from: Option<Timestamp>,
     /// The latest.
@@ -56,7 +59,10 @@ pub fn beyond(facts: &Facts, end: (Epoch, LogSeq)) -> Option<Beyond> {
         .collect();
     let (first, last) = (there.first()?, there.last()?);
     let times = || there.iter().filter_map(|(_, entry)| times(&entry.state));
-    let carries = |entry: &&(Epoch, &LogFact)| !matches!(entry.1.state, LogState::Gap(_));
+    let count = |wanted: fn(&LogState) -> bool| {
+        let found = there.iter().filter(|(_, entry)| wanted(&entry.state));
+        u64::try_from(found.count()).unwrap_or(u64::MAX)
+    };
     let why = if first.0 == epoch {
         timeline.hole(run_end.next())
     } else {
@@ -65,25 +71,38 @@ pub fn beyond(facts: &Facts, end: (Epoch, LogSeq)) -> Option<Beyond> {
     Some(Beyond {
         first: (first.0, first.1.seq),
         last: (last.0, last.1.seq),
-        objects: u64::try_from(there.iter().filter(carries).count()).unwrap_or(u64::MAX),
+        objects: count(carries),
+        damaged: count(|state| matches!(state, LogState::Damaged(_))),
         from: times().map(|(from, _)| from).min(),
         to: times().map(|(_, to)| to).max(),
         why,
     })
 }
 
-/// Whether something signed stands there. What can't be believed may be anybody's, and is no log.
+/// Whether anything stands there.
 const fn stands(state: &LogState) -> bool {
     match state {
-        LogState::Object(_) | LogState::Gap(_) | LogState::Unread => true,
-        LogState::Missing | LogState::Damaged(_) => false,
+        LogState::Object(_)
+        | LogState::Closed(_)
+        | LogState::Gap(_)
+        | LogState::Damaged(_)
+        | LogState::Unread => true,
+        LogState::Missing => false,
+    }
+}
+
+/// Whether it is a log object with data.
+const fn carries(state: &LogState) -> bool {
+    match state {
+        LogState::Object(_) | LogState::Closed(_) | LogState::Unread => true,
+        LogState::Gap(_) | LogState::Missing | LogState::Damaged(_) => false,
     }
 }
 
 /// The first and the last instant that an object tells.
 fn times(state: &LogState) -> Option<(Timestamp, Timestamp)> {
     match state {
-        LogState::Object(object) => {
+        LogState::Object(object) | LogState::Closed(object) => {
             let last = object.last_commit.unwrap_or(object.captured_at);
             Some((object.first_commit.unwrap_or(last), last))
         }

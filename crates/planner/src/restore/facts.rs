@@ -1,6 +1,8 @@
 //! What is known of a source's history, as plain facts. Whoever read the repository fills them in
 //! and has checked signatures and links; here nothing is trusted or doubted any more.
 
+use std::fmt;
+
 use jiff::Timestamp;
 use tidemark_format::heads::{BaseHead, LogHead, PointHead};
 use tidemark_format::{BaseNumber, Epoch, Incarnation, LogSeq, PointSeq};
@@ -12,6 +14,27 @@ pub struct Facts {
     pub epochs: Vec<EpochFacts>,
     /// The newest beat of the newest epoch's writer, if it says that the agent is caught up.
     pub caught_up: Option<CaughtUp>,
+}
+
+impl Facts {
+    /// The same for a reader who opens everything; none if nothing is closed.
+    pub(super) fn opened(&self) -> Option<Self> {
+        let mut opened = self.clone();
+        let mut any = false;
+        for epoch in &mut opened.epochs {
+            for base in epoch.bases.iter_mut().filter(|base| !base.opens) {
+                base.opens = true;
+                any = true;
+            }
+            for entry in &mut epoch.log {
+                if let LogState::Closed(fact) = entry.state {
+                    entry.state = LogState::Object(fact);
+                    any = true;
+                }
+            }
+        }
+        any.then_some(opened)
+    }
 }
 
 /// What a beat proves: nothing was committed after `log_seq` up to `at`.
@@ -68,12 +91,51 @@ pub enum LogState {
     Object(ObjectFact),
     /// A signed gap: shipped nowhere, with the reason.
     Gap(String),
+    /// A good log object that the reader's identity can't open: replay can't pass it.
+    Closed(ObjectFact),
     /// Nothing, where something should be.
     Missing,
-    /// Something that can't be believed, with the reason.
-    Damaged(String),
+    /// Something that can't be believed.
+    Damaged(Damage),
     /// An object whose head was not read: replay may pass it and can't end there.
     Unread,
+}
+
+/// What is wrong with something that can't be believed, and whether it must be there at all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damage {
+    /// In words.
+    pub why: String,
+    /// What says that the log went on there. Without it, past the end of the log, nobody can tell
+    /// bit rot of the last object from what a stranger left.
+    pub vouched: Option<Voucher>,
+}
+
+/// What says of a damaged object that it was one of the log's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Voucher {
+    /// Its own head, which is whole and signed.
+    ItsHead,
+    /// A recovery point covers it.
+    Point,
+    /// A base rests on it.
+    Base,
+    /// The agent's beat names it, or one behind it.
+    Beat,
+    /// More than one region has something there.
+    Regions,
+}
+
+impl fmt::Display for Voucher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ItsHead => "its own signed head says so",
+            Self::Point => "a recovery point covers it",
+            Self::Base => "a base rests on it",
+            Self::Beat => "the agent's beat counts it",
+            Self::Regions => "more than one region has it",
+        })
+    }
 }
 
 /// What a log object's head says.
@@ -111,6 +173,15 @@ impl LogFact {
             state,
         }
     }
+
+    /// The same for a reader whose identity can't open it. A gap holds nothing that needs opening.
+    #[must_use]
+    pub fn closed(mut self) -> Self {
+        if let LogState::Object(fact) = self.state {
+            self.state = LogState::Closed(fact);
+        }
+        self
+    }
 }
 
 /// Names a base within its epoch.
@@ -137,6 +208,8 @@ pub struct BaseFact {
     pub usable_from: LogSeq,
     /// Bytes as stored, without its parents'.
     pub stored_bytes: u64,
+    /// Whether the reader's identity opens it, as far as that is known.
+    pub opens: bool,
 }
 
 impl BaseFact {
@@ -157,6 +230,7 @@ impl BaseFact {
             start: head.start,
             usable_from: head.usable_from,
             stored_bytes: head.stored_bytes,
+            opens: true,
         }
     }
 }

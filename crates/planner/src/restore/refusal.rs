@@ -39,6 +39,16 @@ pub enum Why {
         /// The epoch.
         epoch: Epoch,
     },
+    /// It is there, and the reader's identity doesn't open it.
+    #[error(
+        "what it needs was sealed to other identities than the one given (log:{epoch}:{seq} would be its end)"
+    )]
+    Closed {
+        /// The epoch.
+        epoch: Epoch,
+        /// Where a restore with another identity would end.
+        seq: LogSeq,
+    },
     /// Not a restore position.
     #[error("a change spans several log objects there: only its last one is a restore position")]
     NotAPosition,
@@ -108,7 +118,10 @@ pub(super) fn refusal(
     why: Why,
 ) -> NotRecoverable {
     let all = windows(facts);
-    let asked = asked_instant(timelines, target);
+    let asked = match &why {
+        Why::Closed { epoch, seq } => instant_of(timelines, *epoch, *seq),
+        _ => asked_instant(timelines, target),
+    };
     let ends = || all.iter().flat_map(|window| [&window.from, &window.to]);
     let before = ends().filter(|reach| asked.is_none_or(|asked| reach.at <= asked));
     let after = ends().filter(|reach| asked.is_some_and(|asked| reach.at > asked));
@@ -131,9 +144,12 @@ fn asked_instant(timelines: &[Timeline<'_>], target: &Target) -> Option<Timestam
     match target {
         Target::Latest | Target::Point(_) => None,
         Target::At(at) | Target::Before(at) => Some(*at),
-        Target::Position { epoch, seq } => timelines
-            .iter()
-            .find(|timeline| timeline.facts.epoch == *epoch)?
-            .time(*seq),
+        Target::Position { epoch, seq } => instant_of(timelines, *epoch, *seq),
     }
+}
+
+fn instant_of(timelines: &[Timeline<'_>], epoch: Epoch, seq: LogSeq) -> Option<Timestamp> {
+    let mut found = timelines.iter();
+    let timeline = found.find(|timeline| timeline.facts.epoch == epoch)?;
+    timeline.time(seq)
 }

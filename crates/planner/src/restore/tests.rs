@@ -6,6 +6,8 @@ use tidemark_format::{BaseNumber, Incarnation};
 
 use super::*;
 
+mod past;
+
 fn second(n: i64) -> Timestamp {
     Timestamp::from_second(n).unwrap()
 }
@@ -65,6 +67,7 @@ fn base(generation: u64, number: u32, start: u64, usable_from: u64, bytes: u64) 
         start: LogSeq(start),
         usable_from: LogSeq(usable_from),
         stored_bytes: bytes,
+        opens: true,
     }
 }
 
@@ -563,70 +566,6 @@ proptest! {
             }
         }
     }
-}
-
-/// What stands past the end that `latest` reaches.
-fn past_latest(facts: &Facts) -> Option<Beyond> {
-    let latest = plan(facts, &Target::Latest).unwrap();
-    beyond(facts, (latest.epoch, latest.last_log))
-}
-
-#[test]
-fn past_the_last_state_stands_what_has_no_base_here() {
-    let mut facts = plain();
-    assert_eq!(past_latest(&facts), None);
-
-    // A gap, and a generation behind it whose base is elsewhere.
-    facts.epochs[0].log[7] = gap(7);
-    let found = past_latest(&facts).unwrap();
-    assert_eq!(
-        (found.first, found.last),
-        ((Epoch(1), LogSeq(7)), (Epoch(1), LogSeq(9)))
-    );
-    assert_eq!(
-        (found.objects, found.from, found.to),
-        (2, Some(second(180)), Some(second(190)))
-    );
-    assert!(found.why.to_string().contains("log:1:7 is a gap"));
-    assert_eq!(found.to_string(), "log:1:7 to log:1:9");
-
-    // With the base everything is reached.
-    facts.epochs[0].bases.push(base(8, 0, 8, 9, 1000));
-    assert_eq!(past_latest(&facts), None);
-}
-
-#[test]
-fn past_the_last_state_stands_what_a_hole_or_damage_cuts_off() {
-    let mut facts = plain();
-    facts.epochs[0].log.remove(8);
-    let found = past_latest(&facts).unwrap();
-    assert_eq!((found.first.1, found.objects), (LogSeq(9), 1));
-    assert!(found.why.to_string().contains("log:1:8 is missing"));
-
-    let mut facts = plain();
-    facts.epochs[0].log[8].state = LogState::Damaged("bit rot".to_owned());
-    let found = past_latest(&facts).unwrap();
-    assert_eq!((found.first.1, found.from), (LogSeq(9), Some(second(190))));
-    // What nobody is known to have signed is no log, and a place without anything even less.
-    facts.epochs[0].log[9].state = LogState::Damaged("a stranger's".to_owned());
-    assert_eq!(past_latest(&facts), None);
-    facts.epochs[0].log[9].state = LogState::Missing;
-    assert_eq!(past_latest(&facts), None);
-}
-
-#[test]
-fn past_the_last_state_stand_a_later_epoch_and_no_pieces_of_an_unfinished_change() {
-    let mut facts = plain();
-    facts.epochs[0].log.push(piece(10));
-    assert_eq!(past_latest(&facts), None);
-    let mut next = EpochFacts::new(Epoch(2));
-    next.log = vec![object(0, 300)];
-    facts.epochs.push(next);
-    let found = past_latest(&facts).unwrap();
-    assert_eq!(
-        (found.first, found.why),
-        ((Epoch(2), LogSeq(0)), Why::NoBase { epoch: Epoch(2) })
-    );
 }
 
 #[test]

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use tidemark_format::{Epoch, Incarnation, LogSeq};
 
 use super::Why;
-use super::facts::{BaseFact, BaseId, EpochFacts, Facts, LogFact, LogState};
+use super::facts::{BaseFact, BaseId, Damage, EpochFacts, Facts, LogFact, LogState};
 
 /// A position that can be restored, and the instant it stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,7 +82,7 @@ impl<'a> Timeline<'a> {
         let mut times = Vec::with_capacity(facts.log.len());
         let mut time: Option<Timestamp> = None;
         for entry in &facts.log {
-            if let LogState::Object(object) = &entry.state {
+            if let LogState::Object(object) | LogState::Closed(object) = &entry.state {
                 // Before the first commit that was seen, the state is as of when it was captured.
                 let captured = time.is_none().then_some(object.captured_at);
                 let own = object.last_commit.or(captured);
@@ -163,19 +163,22 @@ impl<'a> Timeline<'a> {
         };
         let between = self.facts.log.get(from..=to).unwrap_or_default();
         between.iter().all(|entry| match &entry.state {
-            LogState::Object(object) => match object.first_commit.or(object.last_commit) {
-                Some(first) => !bound.holds(first, at),
-                None => true,
-            },
+            LogState::Object(object) | LogState::Closed(object) => {
+                match object.first_commit.or(object.last_commit) {
+                    Some(first) => !bound.holds(first, at),
+                    None => true,
+                }
+            }
             LogState::Gap(_) | LogState::Missing | LogState::Damaged(_) | LogState::Unread => false,
         })
     }
 
-    /// Bases that begin in a run, belong to its incarnation and become usable in it.
+    /// Bases that open, begin in a run, belong to its incarnation and become usable in it.
     pub(super) fn bases_of(&self, run: &Run) -> impl Iterator<Item = &'a BaseFact> + use<'a> {
         let run = *run;
         self.facts.bases.iter().filter(move |base| {
-            run.first <= base.start
+            base.opens
+                && run.first <= base.start
                 && base.start <= base.usable_from
                 && base.usable_from <= run.last
                 && run.incarnation.is_none_or(|life| life == base.incarnation)
@@ -183,7 +186,7 @@ impl<'a> Timeline<'a> {
     }
 
     /// A base and those it builds on, the complete one first, with their bytes; none if one of them
-    /// isn't there.
+    /// isn't there or doesn't open.
     pub(super) fn chain(&self, base: &BaseFact) -> Option<(Vec<BaseId>, u64)> {
         let mut chain = vec![base.id];
         let mut bytes = base.stored_bytes;
@@ -193,7 +196,8 @@ impl<'a> Timeline<'a> {
             if chain.last().is_none_or(|last| id >= *last) {
                 return None;
             }
-            let base = self.facts.bases.iter().find(|base| base.id == id)?;
+            let mut bases = self.facts.bases.iter();
+            let base = bases.find(|base| base.id == id && base.opens)?;
             chain.push(id);
             bytes = bytes.saturating_add(base.stored_bytes);
             parent = base.parent;
@@ -230,7 +234,13 @@ impl<'a> Timeline<'a> {
     pub(super) fn hole(&self, seq: LogSeq) -> Why {
         let what = match self.state(seq) {
             Some(LogState::Gap(reason)) => format!("is a gap ({reason})"),
-            Some(LogState::Damaged(why)) => format!("is damaged ({why})"),
+            Some(LogState::Damaged(Damage { why, vouched })) => {
+                let vouched = vouched.map(|by| format!("; it must be there: {by}"));
+                format!("is damaged ({why}{})", vouched.unwrap_or_default())
+            }
+            Some(LogState::Closed(_)) => {
+                "is sealed to other identities than the one given".to_owned()
+            }
             Some(LogState::Object(_)) => "begins another life of the database".to_owned(),
             Some(LogState::Unread) => "was not read".to_owned(),
             Some(LogState::Missing) | None => "is missing".to_owned(),
@@ -299,7 +309,7 @@ fn runs(log: &[LogFact]) -> Vec<Run> {
         let life = match &entry.state {
             LogState::Object(object) => Some(object.incarnation),
             LogState::Unread => None,
-            LogState::Gap(_) | LogState::Missing | LogState::Damaged(_) => {
+            LogState::Gap(_) | LogState::Closed(_) | LogState::Missing | LogState::Damaged(_) => {
                 runs.extend(open.take());
                 continue;
             }

@@ -3,8 +3,10 @@
 //! Both look at the target, the repository and the plan in the same way; `restore` then executes.
 //! When a base turns out to have no good copy anywhere, the next older one is taken, and when a log
 //! object has none, a base behind it: the same state is reached by another way, and the damage is
-//! reported. Where there is no other way nothing is delivered, and the error names what can be had.
+//! reported. So is what was sealed before the identity was a recipient gone round, before anything is
+//! fetched. Where there is no other way nothing is delivered, and the error names what can be had.
 
+mod closed;
 mod prepare;
 mod report;
 
@@ -88,6 +90,8 @@ async fn execute(prepared: &Prepared, work: &Work) -> Result<(RestorePlan, Done)
         let planned = stopped(&work.stop, prepared.plan(&avoid)).await;
         let plan = match (planned, damage.take()) {
             (Err(Error::Interrupted), _) => return Err(Error::Interrupted),
+            // Says itself what the identity opens.
+            (Err(without), Some(_)) if closed::is_closed(&without) => return Err(without),
             (Err(without), Some((damage, _))) => {
                 return Err(instead_of(damage, nearest(&without)));
             }
@@ -101,6 +105,11 @@ async fn execute(prepared: &Prepared, work: &Work) -> Result<(RestorePlan, Done)
             }
             (Ok(plan), _) => plan,
         };
+        let looked = async { Ok(closed::look(work, &prepared.timeline, &plan, &mut avoid).await) };
+        if let Some(error) = stopped(&work.stop, looked).await? {
+            damage = Some((error, plan.end));
+            continue;
+        }
         work.tools.console.show_first(&prepared.document(&plan)?);
         match apply::execute(work, prepared.timeline.source(), &plan).await {
             Ok(done) => return Ok((plan, done)),
@@ -135,7 +144,14 @@ fn instead_of(damage: Error, reached: Option<Reached>) -> Error {
             )
         },
     );
+    let what = match &damage {
+        Error::Open(error) if error.kind() == ErrorKind::Key => {
+            "was not sealed to the identity given"
+        }
+        _ => "is damaged",
+    };
     Error::DamagedOnTheWay {
+        what,
         instead,
         damage: Box::new(damage),
     }

@@ -180,7 +180,7 @@ impl Document for Report {
 
     fn text(&self, out: &mut String) {
         if let Some(beyond) = &self.beyond {
-            out.push_str(&format!("\nNOT THE NEWEST STATE: {}", beyond.sentence()));
+            out.push_str(&format!("\n{}", beyond.warning()));
         }
         out.push_str(&format!("\nRestored {} to {}\n", self.source, self.target));
         let mut table = Table::new();
