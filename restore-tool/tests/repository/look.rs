@@ -161,3 +161,29 @@ async fn a_missing_object_before_the_newest_point_is_damage() {
     let ran = world.run(&["verify"]).await;
     assert_eq!(ran.exit, Exit::Integrity, "{ran:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verify_names_a_region_that_lacks_the_newest_point_since_when_and_what_to_do() {
+    let mut world = World::new(2);
+    world.insert(100);
+    world.point(None);
+    let since = world.now();
+    world.regions[1].away = true;
+    world.pass(3600);
+    world.insert(100);
+    world.point(None);
+    for words in [&["verify"][..], &["verify", "--quick"]] {
+        let ran = world.run(words).await;
+        assert_eq!(ran.exit, Exit::Exceptions, "{ran:?}");
+        let told = ran.json()["exceptions"].to_string();
+        let since = since.strftime("%H:%M:%S").to_string();
+        for word in ["south", &since, "1 h", "point:1/1", "tidemark-agent status"] {
+            assert!(told.contains(word), "{word}: {told}");
+        }
+        // Each by itself is whole.
+        for region in [0, 1] {
+            let alone = world.run_in(&[region], words).await;
+            assert_eq!(alone.exit, Exit::Ok, "{alone:?}");
+        }
+    }
+}

@@ -3,9 +3,10 @@
 //! Each region is judged by itself: falling back to another one is what a restore does, not what a
 //! check may do. Damage ends with exit code 13 and a line for each object and region; a region that
 //! can't be read with 16. Log that is whole and leads nowhere, because its base is in none of the regions
-//! given, is an exception (3).
+//! given, is an exception (3), and so is a region that lacks the newest recovery point of another one.
 
 mod check;
+mod lag;
 
 use serde::Serialize;
 use tidemark_format::{RegionName, SourceName, keys};
@@ -178,7 +179,7 @@ async fn one_source(
             check.bodies(&opener, heads, tools).await?;
         }
     }
-    Ok(())
+    lag::tell(repository, &timeline, tools, report).await
 }
 
 impl Document for VerifyReport {
