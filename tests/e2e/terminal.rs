@@ -1,14 +1,18 @@
-//! A person at a terminal: questions, Ctrl-C. On a real pseudo-terminal, made by
+//! A person at a terminal: the bar of long work, questions, Ctrl-C. On a real pseudo-terminal, made by
 //! `script` of util-linux, whose own standard input is the keyboard.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 
+use tidemark_testkit::net::{Mode, Proxy};
+use tidemark_testkit::s3::S3Server;
 use tidemark_tests::eventually;
 
 use crate::process::{Ran, SOON};
+use crate::s3::{Bucket, Cloud, address};
 use crate::site::Site;
+use crate::writer::{assert_same_pages, open};
 
 /// Ctrl-C.
 const CTRL_C: &str = "\x03";
@@ -82,6 +86,17 @@ impl Terminal {
         self.keyboard.flush().expect("keys");
     }
 
+    /// Presses Ctrl-C until it ends: the first may come before there is anybody to hear it.
+    #[track_caller]
+    fn give_up(mut self) -> (i32, String) {
+        let status = eventually("the command ends", SOON, || {
+            // Whoever has ended reads no keys.
+            drop(self.keyboard.write_all(CTRL_C.as_bytes()));
+            self.child.try_wait().expect("a child")
+        });
+        (status.code().expect("an exit code"), self.screen())
+    }
+
     /// Waits for its end; the exit code and the whole screen.
     #[track_caller]
     fn end(mut self) -> (i32, String) {
@@ -97,6 +112,69 @@ impl Drop for Terminal {
         drop(self.child.kill());
         drop(self.child.wait());
     }
+}
+
+/// The times left that a bar has shown, in its own words.
+fn times_left(screen: &str) -> Vec<&str> {
+    let shown = screen.split("ETA ").skip(1);
+    shown
+        .filter_map(|rest| rest.split(['\r', '\n', '\x1b']).next())
+        .map(str::trim_end)
+        .collect()
+}
+
+#[test]
+fn long_restore_shows_a_bar_with_an_eta_and_goes_on_after_ctrl_c() {
+    let Some(server) = S3Server::shared() else {
+        return;
+    };
+    let proxy = Proxy::to(address(server)).unwrap();
+    let bucket = Bucket::new(server, true);
+    let cloud = Cloud::new(&[(&bucket, server.https_endpoint())]);
+    let site = &cloud.site;
+    let app = open(&site.database);
+    app.execute_batch(
+        "CREATE TABLE bulk_too (bytes BLOB); WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL \
+         SELECT i + 1 FROM n WHERE i < 5500) INSERT INTO bulk_too SELECT randomblob(16000) FROM n",
+    )
+    .unwrap();
+    drop(app);
+    let daemon = site.start();
+    site.agent(&["snapshot"]).ok();
+    site.wait_shipped();
+    daemon.terminate();
+    let url = bucket.url(&format!("https://{}", proxy.addr()), "restore");
+    let target = site.path("back.db");
+    let mut restore = site.restore_command(&[&url], &target);
+    restore.args(["--to", "latest"]);
+
+    proxy.set(Mode::Throttle(2_000_000));
+    let mut terminal = Terminal::start(&restore, 100, &site.path("screen-1"));
+    terminal.shows("ETA ");
+    eventually("a time left that was reckoned", SOON, || {
+        let screen = terminal.screen();
+        let left = times_left(&screen);
+        left.iter().any(|left| *left != "0 s").then_some(())
+    });
+    terminal.shows("/s ETA");
+    terminal.types(CTRL_C);
+    let (code, screen) = terminal.end();
+    assert_eq!(code, 1, "{screen}");
+    assert!(screen.contains("goes on where it was"), "{screen}");
+    assert!(!target.exists(), "{screen}");
+
+    // A link that went dead doesn't hold the person who has had enough.
+    proxy.set(Mode::BlackHole);
+    let terminal = Terminal::start(&restore, 20, &site.path("screen-2"));
+    let (code, screen) = terminal.give_up();
+    assert!(code == 1 || code == 130, "{code}: {screen}");
+
+    proxy.set(Mode::Pass);
+    let terminal = Terminal::start(&restore, 100, &site.path("screen-3"));
+    let (code, screen) = terminal.end();
+    assert_eq!(code, 0, "{screen}");
+    assert!(screen.contains("equal to the source"), "{screen}");
+    assert_same_pages(&site.database, &target);
 }
 
 #[test]

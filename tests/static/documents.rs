@@ -8,7 +8,7 @@ use tidemark_tests::{
 };
 
 /// Promises of docs/TESTING.md that nothing shows yet. May only go down.
-const NOT_YET_SHOWN_MAX: usize = 2;
+const NOT_YET_SHOWN_MAX: usize = 1;
 
 fn documents() -> Vec<String> {
     let mut found: Vec<String> = ["README.md", "CHANGELOG.md", "benches/RESULTS.md"]
