@@ -26,4 +26,5 @@ mod terminal;
 mod torture;
 mod trouble;
 mod unreadable;
+mod weather;
 mod writer;
