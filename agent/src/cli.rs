@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use tidemark_format::SourceName;
+use tidemark_host::point_name::PointName;
 
 /// Protects databases: captures their log continuously and keeps it, encrypted, in several regions.
 #[derive(Debug, Parser)]
@@ -150,9 +151,9 @@ pub struct SnapshotArgs {
     /// Make a base too
     #[arg(long)]
     pub base: bool,
-    /// Name the recovery point, to restore to `point:NAME`
+    /// Name the recovery point, to restore to `point:NAME`: up to 64 letters, digits, - _ . and given once
     #[arg(long, value_name = "POINT")]
-    pub name: Option<String>,
+    pub name: Option<PointName>,
 }
 
 /// `config …`

@@ -145,6 +145,50 @@ fn named_point_and_plan_say_what_restore_then_does() {
 }
 
 #[test]
+fn names_of_points_follow_a_rule_and_are_given_once() {
+    let site = Site::new();
+    let daemon = site.start();
+    write(&site.database, 10);
+    for name in [
+        "1/4",
+        "latest",
+        "-90m",
+        "2026-05-01",
+        "now",
+        "",
+        "a b",
+        "log:1:4",
+    ] {
+        let word = format!("--name={name}");
+        let refused = site.agent(&["snapshot", &word]).ends_with(2);
+        let told = ["recovery point's name is 1 to 64", "take"];
+        assert!(
+            told.iter().any(|words| refused.err.contains(words)),
+            "{name:?}: {refused}"
+        );
+    }
+    site.agent(&["snapshot", "--name", "before-v2"]).ok();
+    let list = site.tool(&["list", "--json"]).ok().json();
+    let points = list["sources"][0]["points"].as_array().expect("points");
+    let named = points.iter().find(|point| point["name"] == "before-v2");
+    let at: jiff::Timestamp = named.expect("the named one")["committed"]
+        .as_str()
+        .and_then(|at| at.parse().ok())
+        .expect("its time");
+    let at = at.strftime("%Y-%m-%d %H:%M:%S").to_string();
+    write(&site.database, 10);
+    site.agent(&["snapshot", "--name", "before-v2"])
+        .ends_with(2)
+        .says(&["before-v2", &at]);
+    // Without a daemon the same holds.
+    daemon.terminate();
+    site.agent(&["snapshot", "--name", "before-v2"])
+        .ends_with(2)
+        .says(&[&at]);
+    site.agent(&["snapshot", "--name", "before-v3"]).ok();
+}
+
+#[test]
 fn restore_that_was_interrupted_goes_on_where_it_was() {
     use tidemark_testkit::sqlite::{Shape, create};
     let site = Site::plan();

@@ -8,6 +8,7 @@ mod ended;
 mod failure;
 mod init;
 mod manual;
+mod names;
 mod operate;
 mod ownership;
 mod run;

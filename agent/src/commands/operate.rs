@@ -13,7 +13,7 @@ use tidemark_host::{
 };
 use tidemark_ledger::fencing::Claimed;
 
-use super::{Failure, context, ended, ownership, status};
+use super::{Failure, context, ended, names, ownership, status};
 use crate::{
     AgentError, Shutdown, bootstrap,
     cli::{Global, SnapshotArgs},
@@ -171,10 +171,14 @@ pub(super) fn snapshot(
 ) -> Result<Exit, Failure> {
     let config = context::config(global)?;
     known(&config, global.source.as_ref())?;
+    if let Some(name) = &args.name {
+        let asked = names::refuse_taken(&config, global.source.as_ref(), name, console);
+        context::runtime()?.block_on(asked)?;
+    }
     let request = Request::snapshot(
         global.source.clone(),
         args.base,
-        args.name.clone(),
+        args.name.as_ref().map(ToString::to_string),
         DURABLE_WITHIN,
     );
     let components = match context::runtime()?.block_on(ask_or_lock(&config, &request))? {

@@ -14,6 +14,7 @@ pub mod files;
 pub mod lock;
 pub mod log;
 pub mod output;
+pub mod point_name;
 pub mod region_url;
 pub mod rng;
 pub mod size;
