@@ -84,6 +84,7 @@ fn list() {
             first: LogSeq(4701),
             last: LogSeq(4711),
             objects: 11,
+            taken_over_by: None,
         }),
         strays: vec![Stray {
             region: region("north"),
@@ -97,6 +98,7 @@ fn list() {
             first: LogSeq(12),
             last: LogSeq(80),
             objects: 69,
+            taken_over_by: None,
         }],
         troubles: vec!["north: meta/point/app/00000002/0000000000000007: damaged".into()],
     };

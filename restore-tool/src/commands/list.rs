@@ -436,6 +436,11 @@ impl SourceListed {
                 span(epoch, first, last)
             ));
         }
+        self.wrong(out);
+    }
+
+    /// What is missing and what doesn't count.
+    fn wrong(&self, out: &mut String) {
         for missing in &self.missing {
             let objects = output::count(missing.objects, "log object");
             let (epoch, first, last) = (missing.epoch, missing.first, missing.last);
