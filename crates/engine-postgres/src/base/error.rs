@@ -50,6 +50,12 @@ pub enum BaseError {
         /// Where the log begins.
         log: Lsn,
     },
+    /// The data directory can't be read, and nothing else is allowed.
+    #[error("the data directory can't be read for a base: {why}")]
+    NotLocal {
+        /// Why.
+        why: String,
+    },
     /// More files than numbers.
     #[error("the server has more files than a base can number")]
     TooManyFiles,
@@ -112,6 +118,7 @@ impl BaseError {
             | Self::Contents(_)
             | Self::OtherSystem { .. }
             | Self::StartsEarly { .. }
+            | Self::NotLocal { .. }
             | Self::TooManyFiles
             | Self::Store { .. }
             | Self::Stopped => ErrorKind::Retry,

@@ -2,8 +2,8 @@
 //!
 //! # Invariants
 //!
-//! - A base is taken by one task per source ([`take`]) on a connection of its own. [`Bases`] is what
-//!   the capture holds: it never waits for the network.
+//! - A base is taken by one task per source ([`take`]) on a connection of its own: over the network, or
+//!   from the data directory ([`local`]). [`Bases`] is what the capture holds: it never waits for them.
 //! - Numbers of files are stable inside a generation; number 0 is the layout
 //!   ([`tidemark_format::postgres::layout`]).
 //! - Whether a page changed is told by a digest of every page of the base before, kept on disk
@@ -30,22 +30,23 @@
 mod checksum;
 mod digests;
 mod error;
+mod exclude;
 mod listing;
+mod local;
 mod outside;
 mod pages;
 mod server;
+mod settings;
 mod state;
 mod table;
 mod take;
 mod tar;
+mod walk;
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::path::PathBuf;
 
-use tidemark_engine::{
-    Alert, BaseSlice, BaseStart, Error, PageRun, Progress, UnfinishedBase, Wake,
-};
+use tidemark_engine::{Alert, BaseSlice, BaseStart, Error, PageRun, Progress, UnfinishedBase};
 use tidemark_format::LogSeq;
 use tidemark_format::postgres::Lsn;
 use tidemark_format::postgres::layout::UNIT_BYTES;
@@ -53,9 +54,9 @@ use tidemark_host::files;
 use tokio::sync::mpsc;
 
 pub use error::BaseError;
+pub use settings::{LogStart, Reading, Settings};
 pub use tar::TarError;
 
-use crate::conninfo::ConnInfo;
 use digests::Store;
 use state::{Begun, State, sweep};
 use table::FileTable;
@@ -67,42 +68,6 @@ pub const ALERT_BAD_PAGES: &str = "postgresql.bad-pages";
 pub const ALERT_BASE_WAITS: &str = "postgresql.base-waits";
 /// Batches between the task and the caller, of about a mebibyte each.
 const BATCHES_AHEAD: usize = 1;
-
-/// How bases are taken.
-#[derive(Clone)]
-pub struct Settings {
-    /// Where the server is.
-    pub info: ConnInfo,
-    /// Runs the task.
-    pub runtime: tokio::runtime::Handle,
-    /// What the server calls the backup in its log.
-    pub label: String,
-    /// Checkpoint at once instead of at leisure.
-    pub fast_checkpoint: bool,
-    /// Kilobytes a second at most.
-    pub rate_kilobytes: Option<u32>,
-    /// Called when there is something for [`Bases::slice`].
-    pub wake: Wake,
-}
-
-impl fmt::Debug for Settings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Settings")
-            .field("label", &self.label)
-            .field("fast_checkpoint", &self.fast_checkpoint)
-            .field("rate_kilobytes", &self.rate_kilobytes)
-            .finish_non_exhaustive()
-    }
-}
-
-/// The log onto which a base must fit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LogStart {
-    /// The captured system: no other may answer.
-    pub system: u64,
-    /// Where the cut begins that the base starts with.
-    pub from: Lsn,
-}
 
 /// A base in the works.
 #[derive(Debug)]
@@ -130,6 +95,7 @@ pub struct Bases {
     settings: Settings,
     state: State,
     running: Option<Running>,
+    reading: Reading,
 }
 
 impl Bases {
@@ -149,9 +115,15 @@ impl Bases {
             settings,
             state,
             running: None,
+            reading: Reading::default(),
         };
         bases.sweep();
         Ok(bases)
+    }
+
+    /// Says where the bytes of bases are to come from, beginning with the next one.
+    pub const fn read_from(&mut self, reading: Reading) {
+        self.reading = reading;
     }
 
     /// Removes the stores that are not needed.
@@ -253,6 +225,7 @@ impl Bases {
             log,
             runs: sender,
             shared: shared.clone(),
+            reading: self.reading,
         }));
         self.running = Some(Running {
             number,

@@ -28,6 +28,14 @@ pub(crate) struct Checks {
     pub(crate) segment_blocks: u64,
 }
 
+impl Checks {
+    /// The block of its relation that page `number` of a segment is.
+    pub(crate) fn block(self, segment: u32, number: u64) -> Option<u32> {
+        let before = u64::from(segment).checked_mul(self.segment_blocks)?;
+        u32::try_from(before.checked_add(number)?).ok()
+    }
+}
+
 /// Pages that were wrong.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct BadPages {
@@ -52,6 +60,21 @@ struct Current {
     left: u64,
     /// Every unit is given out.
     whole: bool,
+}
+
+impl BadPages {
+    fn note(&mut self, current: &Current, page: u64) {
+        self.total += 1;
+        if self.first.is_none() {
+            self.first = Some((current.path.clone(), page));
+        }
+        if self.listed.len() < BAD_LISTED_MAX {
+            self.listed.push(BadPage {
+                file: current.number,
+                page,
+            });
+        }
+    }
 }
 
 /// Makes page runs from files.
@@ -246,22 +269,23 @@ impl Builder {
         let Some(page) = unit.first_chunk::<PAGE_BYTES>().filter(|_| whole) else {
             return;
         };
-        let block = u64::from(segment) * checks.segment_blocks + number;
-        let Ok(block) = u32::try_from(block) else {
+        let Some(block) = checks.block(segment, number) else {
             return;
         };
-        if checksum::look(page, block, checks.start) != Verdict::Bad {
-            return;
+        if checksum::look(page, block, checks.start) == Verdict::Bad {
+            self.bad.note(current, number);
         }
-        self.bad.total += 1;
-        if self.bad.first.is_none() {
-            self.bad.first = Some((current.path.clone(), number));
-        }
-        if self.bad.listed.len() < BAD_LISTED_MAX {
-            self.bad.listed.push(BadPage {
-                file: current.number,
-                page: number,
-            });
+    }
+
+    /// Leaves the checks to the caller, who calls [`Self::note_bad`].
+    pub(crate) const fn uncheck(&mut self) -> Option<Checks> {
+        self.checks.take()
+    }
+
+    /// A page of the file that is being read is bad.
+    pub(crate) fn note_bad(&mut self, page: u64) {
+        if let Some(current) = &self.current {
+            self.bad.note(current, page);
         }
     }
 
@@ -433,5 +457,66 @@ mod tests {
         builder.data(&[0; 9]).unwrap();
         assert!(builder.end_file().is_err());
         assert!(builder.begin_file("a", 10, false).is_err());
+    }
+
+    /// Names the child process of the test below.
+    const CHILD: &str = "TIDEMARK_TEST_MEMORY_OF_200000_FILES";
+    /// More than the table (30 MiB) and what a test process takes anyway.
+    const CHILD_MEMORY_MAX_KB: u64 = 64 << 10;
+
+    /// The most memory that this process ever had.
+    fn memory_max_kb() -> u64 {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let digits = line.unwrap().trim().trim_end_matches(" kB");
+        digits.parse().unwrap()
+    }
+
+    #[test]
+    fn bases_of_two_hundred_thousand_files_stay_small_in_memory() {
+        if std::env::var_os(CHILD).is_none() {
+            // Only in a process of its own is the most memory this test's.
+            let name =
+                "base::pages::tests::bases_of_two_hundred_thousand_files_stay_small_in_memory";
+            let child = std::process::Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", name, "--test-threads=1"])
+                .env(CHILD, "1")
+                .output()
+                .unwrap();
+            assert!(
+                child.status.success(),
+                "{}",
+                String::from_utf8_lossy(&child.stdout)
+            );
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        for number in 0..3 {
+            let before = u64::checked_sub(number, 1);
+            let (before, table) = match before {
+                Some(before) => {
+                    let (store, table) = Store::open(folder.path(), before, &KEY).unwrap();
+                    (Some(store), table)
+                }
+                None => (None, FileTable::new().unwrap()),
+            };
+            let store = StoreWriter::create(folder.path(), number, &KEY).unwrap();
+            let mut builder = Builder::new(KEY, before, store, table);
+            let mut runs = 0;
+            for file in 0..200_000 {
+                let path = format!("pg_tblspc/16385/PG_18_202506291/16384/{}", 16_400 + file);
+                builder.begin_file(&path, 8, false).unwrap();
+                builder.data(b"8 bytes!").unwrap();
+                builder.end_file().unwrap();
+                if builder.is_full() {
+                    runs += builder.take_batch().len();
+                }
+            }
+            runs += builder.take_batch().len();
+            builder.finish().unwrap();
+            assert_eq!(runs, if number == 0 { 200_000 } else { 0 });
+        }
+        let memory = memory_max_kb();
+        assert!(memory < CHILD_MEMORY_MAX_KB, "{memory} kB");
     }
 }

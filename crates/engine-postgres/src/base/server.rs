@@ -8,7 +8,7 @@ use crate::replication;
 use crate::wire::{Connection, WireError};
 
 /// What is known about the server.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Server {
     pub(super) system: u64,
     pub(super) version: String,

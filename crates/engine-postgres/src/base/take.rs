@@ -17,25 +17,26 @@ use super::checksum::PAGE_BYTES;
 use super::digests::{Store, StoreWriter};
 use super::error::BaseError;
 use super::listing::Listing;
+use super::local::{self, Session};
 use super::outside::{self, Outside};
 use super::pages::{BadPages, Builder, Checks};
 use super::server::{self, Server};
 use super::table::FileTable;
 use super::tar::{Entry, Event, Kind, Tar};
-use super::{LogStart, Settings};
+use super::{LogStart, Reading, Settings};
 use crate::replication::{BackupEvent, BackupOptions, BaseBackup, ServerTablespace};
 use crate::wire::{Connection, Mode};
 
 /// A server that sends nothing for so long while it copies is not there any more.
-const SILENCE_MAX: Duration = Duration::from_secs(300);
+pub(super) const SILENCE_MAX: Duration = Duration::from_secs(300);
 /// A checkpoint at once takes as long as writing the server's dirty memory.
 const FAST_START_MAX: Duration = Duration::from_secs(3600);
 /// A checkpoint at leisure takes up to `checkpoint_timeout`, which is at most a day.
 const SPREAD_START_MAX: Duration = Duration::from_secs(26 * 3600);
 /// How long to wait for a standby's restart point, and how often to look: primaries make a
 /// checkpoint every five minutes unless told otherwise, if anything was written.
-const EARLY_TRIES_MAX: u32 = 90;
-const EARLY_WAIT: Duration = Duration::from_secs(10);
+pub(super) const EARLY_TRIES_MAX: u32 = 90;
+pub(super) const EARLY_WAIT: Duration = Duration::from_secs(10);
 
 /// How a base ended well.
 #[derive(Debug, Clone)]
@@ -80,6 +81,7 @@ pub(super) struct Work {
     pub(super) log: LogStart,
     pub(super) runs: mpsc::Sender<Vec<PageRun>>,
     pub(super) shared: Shared,
+    pub(super) reading: Reading,
 }
 
 /// Takes the base; the outcome stands in [`Told`].
@@ -91,7 +93,24 @@ pub(super) async fn take(work: Work) {
 }
 
 async fn run(work: Work) -> Result<Finished, BaseError> {
-    let outside = outside::collect(&work.settings.info).await;
+    let outside = Box::pin(outside::collect(&work.settings.info)).await;
+    if work.reading == Reading::Remote {
+        return Box::pin(remote(work, outside)).await;
+    }
+    match Box::pin(Session::open(&work)).await {
+        Ok(session) => Box::pin(local::take(session, work, outside)).await,
+        Err(why) if work.reading == Reading::Local => Err(BaseError::NotLocal { why }),
+        Err(why) => {
+            tracing::info!(
+                why,
+                "the data directory is not read here: the base comes over the network"
+            );
+            Box::pin(remote(work, outside)).await
+        }
+    }
+}
+
+async fn remote(work: Work, outside: Outside) -> Result<Finished, BaseError> {
     let (mut backup, server) = begin_backup(&work).await?;
     let Some(BackupEvent::Tablespaces(spaces)) = next(&mut backup, SILENCE_MAX).await? else {
         return Err(contents("no list of tablespaces came"));
@@ -120,7 +139,7 @@ async fn run(work: Work) -> Result<Finished, BaseError> {
     Err(contents("it has no end"))
 }
 
-fn contents(why: &str) -> BaseError {
+pub(super) fn contents(why: &str) -> BaseError {
     BaseError::Contents(why.to_owned())
 }
 
@@ -131,6 +150,36 @@ async fn next(backup: &mut BaseBackup, wait: Duration) -> Result<Option<BackupEv
         Err(_elapsed) => Err(BaseError::Silent {
             seconds: wait.as_secs(),
         }),
+    }
+}
+
+/// How long a backup may take to start.
+pub(super) const fn start_max(fast: bool) -> Duration {
+    if fast {
+        FAST_START_MAX
+    } else {
+        SPREAD_START_MAX
+    }
+}
+
+impl Work {
+    /// Whether replay from where `server` started fits the log; false: a standby may later.
+    pub(super) fn may_start(&self, server: &Server) -> Result<bool, BaseError> {
+        let at = server.start.lsn;
+        let mut told = self.shared.lock();
+        if at >= self.log.from {
+            (told.start, told.waits) = (Some(server.start), None);
+            return Ok(true);
+        }
+        let early = BaseError::StartsEarly {
+            start: at,
+            log: self.log.from,
+        };
+        if !server.standby {
+            return Err(early);
+        }
+        told.waits = Some(early.to_string());
+        Ok(false)
     }
 }
 
@@ -146,11 +195,7 @@ async fn begin_backup(work: &Work) -> Result<(BaseBackup, Server), BaseError> {
         manifest: false,
         zstd_level: None,
     };
-    let wait = if options.fast {
-        FAST_START_MAX
-    } else {
-        SPREAD_START_MAX
-    };
+    let wait = start_max(options.fast);
     for _ in 0..EARLY_TRIES_MAX {
         let mut connection = Connection::open(&settings.info, Mode::Physical).await?;
         let mut server = server::ask(&mut connection).await?;
@@ -165,20 +210,9 @@ async fn begin_backup(work: &Work) -> Result<(BaseBackup, Server), BaseError> {
             return Err(contents("no start came"));
         };
         server.start = BranchPosition { timeline, lsn: at };
-        if at >= work.log.from {
-            let mut told = work.shared.lock();
-            (told.start, told.waits) = (Some(server.start), None);
-            drop(told);
+        if work.may_start(&server)? {
             return Ok((backup, server));
         }
-        let early = BaseError::StartsEarly {
-            start: at,
-            log: work.log.from,
-        };
-        if !server.standby {
-            return Err(early);
-        }
-        work.shared.lock().waits = Some(early.to_string());
         drop(backup);
         tokio::time::sleep(EARLY_WAIT).await;
     }
@@ -197,18 +231,22 @@ struct Archive {
 }
 
 /// Between the server's start and its end.
-struct Taking {
-    builder: Builder,
+pub(super) struct Taking {
+    pub(super) builder: Builder,
     server: Server,
-    runs: mpsc::Sender<Vec<PageRun>>,
-    settings: Settings,
-    shared: Shared,
+    pub(super) runs: mpsc::Sender<Vec<PageRun>>,
+    pub(super) settings: Settings,
+    pub(super) shared: Shared,
     archive: Option<Archive>,
-    listing: Listing,
+    pub(super) listing: Listing,
 }
 
 impl Taking {
-    fn new(work: Work, server: Server, spaces: &[ServerTablespace]) -> Result<Self, BaseError> {
+    pub(super) fn new(
+        work: Work,
+        server: Server,
+        spaces: &[ServerTablespace],
+    ) -> Result<Self, BaseError> {
         let store = StoreWriter::create(&work.folder, work.number, &work.key)?;
         let (before, table) = match work.before {
             Some((before, table)) => (Some(before), table),
@@ -322,7 +360,7 @@ impl Taking {
     }
 
     /// The server is done: adds the settings and the layout, and makes the digests durable.
-    async fn finish(
+    pub(super) async fn finish(
         mut self,
         outside: Outside,
         stop: BranchPosition,
@@ -350,7 +388,12 @@ impl Taking {
         Ok(finished)
     }
 
-    async fn small_file(&mut self, path: &str, bytes: &[u8], whole: bool) -> Result<(), BaseError> {
+    pub(super) async fn small_file(
+        &mut self,
+        path: &str,
+        bytes: &[u8],
+        whole: bool,
+    ) -> Result<(), BaseError> {
         self.builder.begin_file(path, bytes.len() as u64, whole)?;
         self.file_data(bytes).await?;
         self.builder.end_file()

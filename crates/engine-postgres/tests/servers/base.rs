@@ -10,7 +10,7 @@ use std::time::Duration;
 use tidemark_engine::{BaseSlice, BaseStart, Error, ErrorKind, PageRun, Wake};
 use tidemark_engine_postgres::Lsn;
 use tidemark_engine_postgres::base::{
-    ALERT_BAD_PAGES, ALERT_BASE_WAITS, Bases, LogStart, Settings,
+    ALERT_BAD_PAGES, ALERT_BASE_WAITS, Bases, LogStart, Reading, Settings,
 };
 use tidemark_engine_postgres::conninfo::ConnInfo;
 use tidemark_format::LogSeq;
@@ -59,6 +59,7 @@ struct Bench {
     bell: Arc<Bell>,
     system: u64,
     settings: Settings,
+    reading: Reading,
     bases: Option<Bases>,
 }
 
@@ -86,16 +87,16 @@ impl Taken {
 }
 
 impl Bench {
-    fn new(cluster: &Cluster) -> Self {
-        Self::with(cluster, |_| {})
+    fn new(cluster: &Cluster, reading: Reading) -> Self {
+        Self::of_role(cluster, reading, "postgres")
     }
 
-    fn with(cluster: &Cluster, adapt: impl FnOnce(&mut Settings)) -> Self {
-        let text = format!("host={} user=postgres", cluster.socket_dir().display());
+    fn of_role(cluster: &Cluster, reading: Reading, role: &str) -> Self {
+        let text = format!("host={} user={role}", cluster.socket_dir().display());
         let bell = Arc::new(Bell::default());
         let rings = Arc::clone(&bell);
         let runtime = Runtime::new().expect("a runtime");
-        let mut settings = Settings {
+        let settings = Settings {
             info: ConnInfo::parse(&text, &Nothing).expect("a connection string"),
             runtime: runtime.handle().clone(),
             label: "tidemark".to_owned(),
@@ -103,7 +104,6 @@ impl Bench {
             rate_kilobytes: None,
             wake: Wake::new(move || rings.ring()),
         };
-        adapt(&mut settings);
         let system = cluster.query("SELECT system_identifier FROM pg_control_system()");
         let mut bench = Self {
             _runtime: runtime,
@@ -111,6 +111,7 @@ impl Bench {
             bell,
             system: system.parse().expect("a number"),
             settings,
+            reading,
             bases: None,
         };
         bench.reopen();
@@ -125,7 +126,9 @@ impl Bench {
     fn reopen(&mut self) {
         self.bases = None;
         let folder = self.folder.path().join("bases");
-        self.bases = Some(Bases::open(folder, self.settings.clone()).expect("it opens"));
+        let mut bases = Bases::open(folder, self.settings.clone()).expect("it opens");
+        bases.read_from(self.reading);
+        self.bases = Some(bases);
     }
 
     fn bases(&mut self) -> &mut Bases {
@@ -314,10 +317,10 @@ fn furnished(postgres: &Postgres) -> (Cluster, tempfile::TempDir) {
     (cluster, space)
 }
 
-fn restores_what_the_server_had(postgres: &Postgres) {
+fn restores_what_the_server_had(postgres: &Postgres, reading: Reading) {
     // GIVEN a cluster with a bit of everything
     let (cluster, _space) = furnished(postgres);
-    let mut bench = Bench::new(&cluster);
+    let mut bench = Bench::new(&cluster, reading);
     assert!(bench.bases().needs_complete());
     // WHEN a base is taken
     let first = bench.take(false);
@@ -380,7 +383,14 @@ fn restores_what_the_server_had(postgres: &Postgres) {
 #[test]
 fn a_chain_of_bases_and_the_log_start_a_server_with_equal_content_on_every_major() {
     for postgres in Postgres::all() {
-        restores_what_the_server_had(&postgres);
+        restores_what_the_server_had(&postgres, Reading::Remote);
+    }
+}
+
+#[test]
+fn so_does_a_chain_that_was_read_from_the_data_directory_on_every_major() {
+    for postgres in Postgres::all() {
+        restores_what_the_server_had(&postgres, Reading::Local);
     }
 }
 
@@ -390,7 +400,7 @@ fn a_base_is_done_only_once_the_log_is_received_to_its_end() {
         return;
     };
     let cluster = Cluster::start(&postgres, &options()).expect("a cluster");
-    let mut bench = Bench::new(&cluster);
+    let mut bench = Bench::new(&cluster, Reading::Local);
     bench.begin(true);
     let mut seen = 0;
     // GIVEN a base whose last page was given out
@@ -444,7 +454,13 @@ fn an_interrupted_base_never_looks_complete() {
     let Some(cluster) = roomy() else {
         return;
     };
-    let mut bench = Bench::new(&cluster);
+    for reading in [Reading::Remote, Reading::Local] {
+        interrupts_bases(&cluster, reading);
+    }
+}
+
+fn interrupts_bases(cluster: &Cluster, reading: Reading) {
+    let mut bench = Bench::new(cluster, reading);
     // GIVEN a base that was begun when the agent was killed
     bench.begin(false);
     bench.slice().expect("some pages");
@@ -458,7 +474,9 @@ fn an_interrupted_base_never_looks_complete() {
     // AND one whose connection breaks says so
     bench.begin(false);
     bench.slice().expect("some pages");
-    cluster.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_replication");
+    cluster.sql(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'walsender'",
+    );
     let error = loop {
         match bench.slice() {
             Ok(slice) => assert!(!slice.done, "the connection was broken before its end"),
@@ -476,7 +494,7 @@ fn interrupted_bases_leave_the_published_one_as_the_parent() {
     let Some(cluster) = roomy() else {
         return;
     };
-    let mut bench = Bench::new(&cluster);
+    let mut bench = Bench::new(&cluster, Reading::Remote);
     // GIVEN a published base and one that was interrupted
     assert!(bench.take(false).start.complete);
     bench.begin(false);
@@ -505,7 +523,7 @@ fn interrupted_bases_leave_the_published_one_as_the_parent() {
     assert!(bench.take(false).start.complete);
 }
 
-fn tells_bad_pages(postgres: &Postgres) {
+fn tells_bad_pages(postgres: &Postgres, reading: Reading) {
     // GIVEN a page that changed on the server's disk
     let cluster = Cluster::start(postgres, &options()).expect("a cluster");
     cluster.sql("CREATE TABLE t AS SELECT n, md5(n::text) FROM generate_series(1, 20000) n");
@@ -519,7 +537,7 @@ fn tells_bad_pages(postgres: &Postgres) {
         .expect("written");
     cluster.start_again().expect("it starts");
     // WHEN a base is taken
-    let mut bench = Bench::new(&cluster);
+    let mut bench = Bench::new(&cluster, reading);
     let base = bench.take(true);
     // THEN it holds the page, and says so
     let layout = base.layout();
@@ -547,7 +565,8 @@ fn tells_bad_pages(postgres: &Postgres) {
 #[test]
 fn a_page_that_is_wrong_on_the_server_is_told_and_stops_no_base_on_every_major() {
     for postgres in Postgres::all() {
-        tells_bad_pages(&postgres);
+        tells_bad_pages(&postgres, Reading::Remote);
+        tells_bad_pages(&postgres, Reading::Local);
     }
 }
 
@@ -575,7 +594,7 @@ fn settings_outside_the_data_directory_come_with_the_base() {
         .with("include_if_exists", &text(&more));
     let cluster = Cluster::start(&postgres, &options).expect("a cluster");
     // WHEN a base is taken
-    let mut bench = Bench::new(&cluster);
+    let mut bench = Bench::new(&cluster, Reading::Auto);
     let base = bench.take(true);
     // THEN they are in it, and the layout says where they belong
     let layout = base.layout();
@@ -593,15 +612,18 @@ fn settings_outside_the_data_directory_come_with_the_base() {
     assert_eq!(layout.settings_notes, Vec::<String>::new());
     // AND a role that may not see them leaves a note instead of failing the base
     cluster.sql("CREATE ROLE ship REPLICATION LOGIN; CREATE DATABASE ship");
-    let text = format!("host={} user=ship", cluster.socket_dir().display());
-    let info = ConnInfo::parse(&text, &Nothing).expect("a connection string");
-    let mut bench = Bench::with(&cluster, |settings| settings.info = info);
+    let mut bench = Bench::of_role(&cluster, Reading::Auto, "ship");
     let layout = bench.take(true).layout();
     assert_eq!(layout.settings, []);
     assert!(
         layout.settings_notes[0].contains("pg_read_all_settings"),
         "{layout:?}"
     );
+    // AND it takes bases over the network only, for it may not start one by itself
+    let mut bench = Bench::of_role(&cluster, Reading::Local, "ship");
+    bench.begin(true);
+    let error = bench.slice().expect_err("refused");
+    assert!(error.to_string().contains("EXECUTE"), "{error}");
 }
 
 #[test]
@@ -625,9 +647,10 @@ fn twenty_thousand_small_files_make_a_base_and_none_of_them_the_next() {
         .collect();
     cluster.sql(&script);
     cluster.sql("CHECKPOINT");
-    let mut bench = Bench::new(&cluster);
-    // WHEN a base and the next one are taken
+    let mut bench = Bench::new(&cluster, Reading::Remote);
+    // WHEN a base and the next one are taken, one over the network and one from the disk
     let first = bench.take(true);
+    bench.bases().read_from(Reading::Local);
     let second = bench.take(false);
     // THEN both list them all, and the second holds next to nothing
     assert!(first.files.len() > 20_000, "{}", first.files.len());
@@ -660,6 +683,13 @@ fn a_base_of_a_standby_waits_for_a_restart_point_in_the_captured_log() {
     let primary = Cluster::start(&postgres, &options()).expect("a cluster");
     let standby = primary.standby("standby").expect("a standby");
     primary.sql("CREATE TABLE s AS SELECT generate_series(1, 1000) n");
+    for reading in [Reading::Remote, Reading::Local] {
+        waits_for_a_restart_point(&primary, &standby, reading);
+    }
+}
+
+fn waits_for_a_restart_point(primary: &Cluster, standby: &Cluster, reading: Reading) {
+    primary.sql("INSERT INTO s SELECT generate_series(1, 1000)");
     let log = LogStart {
         system: primary
             .query("SELECT system_identifier FROM pg_control_system()")
@@ -670,7 +700,7 @@ fn a_base_of_a_standby_waits_for_a_restart_point_in_the_captured_log() {
             .parse()
             .expect("a position"),
     };
-    let mut bench = Bench::new(&standby);
+    let mut bench = Bench::new(standby, reading);
     bench
         .bases()
         .begin(LogSeq(1), true, log)
@@ -705,7 +735,7 @@ fn another_server_than_the_captured_one_is_refused() {
         return;
     };
     let cluster = Cluster::start(&postgres, &options()).expect("a cluster");
-    let mut bench = Bench::new(&cluster);
+    let mut bench = Bench::new(&cluster, Reading::Auto);
     bench.system += 1;
     bench.begin(true);
     let error = bench.slice().expect_err("refused");
