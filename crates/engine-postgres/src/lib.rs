@@ -10,6 +10,7 @@ pub mod conninfo;
 mod engine;
 mod error;
 pub mod replication;
+pub mod restore;
 pub mod timeline;
 pub mod wal;
 pub mod wire;

@@ -26,6 +26,11 @@ pub enum ProofResult {
     Equal,
     /// The last log object carries no digest (the generation's first base was not complete then).
     NoDigest,
+    /// The database's own server replayed the log, every record's checksum right, and stopped exactly
+    /// where it was to.
+    Replayed,
+    /// Everything is in place, and replay is left to whoever starts the server.
+    Unproved,
 }
 
 /// Where a restore ended, and what was proved about it.
@@ -70,6 +75,12 @@ pub trait Materialise: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`crate::ErrorKind::Corrupt`] if the payload is not sound, or the system's.
     fn apply_log(&mut self, payload: &[u8]) -> Result<Applied, Error>;
+
+    /// Whether the log applied so far holds the target, so that no more of it is needed. An engine
+    /// that has no target of its own needs all it is given.
+    fn has_reached_stop(&self) -> bool {
+        false
+    }
 
     /// Brings the database to its final size, proves it against the last payload's digest and
     /// fsyncs it. The target keeps its temporary name: renaming it is the caller's last step.

@@ -4,4 +4,5 @@ mod base;
 mod capture;
 mod login;
 mod replication;
+mod restore;
 mod wal;

@@ -77,6 +77,13 @@ impl Report {
         exceptions.extend(damages(work, plan));
         let (proof, unproved) = match done.proof.result {
             ProofResult::Equal => ("digest-equal", None),
+            ProofResult::Replayed => ("replayed", None),
+            ProofResult::Unproved => (
+                "end-not-proved",
+                Some(
+                    "the end is not proved: recovery was left to you, and runs when you start the server",
+                ),
+            ),
             ProofResult::NoDigest => (
                 "chain-only",
                 Some(

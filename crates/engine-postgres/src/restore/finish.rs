@@ -1,0 +1,306 @@
+//! The last steps: a directory that a server can start from, recovery to the target, and the proof.
+//!
+//! The new timeline that a server opens when recovery ends says in its history where replay stopped. That
+//! position must be the end of the record that the target means: a log that was too short, a history
+//! that leads elsewhere or a stale file can't bring it about.
+//!
+//! **Crash consistency.** From the moment the server may change files a note stands in the folder, and a
+//! folder with that note is never written to again.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+use tidemark_engine::{EndProof, ProofResult};
+use tidemark_format::postgres::layout::{Layout, UNIT_BYTES};
+use tidemark_format::postgres::{SegmentSize, TimelineId};
+
+use super::binaries::Binaries;
+use super::control::Control;
+use super::error::RestoreError;
+use super::files::Files;
+use super::server::{Replay, Run, Server, segment_start};
+use super::stop::StopFound;
+use super::tree::{RunAs, Tree};
+use super::{TargetOptions, settings};
+use crate::timeline::History;
+
+/// A recovery was begun here.
+pub(super) const BEGUN: &str = ".tidemark/recovery-begun";
+const AUTO_CONF: &str = "postgresql.auto.conf";
+/// The source's own, while the server must not see it.
+const AUTO_CONF_ASIDE: &str = ".tidemark/postgresql.auto.conf";
+const RECOVERY_SIGNAL: &str = "recovery.signal";
+/// A socket's path may not be longer, with the name that the server gives it.
+const SOCKET_FOLDER_BYTES_MAX: usize = 90;
+
+/// A target whose files and log are in place.
+pub(super) struct Finishing<'a> {
+    pub(super) files: &'a Files,
+    pub(super) layout: &'a Layout,
+    pub(super) found: &'a StopFound,
+    pub(super) options: &'a TargetOptions,
+    pub(super) owner: Option<RunAs>,
+}
+
+impl Finishing<'_> {
+    fn tree(&self) -> &Tree {
+        &self.files.tree
+    }
+
+    fn io(
+        &self,
+        action: &'static str,
+        path: &str,
+    ) -> impl FnOnce(std::io::Error) -> RestoreError + use<> {
+        let path = self.tree().join(path);
+        move |source| RestoreError::io(action, &path)(source)
+    }
+
+    fn remove(&self, path: &str) -> Result<(), RestoreError> {
+        let removed = self.tree().remove(path);
+        removed.map_err(self.io("removing a file", path))
+    }
+
+    /// What `pg_control` says, if it belongs to this base.
+    fn control(&self) -> Result<Control, RestoreError> {
+        let control = control_of(self.files)?;
+        if control.system != self.layout.system {
+            return Err(RestoreError::OtherSystem {
+                expected: self.layout.system,
+                found: control.system,
+            });
+        }
+        if control.segment_bytes != self.layout.segment_bytes
+            || control.block_bytes != self.layout.block_bytes
+        {
+            return Err(RestoreError::LayoutDiffers {
+                why: "pg_control names other sizes".to_owned(),
+            });
+        }
+        Ok(control)
+    }
+
+    /// Signals and leftovers of the source's own life.
+    fn clear_signals(&self) -> Result<(), RestoreError> {
+        for name in ["standby.signal", RECOVERY_SIGNAL, "postmaster.opts"] {
+            self.remove(name)?;
+        }
+        Ok(())
+    }
+
+    /// Leaves everything to whoever starts the server.
+    pub(super) fn prepare_only(&self) -> Result<EndProof, RestoreError> {
+        let control = self.control()?;
+        self.clear_signals()?;
+        let text = self
+            .tree()
+            .read(AUTO_CONF)
+            .map_err(self.io("reading settings", AUTO_CONF))?;
+        let text = String::from_utf8_lossy(&text.unwrap_or_default()).into_owned();
+        let mut text = settings::without_block(&text);
+        if !text.is_empty() && !text.ends_with('\n') {
+            text.push('\n');
+        }
+        text.push_str(&settings::block(&settings::target(self.found)));
+        self.tree()
+            .write(AUTO_CONF, text.as_bytes())
+            .map_err(self.io("writing settings", AUTO_CONF))?;
+        self.tree()
+            .write(RECOVERY_SIGNAL, &[])
+            .map_err(self.io("asking for recovery", RECOVERY_SIGNAL))?;
+        self.clear_notes()?;
+        self.files.show_control()?;
+        self.files.sync()?;
+        Ok(self.proof(ProofResult::Unproved, control.timeline))
+    }
+
+    /// Recovers, and proves where that ended.
+    pub(super) fn recover(&self, binaries: &Binaries) -> Result<EndProof, RestoreError> {
+        let control = self.control()?;
+        self.clear_signals()?;
+        let note = format!("{} on {}\n", self.found.start, self.found.timeline);
+        self.tree()
+            .write(BEGUN, note.as_bytes())
+            .map_err(self.io("noting that recovery begins", BEGUN))?;
+        self.tree()
+            .rename(AUTO_CONF, AUTO_CONF_ASIDE)
+            .map_err(self.io("putting settings aside", AUTO_CONF))?;
+        self.tree()
+            .write(RECOVERY_SIGNAL, &[])
+            .map_err(self.io("asking for recovery", RECOVERY_SIGNAL))?;
+        self.files.show_control()?;
+        let folder = RunFolder::make(self.tree(), self.owner)?;
+        let ran = self.run(binaries, &control, &folder.path);
+        folder.remove();
+        ran?;
+        let timeline = self.prove()?;
+        self.tree()
+            .rename(AUTO_CONF_ASIDE, AUTO_CONF)
+            .map_err(self.io("putting settings back", AUTO_CONF))?;
+        for name in ["postmaster.opts", "backup_label.old", "tablespace_map.old"] {
+            self.remove(name)?;
+        }
+        self.clear_notes()?;
+        self.files.sync()?;
+        Ok(self.proof(ProofResult::Replayed, timeline))
+    }
+
+    fn run(
+        &self,
+        binaries: &Binaries,
+        control: &Control,
+        folder: &Path,
+    ) -> Result<(), RestoreError> {
+        let mut settings = settings::run(self.found, control, binaries.major(), folder);
+        settings.extend(self.options.settings.iter().cloned());
+        let mut server = Server::start(Run {
+            program: binaries.program("postgres"),
+            data: self.tree().path(),
+            log: self.tree().join(".tidemark/server.log"),
+            settings,
+            owner: self.owner,
+            clock: &*self.options.clock,
+            cancel: &self.options.cancel,
+        })?;
+        let size = SegmentSize::new(self.layout.segment_bytes).unwrap_or(SegmentSize::DEFAULT);
+        let mut last = None;
+        server.recovered(|segment| {
+            let at = segment.and_then(|name| segment_start(&name, size));
+            if let (Some(watch), Some(at)) = (&self.options.watch, at)
+                && last != Some(at)
+            {
+                last = Some(at);
+                watch(Replay {
+                    from: self.layout.start.lsn,
+                    at: at.max(self.layout.start.lsn),
+                    to: self.found.end,
+                });
+            }
+        })?;
+        server.stop()
+    }
+
+    /// The timeline that recovery opened, if it left the old one exactly where it was to.
+    fn prove(&self) -> Result<TimelineId, RestoreError> {
+        let promised = format!("{} on timeline {}", self.found.end, self.found.timeline);
+        let differs = |found: String| RestoreError::EndDiffers {
+            promised: promised.clone(),
+            found,
+        };
+        let control = self.control()?;
+        if !control.is_shut_down {
+            return Err(differs("an unclean stop".to_owned()));
+        }
+        let path = format!("pg_wal/{}", control.timeline.history_file());
+        let bytes = self
+            .tree()
+            .read(&path)
+            .map_err(self.io("reading the new timeline's history", &path))?;
+        let bytes = bytes.ok_or_else(|| differs("no new timeline".to_owned()))?;
+        let history = History::parse(control.timeline, &bytes).map_err(RestoreError::History)?;
+        match history.forks().last() {
+            Some(fork) if (fork.parent, fork.at) == (self.found.timeline, self.found.end) => {
+                Ok(control.timeline)
+            }
+            Some(fork) => Err(differs(format!("{} on timeline {}", fork.at, fork.parent))),
+            None => Err(differs("the first timeline's start".to_owned())),
+        }
+    }
+
+    fn clear_notes(&self) -> Result<(), RestoreError> {
+        let path = self.tree().join(".tidemark");
+        match std::fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(RestoreError::io("removing the notes", &path)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn proof(&self, result: ProofResult, timeline: TimelineId) -> EndProof {
+        let found = self.found;
+        let links: Vec<&str> = self
+            .layout
+            .links
+            .iter()
+            .map(|link| link.path.as_str())
+            .collect();
+        let facts = json!({
+            "version": self.layout.server,
+            "system": self.layout.system.to_string(),
+            "lsn": found.end.to_string(),
+            "timeline": timeline.0,
+            "replayed_timeline": found.timeline.0,
+            "last_record": found.start.to_string(),
+            "stopped": found.because,
+            "ended_at": found.ended_at.map(|at| at.to_string()),
+            "commits": found.commits,
+            "links_not_made": links,
+        });
+        EndProof {
+            result,
+            digest: None,
+            pages: self.files.pages(),
+            page_size: UNIT_BYTES,
+            facts: BTreeMap::from([("postgres".to_owned(), facts)]),
+        }
+    }
+}
+
+/// What `pg_control` says.
+pub(super) fn control_of(files: &Files) -> Result<Control, RestoreError> {
+    let path = files.tree.join("global/pg_control");
+    Control::parse(&files.control()?).map_err(|why| RestoreError::Control { path, why })
+}
+
+/// A private folder for the socket and for settings that say nothing.
+struct RunFolder {
+    path: PathBuf,
+}
+
+impl RunFolder {
+    fn make(tree: &Tree, owner: Option<RunAs>) -> Result<Self, RestoreError> {
+        let inside = ".tidemark/run";
+        let mut path = tree.join(inside);
+        if path.as_os_str().len() <= SOCKET_FOLDER_BYTES_MAX {
+            tree.folder(inside, 0o700)
+                .map_err(RestoreError::io("making a folder", &path))?;
+        } else {
+            path = elsewhere(owner)?;
+        }
+        let files =
+            Tree::open(&path, owner).map_err(RestoreError::io("opening a folder", &path))?;
+        for (name, content) in [
+            ("postgresql.conf", ""),
+            // Nobody has to log in, so nobody can.
+            ("pg_hba.conf", "local all all reject\n"),
+            ("pg_ident.conf", ""),
+        ] {
+            files
+                .write(name, content.as_bytes())
+                .map_err(RestoreError::io("writing settings", &path))?;
+        }
+        Ok(Self { path })
+    }
+
+    fn remove(self) {
+        // Inside the target it goes with the notes; elsewhere an empty folder may stay.
+        drop(std::fs::remove_dir_all(self.path));
+    }
+}
+
+/// A new folder with a short path.
+fn elsewhere(owner: Option<RunAs>) -> Result<PathBuf, RestoreError> {
+    let folder = std::env::temp_dir();
+    for number in 0..1000_u32 {
+        let path = folder.join(format!("tidemark-{}-{number}", std::process::id()));
+        if std::fs::symlink_metadata(&path).is_err() {
+            Tree::open(&path, owner).map_err(RestoreError::io("making a folder", &path))?;
+            return Ok(path);
+        }
+    }
+    Err(RestoreError::io("making a folder", &folder)(
+        std::io::Error::from(std::io::ErrorKind::AlreadyExists),
+    ))
+}
