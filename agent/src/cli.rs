@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
+use tidemark_cli::{EVERYWHERE, Hidden};
 use tidemark_format::SourceName;
 use tidemark_host::point_name::PointName;
 
@@ -37,21 +38,38 @@ pub struct Cli {
 pub struct Global {
     /// A place that keeps a copy: dir:/path or s3://bucket/prefix?endpoint=…&region=…
     /// Repeat for each [env: TIDEMARK_REGION, separated by spaces]
-    #[arg(long, global = true, value_name = "URL")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "URL")]
     pub region: Vec<String>,
     /// A recovery identity, for trials on one machine (see init) [env: TIDEMARK_IDENTITY]
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "FILE")]
     pub identity: Option<PathBuf>,
     /// The config file [default: /etc/tidemark/agent.toml, then ./agent.toml]
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// One source; without it, all that the config names
-    #[arg(long, global = true, value_name = "NAME")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "NAME")]
     pub source: Option<SourceName>,
     /// Write JSON documents
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = EVERYWHERE)]
     pub json: bool,
 }
+
+/// Options of every command that mean nothing to some.
+pub const HIDDEN: &[Hidden] = &[
+    ("demo", &["region", "identity", "config", "source"]),
+    ("run", &["region", "identity", "source"]),
+    ("snapshot", &["region", "identity"]),
+    ("status", &["region", "identity"]),
+    ("doctor", &["region", "identity"]),
+    ("pause", &["region", "identity"]),
+    ("resume", &["region", "identity"]),
+    ("retire", &["region", "identity"]),
+    ("take-over", &["region", "identity"]),
+    ("config", &["region", "identity", "source"]),
+    ("explain", &["region", "identity", "config", "source"]),
+    ("completions", &["region", "identity", "config", "source"]),
+    ("man", &["region", "identity", "config", "source"]),
+];
 
 /// The commands.
 #[derive(Debug, Subcommand)]

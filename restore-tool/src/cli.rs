@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
+use tidemark_cli::{EVERYWHERE, Hidden};
 use tidemark_format::recipient::RecipientKey;
 use tidemark_format::{KeyId, SourceName};
 
@@ -37,25 +38,39 @@ pub struct Cli {
 pub struct Global {
     /// A place that holds the repository: dir:/path or s3://bucket/prefix?endpoint=…&region=…
     /// Repeat for each copy you have [env: TIDEMARK_REGION, separated by spaces]
-    #[arg(long, global = true, value_name = "URL")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "URL")]
     pub region: Vec<String>,
     /// The recovery identity file, needed to decrypt; - reads it from standard input
     /// [env: TIDEMARK_IDENTITY]
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "FILE")]
     pub identity: Option<PathBuf>,
     /// Where the identity's passphrase stands, for use without a terminal
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "FILE")]
     pub passphrase_file: Option<PathBuf>,
     /// The config file [default: /etc/tidemark/restore.toml, then ./restore.toml; none is needed]
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// The source; may be left out when the repository holds only one
-    #[arg(long, global = true, value_name = "NAME")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "NAME")]
     pub source: Option<SourceName>,
     /// Write JSON documents; progress goes to standard error as one JSON object a line
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = EVERYWHERE)]
     pub json: bool,
 }
+
+/// All of them but `--json`.
+const PLACES: &[&str] = &["region", "identity", "passphrase_file", "config", "source"];
+
+/// Options of every command that mean nothing to some.
+pub const HIDDEN: &[Hidden] = &[
+    (
+        "config",
+        &["region", "identity", "passphrase_file", "source"],
+    ),
+    ("explain", PLACES),
+    ("completions", PLACES),
+    ("man", PLACES),
+];
 
 /// The commands.
 #[derive(Debug, Subcommand)]

@@ -2,19 +2,18 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use tidemark_host::Exit;
 use tidemark_host::log::{self, LogSurroundings};
 use tidemark_host::output::Console;
-use tidemark_host::{Exit, codes};
-use tidemark_restore_tool::cli::Cli;
+use tidemark_restore_tool::cli::{Cli, HIDDEN};
 use tidemark_restore_tool::error::Error;
 use tidemark_restore_tool::repository::Environment;
 use tidemark_restore_tool::{commands, report};
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli: Cli = match tidemark_cli::parse(HIDDEN) {
         Ok(cli) => cli,
-        Err(words) => return refuse(&words),
+        Err(words) => return tidemark_cli::refuse(&words, "tidemark-restore.error"),
     };
     let console = Console::standard(cli.global.json);
     let exit = match start(cli, &console) {
@@ -22,18 +21,6 @@ fn main() -> ExitCode {
         Err(error) => report(&error, &console),
     };
     console.delivered(exit).into()
-}
-
-/// Help and version are answers; anything else is an error, which a script wants as it wants all.
-fn refuse(words: &clap::Error) -> ExitCode {
-    let json = std::env::args_os().any(|word| word == "--json");
-    if !words.use_stderr() || !json {
-        words.exit()
-    }
-    let text = words.to_string();
-    let console = Console::standard(true);
-    console.refuse("tidemark-restore.error", codes::USAGE, text.trim());
-    Exit::Usage.into()
 }
 
 fn start(cli: Cli, console: &Console) -> Result<Exit, Error> {

@@ -2,10 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::CommandFactory;
 use clap_complete::Shell;
 
-use crate::cli::Cli;
+use crate::cli::{Cli, HIDDEN};
 
 /// The man pages could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -21,9 +20,7 @@ pub struct ManError {
 /// The completions for a shell.
 #[must_use]
 pub fn completions(shell: Shell) -> String {
-    let mut bytes = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "tidemark-restore", &mut bytes);
-    String::from_utf8_lossy(&bytes).into_owned()
+    tidemark_cli::completions(tidemark_cli::shown::<Cli>(HIDDEN), shell)
 }
 
 /// Writes a man page for the program and one for each command.
@@ -31,12 +28,10 @@ pub fn completions(shell: Shell) -> String {
 /// # Errors
 /// [`ManError`] when the folder can't be made or written to.
 pub fn man(dir: &Path) -> Result<(), ManError> {
-    std::fs::create_dir_all(dir)
-        .and_then(|()| clap_mangen::generate_to(Cli::command(), dir))
-        .map_err(|source| ManError {
-            dir: dir.to_owned(),
-            source,
-        })
+    tidemark_cli::man(tidemark_cli::shown::<Cli>(HIDDEN), dir).map_err(|source| ManError {
+        dir: dir.to_owned(),
+        source,
+    })
 }
 
 #[cfg(test)]

@@ -29,7 +29,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("sd-notify", &["agent"]),
     ("prometheus-client", &["agent"]),
     ("indicatif", &["restore-tool"]),
-    ("clap", &["agent", "restore-tool"]),
+    ("clap", &["agent", "cli", "restore-tool"]),
     ("anyhow", &["agent", "restore-tool"]),
 ];
 

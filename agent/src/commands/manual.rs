@@ -2,28 +2,24 @@
 
 use std::path::Path;
 
-use clap::CommandFactory;
 use clap_complete::Shell;
 use tidemark_host::Exit;
 
 use super::Failure;
-use crate::cli::Cli;
+use crate::cli::{Cli, HIDDEN};
 
 /// The completions for a shell.
 pub(super) fn completions(shell: Shell) -> String {
-    let mut bytes = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "tidemark-agent", &mut bytes);
-    String::from_utf8_lossy(&bytes).into_owned()
+    tidemark_cli::completions(tidemark_cli::shown::<Cli>(HIDDEN), shell)
 }
 
 /// Writes a man page for the program and one for each command.
 pub(super) fn man(dir: &Path) -> Result<Exit, Failure> {
-    std::fs::create_dir_all(dir)
-        .and_then(|()| clap_mangen::generate_to(Cli::command(), dir))
-        .map_err(|source| Failure::Folder {
-            path: dir.to_owned(),
-            source,
-        })?;
+    let written = tidemark_cli::man(tidemark_cli::shown::<Cli>(HIDDEN), dir);
+    written.map_err(|source| Failure::Folder {
+        path: dir.to_owned(),
+        source,
+    })?;
     Ok(Exit::Ok)
 }
 

@@ -210,8 +210,8 @@ codes! {
     SOURCE_UNREADABLE = "TM0102", Failed, "the database can't be read",
         "The source's file is gone, can't be opened, or is no database any more. Everything \
          captured before is safe in the regions; nothing new is protected until it is back.",
-        "Check the path and the file's owner. If the database is lost, restore it: tidemark- \
-         restore plan shows how far back and how long.";
+        "Check the path and the file's owner. If the database is lost, restore it: \
+         tidemark-restore plan shows how far back and how long.";
     WAL_HELD = "TM0103", Failed, "the write-ahead log grows because a reader doesn't end",
         "An application holds a read transaction open, so no checkpoint can shorten the WAL. At \
          wal_max the agent lets its own mark go and catches up from the database's pages later; \
@@ -498,7 +498,10 @@ pub fn explain(asked: &str) -> Option<String> {
     let exit = numbered.or_else(|| Exit::ALL.into_iter().find(named))?;
     let mut text = format!("exit code {exit}\n\n{}\n", exit.meaning());
     for code in ALL.iter().filter(|code| code.exit == exit) {
-        text.push_str(&format!("  {}  {}\n", code.id, code.title));
+        let Code {
+            id, title, action, ..
+        } = code;
+        text.push_str(&format!("\n{id}: {title}\n  {action}\n"));
     }
     Some(text)
 }
