@@ -29,7 +29,12 @@ pub(crate) fn never_seen(folder: &Path) -> String {
 pub(crate) fn is_missing(error: &dyn std::error::Error) -> bool {
     let mut cause = error.source();
     while let Some(one) = cause {
-        let said = one.downcast_ref::<std::io::Error>();
+        // A store keeps what the system said behind a shared pointer.
+        let shared = one.downcast_ref::<tidemark_storage::Cause>();
+        let said = match shared {
+            Some(cause) => cause.downcast_ref::<std::io::Error>(),
+            None => one.downcast_ref::<std::io::Error>(),
+        };
         if said.is_some_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
             return true;
         }

@@ -51,6 +51,9 @@ const FLUSH_EVERY: Duration = Duration::from_secs(5);
 /// How often it is written while the spool is short of room.
 const FLUSH_EVERY_SHORT: Duration = Duration::from_millis(250);
 
+/// How often it is looked after what people wait for.
+const JOBS_LOOK: Duration = Duration::from_secs(1);
+
 /// What all sources of an agent share.
 #[derive(Debug)]
 pub struct Shared {
@@ -457,7 +460,9 @@ impl Driver {
             self.base_due_at(),
         ];
         let pause = self.pause_ends_at();
-        let jobs = self.jobs.iter().map(Job::due);
+        // No input tells that a region went away or came back.
+        let look = now.after(JOBS_LOOK);
+        let jobs = self.jobs.iter().map(|job| job.due().min(look));
         let first = due.into_iter().flatten().chain(jobs).chain(pause).min();
         first.map(|due| due.since(now))
     }
