@@ -9,15 +9,18 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tidemark_engine::Engine;
+use tidemark_engine_postgres::conninfo::{Process, Surroundings};
+use tidemark_engine_postgres::{Limits, PostgresConfig, PostgresEngine};
 use tidemark_engine_sqlite::{SqliteConfig, SqliteEngine};
 use tidemark_format::sign::SigningKey;
 use tidemark_format::{Hash, SourceName};
-use tidemark_host::config::{AgentConfig, Engine as EngineConfig, Region, Source};
+use tidemark_host::config::{Ack, AgentConfig, Engine as EngineConfig, Region, Settings, Source};
 use tidemark_host::files::{self, FileError};
 use tidemark_host::lock::StateLock;
 use tidemark_host::{Clock, Cpu, HostFacts, Rng, RngExt as _, SystemClock, SystemRng};
 use tidemark_storage::region::{AgentRegion, OpenOptions, open_for_agent};
 use tidemark_storage::wrap::RetryPolicy;
+use tokio::runtime::Handle;
 
 use crate::ship::link::OpenRegion;
 use crate::state::{StateDir, WriterState};
@@ -69,11 +72,11 @@ pub struct Components {
     pub lock: StateLock,
 }
 
-/// Builds the components of an installed agent.
+/// Builds the components of an installed agent; engines that talk to a server do it on `runtime`.
 ///
 /// # Errors
 /// A state directory that is in use or can't be written, a signing key that can't be used.
-pub fn components(config: &AgentConfig) -> Result<Components> {
+pub fn components(config: &AgentConfig, runtime: &Handle) -> Result<Components> {
     let (clock, rng) = (SystemClock::shared(), SystemRng::shared());
     let regions = config
         .regions
@@ -90,7 +93,7 @@ pub fn components(config: &AgentConfig) -> Result<Components> {
     let engines = config
         .sources
         .iter()
-        .map(|source| (source.name.clone(), engine(source, &clock)))
+        .map(|source| (source.name.clone(), engine(source, &clock, runtime)))
         .collect();
     local_components(config, regions, engines, (clock, rng))
 }
@@ -132,14 +135,69 @@ pub fn local_components(
 
 /// The engine of a source.
 #[must_use]
-pub fn engine(source: &Source, clock: &Arc<dyn Clock>) -> Arc<dyn Engine> {
+pub fn engine(source: &Source, clock: &Arc<dyn Clock>, runtime: &Handle) -> Arc<dyn Engine> {
     match &source.engine {
-        EngineConfig::Sqlite { path } => {
-            let mut config = SqliteConfig::new(path);
-            config.wal_max_bytes = source.settings.wal_max.get();
-            Arc::new(SqliteEngine::new(config, Arc::clone(clock)))
+        EngineConfig::Sqlite { path } => sqlite(path, &source.settings, clock),
+        EngineConfig::Postgres { conninfo, slot } => {
+            postgres((conninfo, slot), &source.settings, clock, runtime)
         }
     }
+}
+
+/// The engine of a PostgreSQL cluster.
+fn postgres(
+    (conninfo, slot): (&str, &str),
+    settings: &Settings,
+    clock: &Arc<dyn Clock>,
+    runtime: &Handle,
+) -> Arc<dyn Engine> {
+    let config = PostgresConfig {
+        conninfo: conninfo.to_owned(),
+        slot: slot.to_owned(),
+        ack: match settings.ack {
+            Ack::Spool => tidemark_engine_postgres::Ack::Spool,
+            Ack::Regions => tidemark_engine_postgres::Ack::Regions,
+        },
+        slot_keep_max: Some(settings.slot_keep_max.get()),
+        fast_checkpoint: true,
+        base_rate_kilobytes: None,
+        limits: Limits::default(),
+    };
+    let around = Arc::new(Named(slot.to_owned()));
+    let engine = PostgresEngine::new(config, around, runtime.clone(), Arc::clone(clock));
+    Arc::new(engine)
+}
+
+/// This process, with a name by which the server knows the agent's connections where nothing gives
+/// them one: its slot's, which `synchronous_standby_names` may list.
+#[derive(Debug)]
+struct Named(String);
+
+impl Surroundings for Named {
+    fn variable(&self, name: &str) -> Option<String> {
+        let default = || (name == "PGAPPNAME").then(|| self.0.clone());
+        Process.variable(name).or_else(default)
+    }
+
+    fn read(&self, path: &Path) -> std::io::Result<Option<String>> {
+        Process.read(path)
+    }
+
+    fn mode(&self, path: &Path) -> Option<u32> {
+        Process.mode(path)
+    }
+
+    fn user(&self) -> Option<String> {
+        Process.user()
+    }
+}
+
+/// The engine of a SQLite file.
+#[must_use]
+pub fn sqlite(path: &Path, settings: &Settings, clock: &Arc<dyn Clock>) -> Arc<dyn Engine> {
+    let mut config = SqliteConfig::new(path);
+    config.wal_max_bytes = settings.wal_max.get();
+    Arc::new(SqliteEngine::new(config, Arc::clone(clock)))
 }
 
 #[derive(Debug)]

@@ -134,9 +134,18 @@ pub enum Command {
 #[derive(Debug, Clone, Args)]
 pub struct InitArgs {
     /// The SQLite database file to protect
-    #[arg(long, value_name = "PATH")]
-    pub sqlite: PathBuf,
-    /// What to call it [default: the file's stem]
+    #[arg(
+        long,
+        value_name = "PATH",
+        required_unless_present = "postgres",
+        conflicts_with = "postgres"
+    )]
+    pub sqlite: Option<PathBuf>,
+    /// The PostgreSQL cluster to protect: postgres://user@host/database or "host=… user=…". A password that
+    /// stands in it goes into a file that only the agent reads
+    #[arg(long, value_name = "URL")]
+    pub postgres: Option<String>,
+    /// What to call it [default: the file's stem; the cluster's name, or else the database's]
     #[arg(long, value_name = "SOURCE")]
     pub name: Option<SourceName>,
     /// A recovery public key (tmr1…) of `tidemark-restore keys new`; give at least two
@@ -211,6 +220,15 @@ mod tests {
         assert!(parse(&[&base[..], &["--identity", "/i"]].concat()).is_ok());
         let both = [&base[..], &["--identity", "/i", "--recipient", "a"]].concat();
         assert!(parse(&both).is_err());
+    }
+
+    #[test]
+    fn init_takes_a_file_or_a_cluster_but_not_both() {
+        let region = ["--region", "dir:/r", "--identity", "/i"];
+        let with = |words: &[&str]| parse(&[&["init"], words, &region[..]].concat());
+        assert!(with(&["--postgres", "postgres://a@h/d"]).is_ok());
+        assert!(with(&[]).is_err());
+        assert!(with(&["--postgres", "host=h", "--sqlite", "/a.db"]).is_err());
     }
 
     #[test]

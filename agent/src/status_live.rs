@@ -125,6 +125,9 @@ pub struct LiveSource {
     pub log_seq: Option<LogSeq>,
     /// Its link.
     pub log_link: Option<Hash>,
+    /// Where it ends, as the database counts: an LSN.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<String>,
     /// The instant at which everything had been captured and sealed up to `log_seq`.
     pub caught_up_at: Option<Timestamp>,
     /// The first commit that is captured and not sealed yet.

@@ -14,6 +14,8 @@ mod machine;
 mod manual;
 mod objects;
 mod people;
+mod pg_site;
+mod postgres;
 mod process;
 mod refusals;
 mod s3;

@@ -178,6 +178,7 @@ fn region_urls_and_configs_survive_hostile_text() {
         let around = Surroundings {
             state_directory: None,
             check_schedule: &|_, _| Ok(()),
+            check_postgres: &|_| Ok(()),
         };
         drop(black_box(AgentConfig::parse(
             &text,

@@ -24,7 +24,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("postgres-protocol", &["engine-postgres"]),
     ("tokio-rustls", &["engine-postgres"]),
     ("rustls-native-certs", &["engine-postgres"]),
-    ("sqlx", &[]),
+    ("sqlx", &["engine-postgres"]),
     ("getrandom", &["host"]),
     ("sd-notify", &["agent"]),
     ("prometheus-client", &["agent"]),

@@ -5,6 +5,7 @@ use std::{
     sync::Arc,
 };
 
+use tidemark_engine_postgres::conninfo::check_text;
 use tidemark_host::{
     Clock, Rng, SystemClock, SystemRng,
     config::{AgentConfig, ConfigError, ConfigFile, Region, Surroundings, state_directory},
@@ -33,6 +34,7 @@ fn with_surroundings(
     let surroundings = Surroundings {
         state_directory: state.as_deref(),
         check_schedule: &Schedule::check,
+        check_postgres: &|text| check_text(text).map_err(|error| error.to_string()),
     };
     Ok(read(&surroundings)?)
 }

@@ -3,6 +3,8 @@
 //! It changes nothing but what a probe of a region leaves behind (`meta/probe`). Exit: 0 all well,
 //! 1 something to look at, 2 protection is broken, 3 a check could not be made.
 
+mod postgres;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -189,14 +191,19 @@ fn local(
 }
 
 fn database(source: &Source, config: &AgentConfig, machine: &Machine, findings: &mut Findings) {
-    let Engine::Sqlite { path } = &source.engine;
+    let path = match &source.engine {
+        Engine::Sqlite { path } => path.as_path(),
+        Engine::Postgres { conninfo, slot } => {
+            return postgres::look(source, (conninfo, slot), findings);
+        }
+    };
     let what = format!("database {}", source.name);
     // A folder of its own: the daemon's must not be touched.
     let scratch = std::env::temp_dir().join(format!(
         "tidemark-doctor-{}",
         machine.rng.id::<tidemark_format::PutId>().short()
     ));
-    let found = look_at(source, &scratch, machine);
+    let found = look_at((path, source), &scratch, machine);
     drop(std::fs::remove_dir_all(&scratch));
     match found {
         Ok(text) => findings.ok(what, text),
@@ -211,9 +218,10 @@ fn database(source: &Source, config: &AgentConfig, machine: &Machine, findings: 
         ),
     }
     let same = config.sources.iter().filter(|other| {
-        let Engine::Sqlite { path: other_path } = &other.engine;
         other.name != source.name
-            && std::fs::canonicalize(other_path).ok() == std::fs::canonicalize(path).ok()
+            && other.engine.sqlite().is_some_and(|other_path| {
+                std::fs::canonicalize(other_path).ok() == std::fs::canonicalize(path).ok()
+            })
     });
     for other in same {
         findings.bad(
@@ -226,11 +234,11 @@ fn database(source: &Source, config: &AgentConfig, machine: &Machine, findings: 
 }
 
 fn look_at(
-    source: &Source,
+    (path, source): (&Path, &Source),
     scratch: &Path,
     machine: &Machine,
 ) -> Result<String, tidemark_engine::Error> {
-    let engine = bootstrap::engine(source, &machine.clock);
+    let engine = bootstrap::sqlite(path, &source.settings, &machine.clock);
     let request = OpenRequest {
         folder: scratch.to_owned(),
         records: &mut std::iter::empty(),

@@ -49,6 +49,14 @@ pub enum Failure {
     /// An engine refused the database.
     #[error(transparent)]
     Engine(#[from] tidemark_engine::Error),
+    /// A database server that can't be protected as it is.
+    #[error("{message}")]
+    Server {
+        /// What is wrong first.
+        code: Code,
+        /// Everything that is wrong, with what to do.
+        message: String,
+    },
     /// The daemon, or a part that commands share with it.
     #[error(transparent)]
     Agent(#[from] AgentError),
@@ -105,6 +113,7 @@ impl Failure {
             Self::Url(_) | Self::KeyText(_) | Self::Usage(_) | Self::NotEmpty(_) => codes::USAGE,
             Self::NoRestoreTool(_) => codes::USAGE,
             Self::Engine(error) => crate::source::refusal::of_engine_error(error).code,
+            Self::Server { code, .. } => *code,
             Self::Agent(error) => policy::code(error),
             Self::Control(_) => codes::FAILED,
             Self::Refused { code, .. } => codes::ALL

@@ -4,6 +4,7 @@
 //! again on the same config adds a source.
 
 mod keys;
+pub(super) mod postgres;
 mod regions;
 mod report;
 
@@ -16,14 +17,14 @@ use tidemark_format::{SourceName, sign::SigningKey};
 use tidemark_host::{
     Exit, HostFacts, RegionUrl, RegionUrlError,
     config::{
-        AgentConfig, Region, SYSTEM_FOLDER, name_from_path,
+        AgentConfig, Engine, Region, SYSTEM_FOLDER, name_from_path,
         write::{NewAgent, NewSource},
     },
     files,
     output::Console,
 };
 
-use self::{keys::Keys, report::Initialised};
+use self::{keys::Keys, postgres::Cluster, report::Initialised};
 use super::{
     Failure,
     context::{self, Machine},
@@ -39,36 +40,88 @@ use crate::{
 
 const DROP_IN: &str = "/etc/systemd/system/tidemark-agent.service.d/10-sources.conf";
 const SYSTEM_STATE: &str = "/var/lib/tidemark";
+/// The unit's own user.
+const PACKAGE_USER: &str = "tidemark";
 
 /// Runs `init`.
 pub(super) fn init(global: &Global, args: &InitArgs, console: &Console) -> Result<Exit, Failure> {
     let path = config_path(global);
-    let source = new_source(args)?;
     if path.exists() {
-        return add_source(&path, &source, global, args, console);
+        let before = context::load(&path)?;
+        let given = Given::of(args, &before.state_dir)?;
+        return add_source(&path, (&before, &given), global, args, console);
     }
+    let given = Given::of(args, &new_state_dir(&path, args))?;
     let regions = region_list(global)?;
     let machine = Machine::new();
     let keys = Keys::prepare(global, args, &machine)?;
-    let draft = draft(&path, args, &keys, &regions, &source);
+    let draft = draft(&path, args, &keys, &regions, given.source());
     let config = context::parse(&draft.render(), &path)?;
-    let owner = owner_of(&source.sqlite)?;
+    let owner = given.owner(args.systemd)?;
     let made = create(&config, &keys, &machine)?;
-    ownership::hand_over(&config, owner.ids)?;
+    given.write_secrets()?;
+    if let Some(owner) = &owner {
+        ownership::hand_over(&config, owner.ids)?;
+    }
     files::write_new(&path, draft.render().as_bytes(), files::PUBLIC)?;
-    let drop_in = if args.systemd {
-        Some(write_drop_in(&config, &owner)?)
-    } else {
-        None
+    let drop_in = match &owner {
+        Some(owner) if args.systemd => Some(write_drop_in(&config, owner)?),
+        _ => None,
     };
-    console.show(&Initialised::new(
-        &config,
-        &keys,
-        &made,
-        drop_in,
-        args.systemd,
-    ));
+    let report = Initialised::new(&config, &keys, &made, drop_in, args.systemd);
+    console.show(&report.with_notes(given.notes()));
     Ok(Exit::Ok)
+}
+
+/// The database that the words name.
+enum Given {
+    File(NewSource, PathBuf),
+    Cluster(Box<Cluster>),
+}
+
+impl Given {
+    fn of(args: &InitArgs, state_dir: &Path) -> Result<Self, Failure> {
+        match (&args.postgres, &args.sqlite) {
+            (Some(text), _) => Cluster::look(text, args, state_dir)
+                .map(Box::new)
+                .map(Self::Cluster),
+            (None, Some(path)) => sqlite_source(args, path),
+            (None, None) => Err(Failure::Usage(
+                "what shall be protected? --sqlite PATH or --postgres URL".to_owned(),
+            )),
+        }
+    }
+
+    const fn source(&self) -> &NewSource {
+        match self {
+            Self::File(source, _) => source,
+            Self::Cluster(cluster) => &cluster.source,
+        }
+    }
+
+    /// Whom the agent runs as, where that hangs on the database.
+    fn owner(&self, systemd: bool) -> Result<Option<Owner>, Failure> {
+        match self {
+            Self::File(_, path) => owner_of(path).map(Some),
+            // Without a unit the agent runs as whoever starts it.
+            Self::Cluster(cluster) if systemd => Ok(Some(owner_for(cluster.peer.as_deref()))),
+            Self::Cluster(_) => Ok(None),
+        }
+    }
+
+    fn write_secrets(&self) -> Result<(), Failure> {
+        match self {
+            Self::File(..) => Ok(()),
+            Self::Cluster(cluster) => cluster.write_passfile(),
+        }
+    }
+
+    fn notes(&self) -> &[String] {
+        match self {
+            Self::File(..) => &[],
+            Self::Cluster(cluster) => &cluster.notes,
+        }
+    }
 }
 
 /// What `create` did.
@@ -134,9 +187,9 @@ fn config_path(global: &Global) -> PathBuf {
     }
 }
 
-fn new_source(args: &InitArgs) -> Result<NewSource, Failure> {
-    let sqlite = std::fs::canonicalize(&args.sqlite).map_err(|source| Failure::Folder {
-        path: args.sqlite.clone(),
+fn sqlite_source(args: &InitArgs, given: &Path) -> Result<Given, Failure> {
+    let sqlite = std::fs::canonicalize(given).map_err(|source| Failure::Folder {
+        path: given.to_owned(),
         source,
     })?;
     if sqlite.to_str().is_none() {
@@ -158,10 +211,23 @@ fn new_source(args: &InitArgs) -> Result<NewSource, Failure> {
             sqlite.display()
         ))
     })?;
-    Ok(NewSource {
+    let source = NewSource {
         name: name.to_string(),
-        sqlite,
-    })
+        engine: Engine::Sqlite {
+            path: sqlite.clone(),
+        },
+    };
+    Ok(Given::File(source, sqlite))
+}
+
+/// The state directory that a new config names.
+fn new_state_dir(path: &Path, args: &InitArgs) -> PathBuf {
+    if args.systemd {
+        return PathBuf::from(SYSTEM_STATE);
+    }
+    let absolute = std::path::absolute(path).unwrap_or_else(|_no_directory| path.to_owned());
+    let folder = absolute.parent().unwrap_or_else(|| Path::new("/"));
+    folder.join(".tidemark")
 }
 
 fn region_list(global: &Global) -> Result<Vec<Region>, Failure> {
@@ -206,17 +272,8 @@ fn draft(
     regions: &[Region],
     source: &NewSource,
 ) -> NewAgent {
-    let state_dir = if args.systemd {
-        PathBuf::from(SYSTEM_STATE)
-    } else {
-        let absolute = std::path::absolute(path).unwrap_or_else(|_no_directory| path.to_owned());
-        absolute
-            .parent()
-            .unwrap_or_else(|| Path::new("/"))
-            .join(".tidemark")
-    };
     NewAgent {
-        state_dir,
+        state_dir: new_state_dir(path, args),
         recipients: keys.recipients.iter().map(ToString::to_string).collect(),
         root: keys.trust.root.to_string(),
         changed: Vec::new(),
@@ -227,12 +284,12 @@ fn draft(
 
 fn add_source(
     path: &Path,
-    source: &NewSource,
+    (before, given): (&AgentConfig, &Given),
     global: &Global,
     args: &InitArgs,
     console: &Console,
 ) -> Result<Exit, Failure> {
-    let before = context::load(path)?;
+    let source = given.source();
     if !global.region.is_empty() || !args.recipient.is_empty() {
         let words = region_list(global)?;
         let known = |region: &Region| before.regions.iter().any(|other| other.url == region.url);
@@ -247,15 +304,19 @@ fn add_source(
     }
     let text = files::read_text(path)? + &source.render();
     let config = context::parse(&text, path)?;
-    let owner = owner_of(&source.sqlite)?;
+    let owner = given.owner(args.systemd)?;
+    given.write_secrets()?;
+    if let Given::Cluster(_) = given {
+        ownership::hand_back(&config)?;
+    }
     let mode = std::fs::metadata(path).map_or(files::PUBLIC, |meta| meta.mode() & 0o777);
     files::write_atomic(path, text.as_bytes(), mode)?;
-    let drop_in = if args.systemd {
-        Some(write_drop_in(&config, &owner)?)
-    } else {
-        None
+    let drop_in = match &owner {
+        Some(owner) if args.systemd => Some(write_drop_in(&config, owner)?),
+        _ => None,
     };
-    console.show(&report::Added::new(&config, &source.name, drop_in));
+    let report = report::Added::new(&config, &source.name, drop_in);
+    console.show(&report.with_notes(given.notes()));
     Ok(Exit::Ok)
 }
 
@@ -276,6 +337,28 @@ fn owner_of(database: &Path) -> Result<Owner, Failure> {
         group: folders::group(meta.gid()),
         ids: (meta.uid(), meta.gid()),
     })
+}
+
+/// The user for a cluster's agent: the role's namesake where it logs in by its name on this machine, else
+/// the package's own.
+fn owner_for(peer: Option<&str>) -> Owner {
+    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let ids_of = |user: &str| {
+        users.lines().find_map(|line| {
+            let mut fields = line.split(':');
+            let name = fields.next()?;
+            let ids = (fields.nth(1)?.parse().ok()?, fields.next()?.parse().ok()?);
+            (name == user).then_some(ids)
+        })
+    };
+    let found = peer.and_then(|user| Some((user, ids_of(user)?)));
+    let (user, ids) =
+        found.unwrap_or_else(|| (PACKAGE_USER, ids_of(PACKAGE_USER).unwrap_or((0, 0))));
+    Owner {
+        user: user.to_owned(),
+        group: folders::group(ids.1),
+        ids,
+    }
 }
 
 fn write_drop_in(config: &AgentConfig, owner: &Owner) -> Result<PathBuf, Failure> {

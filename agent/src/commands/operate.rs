@@ -77,6 +77,9 @@ impl Document for Sealed {
                 regions.join(", "),
                 instant(point.committed)
             ));
+            if let Some(note) = &point.note {
+                out.push_str(&format!("{}: {note}\n", point.source));
+            }
         }
     }
 }
@@ -135,12 +138,13 @@ enum Reached {
 /// Asks the daemon, or takes the lock where none runs. One that is starting or stopping holds the lock
 /// and doesn't listen: it is waited for.
 async fn ask_or_lock(config: &AgentConfig, request: &Request) -> Result<Reached, Failure> {
+    let runtime = tokio::runtime::Handle::current();
     let mut waited = Duration::ZERO;
     loop {
         if let Some(response) = ask(config, request).await? {
             return Ok(Reached::Daemon(response));
         }
-        match bootstrap::components(config) {
+        match bootstrap::components(config, &runtime) {
             Ok(components) => return Ok(Reached::Lock(Box::new(components))),
             Err(AgentError::Lock(LockError::Held { .. })) if waited < LISTENS_WITHIN => {
                 tokio::time::sleep(LOOK_EVERY).await;
@@ -181,12 +185,13 @@ pub(super) fn snapshot(
         args.name.as_ref().map(ToString::to_string),
         DURABLE_WITHIN,
     );
-    let components = match context::runtime()?.block_on(ask_or_lock(&config, &request))? {
+    // What is built here may go on working on the runtime it is built on.
+    let runtime = context::service_runtime()?;
+    let components = match runtime.block_on(ask_or_lock(&config, &request))? {
         Reached::Daemon(response) => return show(response, &config, console),
         Reached::Lock(components) => components,
     };
     console.note("No agent runs on this state directory: capturing once, now.");
-    let runtime = context::service_runtime()?;
     let points = runtime.block_on(crate::snapshot_once(
         &config,
         *components,
@@ -273,8 +278,8 @@ pub(super) fn take_over(global: &Global, yes: bool, console: &Console) -> Result
         ),
         console,
     )?;
-    let components = bootstrap::components(&config)?;
     let runtime = context::service_runtime()?;
+    let components = bootstrap::components(&config, runtime.handle())?;
     let taken = runtime.block_on(crate::take_over(&config, components, Some(&source)));
     ownership::hand_back(&config)?;
     let taken = taken?;

@@ -51,9 +51,10 @@ pub(super) fn run(global: &Global, args: &RunArgs) -> Result<Exit, Failure> {
     let config = context::config(global)?;
     log::start(&LogSurroundings::of_process(args.log_json), false)
         .map_err(|error| Failure::Usage(error.to_string()))?;
-    let components = bootstrap::components(&config)?;
+    let runtime = context::service_runtime()?;
+    let components = bootstrap::components(&config, runtime.handle())?;
     ended::forget(&config);
-    let ended = context::service_runtime()?.block_on(async {
+    let ended = runtime.block_on(async {
         let shutdown = Shutdown::default();
         let signals = listen(shutdown.clone())?;
         let ended = crate::run(&config, components, shutdown).await;

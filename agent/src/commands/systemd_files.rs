@@ -1,11 +1,16 @@
-//! The drop-in that `init --systemd` writes: the database owner's user, and the folders it may write.
+//! The drop-in that `init --systemd` writes: the user that may read the databases, and the folders it may
+//! write.
 
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
 };
 
-use tidemark_host::{RegionUrl, config::AgentConfig, config::Engine};
+use tidemark_engine_postgres::conninfo::{Address, ConnInfo, Process};
+use tidemark_host::{
+    RegionUrl,
+    config::{AgentConfig, Engine, Source},
+};
 
 /// Folders that `ProtectHome=yes` hides.
 const HIDDEN: [&str; 3] = ["/home", "/root", "/run/user"];
@@ -18,6 +23,10 @@ pub(super) struct DropIn {
     folders: BTreeSet<PathBuf>,
     /// S3 regions: each may have a credential of its own.
     credentials: Vec<String>,
+    /// A cluster's socket lies where services have a folder of their own.
+    sockets_in_tmp: bool,
+    /// There is a SQLite database.
+    has_files: bool,
 }
 
 impl DropIn {
@@ -28,6 +37,7 @@ impl DropIn {
             .iter()
             .filter_map(|source| match &source.engine {
                 Engine::Sqlite { path } => path.parent().map(Path::to_owned),
+                Engine::Postgres { .. } => None,
             });
         let regions = config
             .regions
@@ -45,6 +55,11 @@ impl DropIn {
             group: group.to_owned(),
             folders: databases.chain(regions).collect(),
             credentials: s3.map(|region| region.name.to_string()).collect(),
+            sockets_in_tmp: config.sources.iter().any(has_socket_in_tmp),
+            has_files: config
+                .sources
+                .iter()
+                .any(|source| source.engine.sqlite().is_some()),
         }
     }
 
@@ -52,10 +67,19 @@ impl DropIn {
     pub(super) fn render(&self) -> String {
         let mut text = format!(
             "# Written by tidemark-agent init --systemd.\n\n[Service]\n\
-             # The owner of the database files: SQLite's -wal and -shm must stay theirs.\n\
+             # {}\n\
              User={}\nGroup={}\n",
-            self.user, self.group
+            if self.has_files {
+                "The owner of the database files: SQLite's -wal and -shm must stay theirs."
+            } else {
+                "Whom PostgreSQL lets in (peer), or who may read the passfile."
+            },
+            self.user,
+            self.group
         );
+        if self.sockets_in_tmp {
+            text.push_str("# PostgreSQL's socket is in /tmp.\nPrivateTmp=no\n");
+        }
         let hidden = |folder: &Path| HIDDEN.iter().any(|top| folder.starts_with(top));
         if self.folders.iter().any(|folder| hidden(folder)) {
             text.push_str(
@@ -90,6 +114,22 @@ impl DropIn {
     }
 }
 
+/// Whether a cluster is reached through a socket below a folder that `PrivateTmp=yes` hides.
+fn has_socket_in_tmp(source: &Source) -> bool {
+    let Engine::Postgres { conninfo, .. } = &source.engine else {
+        return false;
+    };
+    let addresses = ConnInfo::parse(conninfo, &Process).map(|info| info.addresses);
+    addresses.is_ok_and(|addresses| {
+        addresses.iter().any(|address| match address {
+            Address::Unix { folder, .. } => {
+                folder.starts_with("/tmp") || folder.starts_with("/var/tmp")
+            }
+            Address::Tcp { .. } => false,
+        })
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,8 +141,31 @@ mod tests {
             group: "app".into(),
             folders,
             credentials: vec!["paris".into()],
+            sockets_in_tmp: false,
+            has_files: true,
         }
         .render()
+    }
+
+    #[test]
+    fn a_cluster_needs_a_user_and_its_socket_and_no_folder() {
+        let text = DropIn {
+            user: "postgres".into(),
+            group: "postgres".into(),
+            folders: BTreeSet::new(),
+            credentials: Vec::new(),
+            sockets_in_tmp: true,
+            has_files: false,
+        }
+        .render();
+        assert!(
+            text.contains("User=postgres\n") && text.contains("PrivateTmp=no\n"),
+            "{text}"
+        );
+        assert!(
+            !text.contains("SQLite") && !text.contains("ReadWritePaths"),
+            "{text}"
+        );
     }
 
     #[test]

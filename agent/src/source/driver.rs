@@ -27,9 +27,10 @@ use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender};
 use tokio_util::sync::CancellationToken;
 
+use super::acks::Acks;
 use super::base_turn::BaseTurn;
 use super::reopen::Reopen;
-use super::requests::{Job, Request};
+use super::requests::{Job, Request, Retiring};
 use super::slot::{Command, Event, Handle};
 use crate::budget::{Budget, Permit};
 use crate::disk::Disk;
@@ -178,7 +179,10 @@ pub struct Driver {
     pub(super) point_at: Option<Monotonic>,
     pub(super) new_base: bool,
     pub(super) base: BaseTurn,
+    pub(super) acks: Acks,
     pub(super) jobs: Vec<Job>,
+    /// Who waits until the source is let go of for good.
+    pub(super) retiring: Option<Retiring>,
     pub(super) next_ticket: u64,
     pub(super) tickets_done: BTreeMap<u64, LogSeq>,
     pub(super) hold: Hold,
@@ -231,7 +235,9 @@ impl Driver {
             point_at: None,
             new_base: false,
             base: BaseTurn::default(),
+            acks: Acks::default(),
             jobs: Vec::new(),
+            retiring: None,
             next_ticket: 0,
             tickets_done: BTreeMap::new(),
             hold: Hold::Opening,
@@ -315,6 +321,7 @@ impl Driver {
             Report::Lane { region, lane } => {
                 self.record.lanes.insert(region, lane);
                 self.dirty = true;
+                self.acknowledge();
             }
             Report::Frozen { region, lane } => {
                 self.record.lanes.insert(region.clone(), lane);
@@ -375,8 +382,11 @@ impl Driver {
             Event::BaseConfirmed => self.on_base_confirmed(),
             Event::BaseFailed { message } => self.base_failed(&message),
             Event::Synced(seq) => self.on_synced(seq),
+            // An engine that would have to ask for it says nothing.
+            Event::Probed(probe) if probe.bytes == 0 => {}
             Event::Probed(probe) => self.show(|live| live.database_bytes = Some(probe.bytes)),
             Event::Closed => self.hold = Hold::Closed,
+            Event::Retired(result) => self.on_retired(result),
         }
     }
 

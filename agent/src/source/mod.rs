@@ -8,6 +8,7 @@
 //!
 //! The slot is synchronous and talks to the engine alone; the driver never touches the database.
 
+mod acks;
 mod base_turn;
 pub mod driver;
 mod gap;

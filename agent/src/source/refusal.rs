@@ -5,6 +5,8 @@
 //! said which code it has.
 
 use tidemark_engine::{Error, ErrorKind};
+use tidemark_engine_postgres::PostgresError;
+use tidemark_engine_postgres::wire::WireErrorKind;
 use tidemark_engine_sqlite::SqliteError;
 use tidemark_host::codes::{self, Code};
 
@@ -15,6 +17,7 @@ use crate::policy::{self, Verdict};
 pub fn of_engine_error(error: &Error) -> Verdict {
     let verdict = policy::of_engine(error.kind());
     let own = error.inner::<SqliteError>().and_then(of_sqlite);
+    let own = own.or_else(|| error.inner::<PostgresError>().and_then(of_postgres));
     let code = match (own, error.kind()) {
         (Some(code), _kind) => code,
         // Nothing is known of who must do what; the message says it.
@@ -51,6 +54,27 @@ const fn of_sqlite(error: &SqliteError) -> Option<Code> {
         | SqliteError::Stray { .. }
         | SqliteError::Integrity { .. }
         | SqliteError::Contract(_) => None,
+    }
+}
+
+/// The code of what a person mends on a server, or in how it is reached.
+fn of_postgres(error: &PostgresError) -> Option<Code> {
+    match error {
+        PostgresError::Unreachable(_) | PostgresError::Slow { .. } => Some(codes::SERVER_AWAY),
+        PostgresError::Denied(wire) if wire.kind() == WireErrorKind::Tls => Some(codes::SERVER_TLS),
+        PostgresError::Denied(_) => Some(codes::SERVER_LOG_IN),
+        PostgresError::Refused { .. } => Some(codes::SERVER_REFUSES),
+        PostgresError::Version { .. } => Some(codes::SERVER_VERSION),
+        PostgresError::SlotBusy { .. } => Some(codes::SLOT_IN_USE),
+        PostgresError::ConnInfo(_) | PostgresError::ForeignSlot { .. } => {
+            Some(codes::CONNECTION_STRING)
+        }
+        PostgresError::Broken { .. } => Some(codes::LOG_LOST),
+        PostgresError::NotRetired { .. } => Some(codes::SLOT_REMAINS),
+        PostgresError::State { .. }
+        | PostgresError::Io { .. }
+        | PostgresError::File(_)
+        | PostgresError::Contract(_) => None,
     }
 }
 

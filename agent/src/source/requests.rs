@@ -9,6 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tidemark_format::{LogSeq, PointSeq, RegionName};
 use tidemark_host::Monotonic;
+use tidemark_host::config::Ack;
 use tokio::sync::oneshot;
 
 use super::driver::{Driver, Ended, Hold};
@@ -29,6 +30,11 @@ pub(super) const DRAIN_TIME: Duration = Duration::from_secs(60);
 
 /// How long a stop waits for a moment in which everything committed can be captured.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What else stands on a server whose commits waited for the regions.
+const NOBODY_ANSWERS: &str = ". Commits that wait for this agent would now wait for ever: if synchronous_standby_names \
+                              still names it, run ALTER SYSTEM SET synchronous_standby_names = ''; SELECT \
+                              pg_reload_conf();";
 
 /// A request to a source.
 #[derive(Debug)]
@@ -79,6 +85,9 @@ pub(super) struct Job {
     /// Since when nothing moves it.
     pub(super) stuck_since: Option<Monotonic>,
 }
+
+/// Who retired a source, and its last point.
+pub(super) type Retiring = (oneshot::Sender<Result<SealedPoint>>, SealedPoint);
 
 #[derive(Debug)]
 pub(super) enum Kind {
@@ -300,7 +309,7 @@ impl Driver {
 
     /// Directories that may be on the device of another one, for all that is known: what they hold
     /// doesn't count yet.
-    fn unseen(&self) -> BTreeSet<RegionName> {
+    pub(super) fn unseen(&self) -> BTreeSet<RegionName> {
         let links = self.parts.outlets.iter().map(|outlet| &outlet.link);
         let unseen = links.filter(|link| link.is_unseen());
         unseen.map(|link| link.name.clone()).collect()
@@ -512,20 +521,41 @@ impl Driver {
             log_seq: last.seq,
             committed: last.committed,
             durable_in,
+            note: None,
         };
         match std::mem::replace(&mut job.kind, Kind::Stop) {
             Kind::Snapshot { name, answer } => drop(answer.send(Ok(point(name)))),
             Kind::Retire { answer } => {
                 let point = point(None);
-                self.record.retired = Some(self.shared.clock.now());
-                self.show(|live| live.state = SourceState::Retired);
-                self.parts.slot.tell(Command::Close);
-                self.ending = Some(Ended::Retired);
-                self.changed();
-                drop(answer.send(Ok(point)));
+                self.retiring = Some((answer, point));
+                self.hold = Hold::Closed;
+                self.parts.slot.tell(Command::Retire);
             }
             Kind::Stop => {}
         }
+    }
+
+    /// The database is let go of for good.
+    pub(super) fn on_retired(&mut self, taken_away: std::result::Result<Option<String>, String>) {
+        let Some((answer, mut point)) = self.retiring.take() else {
+            return;
+        };
+        point.note = match taken_away {
+            Ok(note) if self.parts.settings.ack == Ack::Regions => {
+                Some(format!("{}{NOBODY_ANSWERS}", note.unwrap_or_default()))
+            }
+            Ok(note) => note,
+            Err(why) => {
+                self.alert("slot.remains", &why);
+                self.record.left_behind = Some(why.clone());
+                Some(why)
+            }
+        };
+        self.record.retired = Some(self.shared.clock.now());
+        self.show(|live| live.state = SourceState::Retired);
+        self.ending = Some(Ended::Retired);
+        self.changed();
+        drop(answer.send(Ok(point)));
     }
 
     /// The agent stops: a last cut, shipped, and a last point, as far as time allows.
@@ -563,7 +593,8 @@ impl Driver {
 
     /// Lets go of the database once nothing is left to do, and ends.
     pub(super) fn advance_drain(&mut self) {
-        if !self.draining || !self.jobs.is_empty() || self.ending.is_some() {
+        let busy = !self.jobs.is_empty() || self.retiring.is_some();
+        if !self.draining || busy || self.ending.is_some() {
             return;
         }
         match self.hold {

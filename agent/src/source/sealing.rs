@@ -125,9 +125,15 @@ impl Driver {
         if let Some(last) = self.record.log.restorable.filter(|last| last.seq == seq) {
             self.ends.sealed(Restorable { ..last });
         }
+        let end = head
+            .facts
+            .get("postgres")
+            .and_then(|facts| facts.get("end"));
+        let end = end.and_then(|end| end.as_str()).map(str::to_owned);
         self.show(|live| {
             live.log_seq = Some(seq);
             live.log_link = Some(link);
+            live.position = end;
         });
         self.parts.slot.tell(Command::Sealed(seq));
         Ok(())

@@ -66,6 +66,8 @@ pub struct Slot {
     inbox: Inbox,
     capture: Option<Box<dyn Capture>>,
     next_seq: LogSeq,
+    /// Up to where the log is durable, where the database waits for that.
+    durable: Option<LogSeq>,
     /// Sequence and first commit of the cuts that wait to be sealed.
     unsealed: VecDeque<(LogSeq, Option<Timestamp>)>,
     next_poll: Monotonic,
@@ -89,6 +91,7 @@ pub struct Slot {
     /// What the database that failed looked like.
     stamp: Option<String>,
     closing: bool,
+    retiring: bool,
 }
 
 impl std::fmt::Debug for Slot {
@@ -118,6 +121,7 @@ impl Slot {
             inbox: slot_inbox,
             capture: None,
             next_seq: LogSeq(0),
+            durable: None,
             unsealed: VecDeque::new(),
             next_poll: now,
             last_cut: None,
@@ -136,6 +140,7 @@ impl Slot {
             ending: None,
             stamp: None,
             closing: false,
+            retiring: false,
         });
         Handle { inbox, waker, id }
     }
@@ -156,6 +161,7 @@ impl Slot {
             }
             Command::Cut { ticket, patience } => self.cut_asked(ticket, patience),
             Command::Sealed(seq) => self.sealed(seq),
+            Command::Durable(seq) => self.durable(seq),
             Command::BeginBase {
                 generation,
                 complete,
@@ -186,12 +192,14 @@ impl Slot {
             }
             Command::Look => self.look(),
             Command::Close => self.closing = true,
+            Command::Retire => self.retiring = true,
         }
     }
 
     fn open(&mut self, next_seq: LogSeq, mut records: Records, candidate: Incarnation) {
         self.drop_capture();
         self.next_seq = next_seq;
+        self.durable = None;
         let request = OpenRequest {
             folder: self.parts.folder.clone(),
             records: &mut records,
@@ -243,6 +251,30 @@ impl Slot {
             self.fail(&error);
         }
         self.show();
+    }
+
+    /// The database may be told, and what waited for that is cut.
+    fn durable(&mut self, seq: LogSeq) {
+        self.durable = self.durable.max(Some(seq));
+        self.next_poll = self.parts.clock.monotonic();
+        let result = self.capture.as_mut().map(|capture| capture.durable(seq));
+        if let Some(Err(error)) = result {
+            self.fail(&error);
+        }
+    }
+
+    /// Lets go of the database, or for good.
+    fn let_go(&mut self) {
+        if std::mem::take(&mut self.closing) {
+            self.drop_capture();
+            self.send(Event::Closed);
+        }
+        if std::mem::take(&mut self.retiring) {
+            self.drop_capture();
+            let taken_away = self.parts.engine.retire();
+            let result = taken_away.map_err(|error| crate::policy::with_causes(&error));
+            self.send(Event::Retired(result));
+        }
     }
 
     /// An engine's call failed.
@@ -364,7 +396,7 @@ impl Slot {
     fn sync(&mut self, now: Monotonic) {
         let asked = std::mem::take(&mut self.sync_asked);
         let due = self.sealed_since_sync && (asked || now.since(self.last_sync) >= SYNC_EVERY);
-        if !due && !self.closing {
+        if !due && !self.closing && !self.retiring {
             return;
         }
         self.last_sync = now;
@@ -428,11 +460,7 @@ impl Turns for Slot {
             self.slice(work);
         }
         self.sync(now);
-        if self.closing {
-            self.closing = false;
-            self.drop_capture();
-            self.send(Event::Closed);
-        }
+        self.let_go();
         self.next_turn(self.parts.clock.monotonic(), blocked)
     }
 }

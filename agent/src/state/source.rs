@@ -184,6 +184,9 @@ pub struct SourceRecord {
     /// Set once the source is retired: its last point is sealed and nothing is captured any more.
     #[serde(default)]
     pub retired: Option<Timestamp>,
+    /// What could not be taken away at the database then, and how to do it by hand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_behind: Option<String>,
 }
 
 impl SourceRecord {
@@ -210,6 +213,7 @@ impl SourceRecord {
             paused: None,
             giving_up: None,
             retired: None,
+            left_behind: None,
         }
     }
 

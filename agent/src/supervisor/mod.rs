@@ -21,6 +21,7 @@ mod keeper;
 mod prepare;
 mod reporter;
 mod shippers;
+mod sizes;
 mod sources;
 mod start;
 mod stopping;

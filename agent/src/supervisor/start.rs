@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tidemark_engine::Engine;
 use tidemark_format::{Hash, SourceName};
-use tidemark_host::config::{AgentConfig, Protect, Source};
+use tidemark_host::config::{Ack, AgentConfig, Protect, Source};
 use tidemark_host::lock::StateLock;
 use tidemark_host::{Monotonic, codes};
 use tokio::sync::mpsc::{self, UnboundedReceiver};
@@ -166,6 +166,7 @@ impl Running {
         let mut beats = JoinSet::new();
         beats.spawn(first.beats.run(senders, stop_beats.clone()));
         let asked = starting.control(config, &reporter).await?;
+        starting.sizes(config);
         let alive_at = components.clock.monotonic();
         let mut running = Self {
             shared,
@@ -236,6 +237,7 @@ impl Running {
             engine: Arc::clone(&engine),
             folder: self.shared.state.engine(&name),
             ship_every: source.settings.ship_every,
+            prompt: source.settings.ack == Ack::Regions,
             budget: Arc::clone(common.1),
             board: Arc::clone(&self.shared.board),
             clock: Arc::clone(&self.shared.clock),

@@ -233,6 +233,7 @@ impl World {
         let around = Surroundings {
             state_directory: None,
             check_schedule: &|_: &str, _: &_| Ok(()),
+            check_postgres: &|_: &str| Ok(()),
         };
         AgentConfig::parse(&text, &self.dir.path().join("agent.toml"), &around)
             .unwrap_or_else(|error| panic!("{error}"))
@@ -256,7 +257,11 @@ impl World {
         let engines: BTreeMap<_, _> = config
             .sources
             .iter()
-            .map(|source| (source.name.clone(), bootstrap::engine(source, &clock)))
+            .filter_map(|source| {
+                let path = source.engine.sqlite()?;
+                let engine = bootstrap::sqlite(path, &source.settings, &clock);
+                Some((source.name.clone(), engine))
+            })
             .collect();
         bootstrap::local_components(config, parts, engines, (clock, SystemRng::shared()))
     }

@@ -9,6 +9,7 @@ mod capture;
 pub mod conninfo;
 mod engine;
 mod error;
+pub mod probe;
 pub mod replication;
 pub mod restore;
 pub mod timeline;

@@ -157,6 +157,12 @@ impl Code {
             ("TM0104", _) => "clock-stepped-back",
             ("TM0107", _) => "nothing-is-shipped",
             ("TM7808" | "TM7809" | "TM7810", _) => "database-refused",
+            ("TM0109" | "TM0114", _) => "server-away",
+            ("TM0110", _) => "log-lost",
+            ("TM0116" | "TM0117", _) => "restore-a-server",
+            ("TM0111", _) => "commits-wait",
+            ("TM0112" | "TM0113", _) => "slot-holds-log",
+            ("TM0115" | "TM7811" | "TM7812" | "TM7813" | "TM7814", _) => "server-refused",
             (_, Exit::Fenced) => "fenced",
             ("TM1208", _) => "not-enrolled",
             ("TM1210", _) => "agent-revoked",
@@ -240,6 +246,50 @@ codes! {
     PAUSED = "TM0108", Failed, "shipping is paused",
         "Somebody paused it. Capture goes on into the spool; what is in no region yet would be lost with this host.",
         "status says until when and why. tidemark-agent resume ships again now; by itself it goes on at that time.";
+    SERVER_AWAY = "TM0109", Failed, "the database server can't be reached",
+        "No PostgreSQL server answers where the config says, or none that takes part as asked. Everything captured \
+         before is safe; nothing new is protected until it answers, and its slot keeps the log for the agent \
+         meanwhile.",
+        "Look whether the server runs and listens there, and at the network between. tidemark-agent doctor names \
+         what it meets. If the server is lost: tidemark-restore plan.";
+    LOG_LOST = "TM0110", Failed, "the server's log does not go on where it was captured",
+        "The server has dropped log that was not captured (its slot was lost or dropped), or it is another copy of \
+         the cluster now. A new incarnation with a complete base begins by itself; instants in between can't be \
+         restored, everything before them can.",
+        "status says when the new base is complete. Raise max_slot_wal_keep_size and slot_keep_max if the agent \
+         was away for longer than they allow.";
+    COMMITS_WAIT = "TM0111", Failed, "commits wait for the regions",
+        "ack = \"regions\": a commit returns only when as many failure domains as durable_in hold it, and fewer \
+         answer now. What has committed is safe; applications hang until enough regions answer.",
+        "Bring a region back; commits then go on by themselves. To leave the synchronous mode at once, on the \
+         server: ALTER SYSTEM SET synchronous_standby_names = ''; SELECT pg_reload_conf();";
+    SLOT_HOLDS = "TM0112", Failed, "the slot holds much log back on the server",
+        "The agent can't take log as fast as the server writes it, or not at all, and the server keeps it on its \
+         own disk meanwhile. At slot_keep_max the agent lets go and begins anew from a base.",
+        "Look for what holds the agent up (status: regions, spool), or raise slot_keep_max if the server's disk has \
+         room.";
+    SLOT_REMAINS = "TM0113", Failed, "a replication slot could not be dropped",
+        "The source is retired, and its slot still stands on the server: it keeps log there, until the disk is full.",
+        "Drop it on the server: SELECT pg_drop_replication_slot('NAME'); the message has the name.";
+    SLOT_IN_USE = "TM0114", Failed, "another program reads from the replication slot",
+        "Only one can. As a rule it is another agent that protects the same server under the same source name, or a \
+         connection of this one that the server has not given up yet.",
+        "It passes within wal_sender_timeout if the connection is dead. Otherwise stop the other agent, or give this \
+         source another name or slot.";
+    SERVER_REFUSES = "TM0115", Failed, "the server refuses what capture needs",
+        "A setting or a limit of the server stands against it: wal_level, max_wal_senders, max_replication_slots. \
+         Nothing is captured until it is changed.",
+        "tidemark-agent doctor prints the statement for each; wal_level and the limits need a restart of the server.";
+    NO_SERVER_PROGRAMS = "TM0116", Failed, "the server's programs are missing on this host",
+        "The restored server's log is replayed by PostgreSQL itself, of the very major version that the lost server \
+         had, run by a user other than root. Nothing was written yet.",
+        "Install that version (Debian: apt install postgresql-15), or name its folder with --pg-bin DIR; \
+         --no-finish leaves recovery to a host that has it.";
+    RECOVERY_FAILED = "TM0117", Failed, "the server could not end its recovery",
+        "PostgreSQL was started on the restored files and stopped before it had replayed the log to where it \
+         was to. Nothing was handed over.",
+        "The last lines of its log stand in the message. Run the same command again: it begins anew. If it ends in the \
+         same way, restore to an earlier instant and report it.";
     USAGE = "TM0201", Usage, "the command line can't be understood",
         "An argument is missing, unknown or contradicts another.",
         "Run the command with --help; the message names the argument.";
@@ -439,15 +489,44 @@ codes! {
         "The path names a folder, a pipe, a device, an encrypted database or another kind of file. \
          It was not written to.",
         "Correct the path in the config, or put the database there: it is taken up by itself.";
+    SERVER_LOG_IN = "TM7811", Config, "the server doesn't let the agent in",
+        "The role or its password is wrong, it may not replicate, or pg_hba.conf has no line for it. Nothing is \
+         captured until it may.",
+        "tidemark-agent doctor prints the statements and the lines for pg_hba.conf. The agent tries again by itself.";
+    SERVER_TLS = "TM7812", Config, "TLS with the server can't be set up as asked",
+        "The server has no TLS, or its certificate is not signed by sslrootcert or doesn't name the host.",
+        "Compare sslmode and sslrootcert in the connection string with the server's certificate. Lowering sslmode \
+         lets anybody in between read along.";
+    SERVER_VERSION = "TM7813", Config, "this version of PostgreSQL can't be protected",
+        "Supported are 14 to 18.",
+        "Upgrade the server, or the agent.";
+    CONNECTION_STRING = "TM7814", Config, "the connection string can't be used",
+        "It is well formed, and names something that is not there: a service, a passfile, a certificate; or a slot \
+         that belongs to somebody else.",
+        "The message names it. The agent's user must be able to read what it names.";
 }
 
 /// What alerts are called that are no error code, and the code that says what they mean.
-const ALERTS: [(&str, Code); 14] = [
+const ALERTS: [(&str, Code); 28] = [
     ("base.failed", FAILED),
     ("control.socket", FAILED),
     ("log.gap", IN_GAP),
+    ("log.lost", LOG_LOST),
     ("paused", PAUSED),
     ("point.failed", FAILED),
+    ("postgresql.bad-pages", DAMAGED),
+    ("postgresql.base-waits", SERVER_AWAY),
+    ("postgresql.commits-wait", COMMITS_WAIT),
+    ("postgresql.denied", SERVER_LOG_IN),
+    ("postgresql.garbled", SERVER_AWAY),
+    ("postgresql.log-damaged", DAMAGED),
+    ("postgresql.refused", SERVER_REFUSES),
+    ("postgresql.slot-busy", SLOT_IN_USE),
+    ("postgresql.slot-keep-max", SLOT_HOLDS),
+    ("postgresql.slot-refused", SERVER_REFUSES),
+    ("postgresql.unreachable", SERVER_AWAY),
+    ("postgresql.waits", SERVER_AWAY),
+    ("slot.remains", SLOT_REMAINS),
     ("source.claim", NOT_ENOUGH_REGIONS),
     ("spool.gap", SPOOL_FULL),
     ("spool.write", DISK_FULL),

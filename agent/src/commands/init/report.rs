@@ -38,6 +38,8 @@ pub(super) struct Initialised {
     root: Option<PathBuf>,
     drop_in: Option<PathBuf>,
     systemd: bool,
+    /// What was found on the server.
+    notes: Vec<String>,
 }
 
 impl Initialised {
@@ -72,6 +74,14 @@ impl Initialised {
             identity,
             drop_in,
             systemd,
+            notes: Vec::new(),
+        }
+    }
+
+    pub(super) fn with_notes(self, notes: &[String]) -> Self {
+        Self {
+            notes: notes.to_vec(),
+            ..self
         }
     }
 
@@ -109,6 +119,7 @@ impl Document for Initialised {
                 region.name, region.place
             ));
         }
+        server_text(&self.notes, out);
         self.keys_text(out);
         if let Some(drop_in) = &self.drop_in {
             out.push_str(&format!("Unit      {}\n", drop_in.display()));
@@ -137,6 +148,14 @@ impl Document for Initialised {
     }
 }
 
+/// What was found on the server, below one another.
+fn server_text(notes: &[String], out: &mut String) {
+    for note in notes {
+        let note = note.replace('\n', "\n          ");
+        out.push_str(&format!("Server    {note}\n"));
+    }
+}
+
 /// A source added to a config.
 #[derive(Serialize)]
 pub(super) struct Added {
@@ -144,6 +163,7 @@ pub(super) struct Added {
     source: String,
     sources: usize,
     drop_in: Option<PathBuf>,
+    notes: Vec<String>,
 }
 
 impl Added {
@@ -153,6 +173,14 @@ impl Added {
             source: source.to_owned(),
             sources: config.sources.len(),
             drop_in,
+            notes: Vec::new(),
+        }
+    }
+
+    pub(super) fn with_notes(self, notes: &[String]) -> Self {
+        Self {
+            notes: notes.to_vec(),
+            ..self
         }
     }
 }
@@ -161,6 +189,7 @@ impl Document for Added {
     const SCHEMA: &'static str = "tidemark-agent.init-added";
 
     fn text(&self, out: &mut String) {
+        server_text(&self.notes, out);
         out.push_str(&format!(
             "{} now names {} sources, the newest {}.\n\nNext\n  1. restart the agent to protect it: \
              systemctl restart tidemark-agent\n",

@@ -232,6 +232,11 @@ impl Report {
             _nothing => "nothing yet".to_owned(),
         };
         out.push_str(&format!("Recoverable  {window}\n"));
+        if let Some(end) = self.sealed_to(source) {
+            out.push_str(&format!(
+                "Captured     up to LSN {end}, by the agent's word\n"
+            ));
+        }
         out.push_str(
             "Proof        not drilled: a backup is a hypothesis until a restore has proved it\n",
         );
@@ -259,6 +264,14 @@ impl Report {
             }
             (None, None) => out.push_str("Agent        not running\n"),
         }
+    }
+}
+
+impl Report {
+    /// Where the captured log of a server ends, by the running agent's word.
+    fn sealed_to(&self, source: &SourceReport) -> Option<&str> {
+        let told = self.daemon.as_ref()?.sources.get(&source.name)?;
+        told.position.as_deref()
     }
 }
 

@@ -3,13 +3,13 @@
 //!
 //! **Invariant:** it may make a judgement worse or explain it, never better.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use tidemark_format::SourceName;
-use tidemark_host::config::AgentConfig;
+use tidemark_host::config::{AgentConfig, Engine};
 use tidemark_host::output::instant;
 
 use super::super::ended::Ended;
@@ -27,6 +27,10 @@ pub(super) struct Told {
     pub(super) silent: Option<String>,
     pub(super) ended: Option<Ended>,
     pub(super) retired: BTreeSet<SourceName>,
+    /// What retired sources left at their databases.
+    left_behind: BTreeMap<SourceName, String>,
+    /// The replication slots of sources that are not retired.
+    slots: BTreeMap<SourceName, String>,
     /// The daemon runs with another config than the file holds now.
     pub(super) config_changed: bool,
 }
@@ -50,15 +54,24 @@ impl Told {
             Err(silent) => (None, Some(silent.to_string())),
         };
         let state = StateDir::new(&config.state_dir);
-        let names = config.sources.iter().map(|source| &source.name);
-        let retired = names.filter(|name| {
+        let mut retired = BTreeSet::new();
+        let (mut left_behind, mut slots) = (BTreeMap::new(), BTreeMap::new());
+        for source in &config.sources {
+            let name = &source.name;
             let record = SourceRecord::load(&state.record(name)).ok().flatten();
-            record.is_some_and(|record| record.retired.is_some())
-        });
+            if let Some(record) = record.filter(|record| record.retired.is_some()) {
+                left_behind.extend(record.left_behind.map(|left| (name.clone(), left)));
+                retired.insert(name.clone());
+            } else if let Engine::Postgres { slot, .. } = &source.engine {
+                slots.insert(name.clone(), slot.clone());
+            }
+        }
         let runs_with = live.as_ref().and_then(|live| live.config);
         Self {
             ended: Ended::load(config).filter(|_| live.is_none() && silent.is_none()),
-            retired: retired.cloned().collect(),
+            retired,
+            left_behind,
+            slots,
             config_changed: runs_with.is_some_and(|hash| hash != config.hash),
             live,
             silent,
@@ -96,6 +109,14 @@ impl Told {
                         applies it";
             notes.push((Health::Warning, text.to_owned()));
         }
+        if let (Some(slot), None, None) = (self.slots.get(name), live, &self.silent) {
+            let text = format!(
+                "nobody reads from replication slot {slot} while the agent is stopped, and the server keeps its log for \
+                 it until its disk is full. Before the agent is removed for good: tidemark-agent retire --source {name}, \
+                 or on the server SELECT pg_drop_replication_slot('{slot}');"
+            );
+            notes.push((Health::Warning, text));
+        }
         Side {
             runs: live.is_some(),
             ended: self
@@ -103,6 +124,7 @@ impl Told {
                 .clone()
                 .or_else(|| self.ended.as_ref().map(Ended::words)),
             retired: self.retired.contains(name),
+            left_behind: self.left_behind.get(name).cloned(),
             notes,
         }
     }

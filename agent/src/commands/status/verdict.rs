@@ -49,6 +49,8 @@ pub(super) struct Side {
     pub(super) ended: Option<String>,
     /// Nothing of the source is captured any more, as somebody asked.
     pub(super) retired: bool,
+    /// What a retired source left at its database, and how to take it away.
+    pub(super) left_behind: Option<String>,
     pub(super) notes: Vec<(Health, String)>,
 }
 
@@ -73,7 +75,7 @@ pub(super) fn judge(
     now: Timestamp,
 ) -> Judgement {
     if side.retired {
-        return at_rest(demands);
+        return at_rest(demands, side.left_behind.as_ref());
     }
     let safe: Vec<(&str, Option<Timestamp>)> = regions
         .iter()
@@ -148,14 +150,18 @@ fn millis(age: Duration) -> u64 {
     u64::try_from(age.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A retired source: nothing new is to be kept, and nothing is to be done.
-fn at_rest(demands: &Demands) -> Judgement {
+/// A retired source: nothing new is to be kept, and nothing is to be done but what was left.
+fn at_rest(demands: &Demands, left_behind: Option<&String>) -> Judgement {
     Judgement {
-        health: Health::Healthy,
+        health: if left_behind.is_some() {
+            Health::Warning
+        } else {
+            Health::Healthy
+        },
         exposure_ms: None,
         quorum_exposure_ms: None,
         limit_ms: millis(demands.exposure_limit()),
-        findings: Vec::new(),
+        findings: left_behind.cloned().into_iter().collect(),
     }
 }
 

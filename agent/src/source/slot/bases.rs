@@ -11,6 +11,8 @@ use super::{Event, Slot};
 pub(super) struct BaseTurn {
     pub(super) asked: Option<(Option<[u8; 32]>, bool)>,
     pub(super) slices: VecDeque<usize>,
+    /// Its last slice was read: those that were asked for ahead are not wanted.
+    is_read: bool,
 }
 
 impl Slot {
@@ -26,6 +28,7 @@ impl Slot {
             return;
         };
         self.base.asked = None;
+        self.base.is_read = false;
         let opened = generation.map_or(Ok(()), |key| capture.open_generation(key));
         match opened.and_then(|()| capture.begin_base(self.next_seq, complete)) {
             Ok(start) => {
@@ -59,11 +62,17 @@ impl Slot {
         let Some(capture) = &mut self.capture else {
             return;
         };
+        if self.base.is_read {
+            self.base.slices.clear();
+        }
         let Some(max_bytes) = self.base.slices.pop_front() else {
             return;
         };
         match capture.base_slice(max_bytes, work) {
-            Ok(slice) => self.send(Event::Slice(slice)),
+            Ok(slice) => {
+                self.base.is_read = slice.done;
+                self.send(Event::Slice(slice));
+            }
             // Something was missed meanwhile: this base is given up.
             Err(error) if error.kind() == ErrorKind::Retry => {
                 self.base = BaseTurn::default();

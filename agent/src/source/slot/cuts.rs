@@ -58,7 +58,16 @@ impl Slot {
         self.pending_bytes > 0 && self.wait_for_cut(now).is_zero()
     }
 
+    /// Whether everything that was cut is durable, where the database waits for that: what came since is
+    /// cut at once then, so that no commit waits for the timer.
+    fn is_prompt(&self) -> bool {
+        self.parts.prompt && self.next_seq.previous() <= self.durable
+    }
+
     pub(super) fn wait_for_cut(&self, now: Monotonic) -> Duration {
+        if self.is_prompt() {
+            return Duration::ZERO;
+        }
         let due = self.last_cut.map(|last| last.after(self.parts.ship_every));
         due.map_or(Duration::ZERO, |due| due.since(now))
     }

@@ -40,6 +40,8 @@ pub enum Command {
     },
     /// The cut is fsynced in the spool.
     Sealed(LogSeq),
+    /// As many failure domains as make "durable" hold everything up to here.
+    Durable(LogSeq),
     /// Begin a base; in a new generation if a digest key is given.
     BeginBase {
         /// The new generation's digest key.
@@ -68,6 +70,8 @@ pub enum Command {
     Look,
     /// Fsync the page map and let go of the database.
     Close,
+    /// Let go of the database for good, and take away what is kept at it.
+    Retire,
 }
 
 impl std::fmt::Debug for Command {
@@ -76,6 +80,7 @@ impl std::fmt::Debug for Command {
             Self::Open { .. } => "Open",
             Self::Cut { .. } => "Cut",
             Self::Sealed(_) => "Sealed",
+            Self::Durable(_) => "Durable",
             Self::BeginBase { .. } => "BeginBase",
             Self::Slice { .. } => "Slice",
             Self::ConfirmBase => "ConfirmBase",
@@ -86,6 +91,7 @@ impl std::fmt::Debug for Command {
             Self::Probe => "Probe",
             Self::Look => "Look",
             Self::Close => "Close",
+            Self::Retire => "Retire",
         })
     }
 }
@@ -150,6 +156,9 @@ pub enum Event {
     Probed(Probe),
     /// The database is let go of.
     Closed,
+    /// It is let go of for good: what was taken away at it, or why that could not be done and what to do
+    /// by hand.
+    Retired(Result<Option<String>, String>),
 }
 
 /// The driver's end of a slot.
@@ -191,6 +200,8 @@ pub struct Parts {
     pub folder: PathBuf,
     /// How long changes wait at most.
     pub ship_every: Duration,
+    /// The database waits for the regions: changes are cut as soon as those before them are durable.
+    pub prompt: bool,
     /// Memory for cuts, shared by all sources.
     pub budget: Arc<Budget>,
     /// Where people look.

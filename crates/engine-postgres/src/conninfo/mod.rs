@@ -9,13 +9,17 @@
 
 mod parse;
 mod passfile;
+mod process;
 mod service;
+mod settle;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use passfile::Passfile;
+pub use process::{Process, check_text};
+pub use settle::{Settled, settle};
 
 /// What a process has around it.
 pub trait Surroundings {

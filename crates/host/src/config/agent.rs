@@ -1,6 +1,5 @@
 //! `agent.toml`, checked.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Component, Path, PathBuf};
@@ -12,7 +11,8 @@ use toml::Spanned;
 use super::diagnose::{ConfigError, Findings, ProblemKind, Span};
 use super::raw::with_settings;
 use super::regions::{self, Country, RawRegion, Region, failure_domains, parsed};
-use super::settings::{Draft, Located, Settings, set, size_from};
+use super::settings::{Draft, Located, set, size_from};
+use super::sources::{RawSource, Source, Sources};
 use super::{Surroundings, keys};
 use crate::{ByteSize, KeepFree, files};
 
@@ -47,27 +47,6 @@ pub struct AgentConfig {
     pub sources: Vec<Source>,
 }
 
-/// A database to protect.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Source {
-    /// What it is called in the repository.
-    pub name: SourceName,
-    /// What it is.
-    pub engine: Engine,
-    /// How it is protected.
-    pub settings: Settings,
-}
-
-/// A database's kind and place.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Engine {
-    /// A SQLite file.
-    Sqlite {
-        /// The database file, absolute.
-        path: PathBuf,
-    },
-}
-
 /// Below this not even one object could be compressed while the next is captured.
 const MEMORY_MIN: ByteSize = ByteSize::mib(32);
 
@@ -84,15 +63,6 @@ with_settings! {
         root: Option<Spanned<String>>,
         region: Vec<Spanned<RawRegion>>,
         source: Vec<Spanned<RawSource>>,
-    }
-}
-
-with_settings! {
-    /// A `[[source]]` as written.
-    RawSource {
-        name: Option<Spanned<String>>,
-        sqlite: Option<Spanned<String>>,
-        postgres: Option<Spanned<String>>,
     }
 }
 
@@ -207,15 +177,6 @@ impl AgentConfig {
     }
 }
 
-/// The name of a source that got none: its file's stem, made to follow the rule for names.
-#[must_use]
-pub fn name_from_path(path: &Path) -> Option<SourceName> {
-    let stem = path.file_stem()?.to_string_lossy().to_ascii_lowercase();
-    let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
-    let name: String = stem.chars().map(plain).take(63).collect();
-    SourceName::new(name.trim_matches('-')).ok()
-}
-
 /// How many failure domains there may be: while one of the `named` regions can't be read, nobody knows.
 fn domains_of(regions: &[Region], named: usize) -> usize {
     if regions.len() < named {
@@ -236,7 +197,7 @@ fn belongs_elsewhere(key: &str, valid: &[&str]) -> Option<String> {
             "`{key}` stands above the first [[region]], not in a source: {why}"
         ));
     }
-    if !in_source && ["sqlite", "postgres"].contains(&key) {
+    if !in_source && ["sqlite", "postgres", "slot"].contains(&key) {
         return Some(format!("`{key}` belongs into a [[source]]"));
     }
     let of_region = keys::REGION.iter().any(|spec| spec.name == key);
@@ -290,109 +251,6 @@ fn check_regions(raw: &mut RawAgent, findings: &mut Findings<'_>) -> Vec<Region>
         }
     }
     checked.into_iter().map(|(region, _)| region).collect()
-}
-
-/// What the sources of one file have in common while they are checked.
-struct Sources<'a, 'f> {
-    draft: Draft,
-    domains: usize,
-    folder: &'a Path,
-    around: &'a Surroundings<'a>,
-    findings: &'a mut Findings<'f>,
-}
-
-impl Sources<'_, '_> {
-    fn check(&mut self, raw: Vec<Spanned<RawSource>>) -> Vec<Source> {
-        if raw.is_empty() {
-            self.findings.value(
-                &None,
-                "there is no [[source]]: name at least one database to protect",
-            );
-        }
-        let mut names = BTreeMap::new();
-        let mut paths = BTreeMap::new();
-        let mut checked = Vec::new();
-        for source in raw {
-            let table: Span = Some(source.span());
-            let Some((source, name_at, path_at)) = self.check_one(source.into_inner(), &table)
-            else {
-                continue;
-            };
-            let Engine::Sqlite { path } = &source.engine;
-            if names.insert(source.name.clone(), ()).is_some() {
-                let message = format!("two sources are named `{}`", source.name);
-                self.findings.add(
-                    ProblemKind::Value,
-                    &name_at,
-                    message,
-                    Some("give one of them another name".to_owned()),
-                );
-            }
-            if let Some(first) = paths.insert(path.clone(), source.name.clone()) {
-                let message = format!("this is the database of source `{first}` already");
-                self.findings.value(&path_at, message);
-            }
-            checked.push(source);
-        }
-        checked
-    }
-
-    fn check_one(&mut self, mut raw: RawSource, table: &Span) -> Option<(Source, Span, Span)> {
-        let mut draft = self.draft.clone();
-        draft.apply(raw.take_settings(), self.findings);
-        draft.check(
-            self.domains,
-            raw.sqlite.as_ref().map(|_| table),
-            self.around,
-            self.findings,
-        );
-        if let Some(postgres) = &raw.postgres {
-            self.findings.add(
-                ProblemKind::Engine,
-                &Some(postgres.span()),
-                "PostgreSQL is not supported by this build yet",
-                Some("remove this source; this build protects SQLite files".to_owned()),
-            );
-            return None;
-        }
-        let sqlite = regions::required(
-            raw.sqlite,
-            "sqlite = \"/path/of/the.db\"",
-            table,
-            self.findings,
-        )?;
-        let path_at = Some(sqlite.span());
-        let path = match read_path(self.folder, sqlite.get_ref()) {
-            Ok(path) => path,
-            Err(why) => {
-                self.findings.value(&path_at, why);
-                return None;
-            }
-        };
-        let name_at = raw
-            .name
-            .as_ref()
-            .map_or_else(|| path_at.clone(), |name| Some(name.span()));
-        let name = match &raw.name {
-            Some(name) => parsed(name, self.findings)?,
-            None => match name_from_path(&path) {
-                Some(name) => name,
-                None => {
-                    self.findings.value(
-                        &path_at,
-                        "no name can be made of this path: add name = \"…\"",
-                    );
-                    return None;
-                }
-            },
-        };
-        let source = Source {
-            name,
-            engine: Engine::Sqlite { path },
-            settings: draft.settle(),
-        };
-        Some((source, name_at, path_at))
-    }
 }
 
 /// The recipients that can be read, and where they stand.

@@ -82,7 +82,8 @@ pub const AGENT: &[KeySpec] = &[
         "\"spool\"",
         &[
             "When the database may forget its log: once it is in the local spool, or with \"regions\" once it",
-            "is durable in them (not for SQLite, which waits for nobody).",
+            "is durable in them (not for SQLite, which waits for nobody). With PostgreSQL and this agent in",
+            "synchronous_standby_names a commit then returns only once it is there.",
         ],
     ),
     key(
@@ -131,7 +132,10 @@ pub const AGENT: &[KeySpec] = &[
     key(
         "slot_keep_max",
         "\"10GiB\"",
-        &["PostgreSQL: how much log a slot may hold back."],
+        &[
+            "PostgreSQL: how much log the agent's slot may hold back on the server. Past it the agent lets go,",
+            "and protects the cluster anew from a base.",
+        ],
     ),
     key(
         "recoverable_for",

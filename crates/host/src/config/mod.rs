@@ -5,7 +5,8 @@
 //! line, caret and what to write instead. Defaults stand in one table ([`keys`]), from which
 //! [`mod@write`] also renders the file that `init` leaves behind.
 //!
-//! Host knows no planner: whether a schedule can be read is asked through [`Surroundings`].
+//! Host knows no planner and no engine: whether a schedule or a connection string can be read is asked
+//! through [`Surroundings`].
 
 mod agent;
 mod diagnose;
@@ -14,6 +15,7 @@ mod raw;
 mod regions;
 mod restore;
 mod settings;
+mod sources;
 #[cfg(test)]
 mod tests;
 pub mod write;
@@ -22,11 +24,12 @@ use std::path::{Path, PathBuf};
 
 use jiff::tz::TimeZone;
 
-pub use agent::{AgentConfig, Engine, Source, name_from_path};
+pub use agent::AgentConfig;
 pub use diagnose::{ConfigError, Problem, ProblemKind};
 pub use regions::{Country, Region, failure_domains};
 pub use restore::RestoreConfig;
 pub use settings::{Ack, Protect, Settings};
+pub use sources::{Engine, Source, name_from_path, name_from_words, slot_of, without_password};
 
 /// The folder of installed config files.
 pub const SYSTEM_FOLDER: &str = "/etc/tidemark";
@@ -78,6 +81,8 @@ pub struct Surroundings<'a> {
     pub state_directory: Option<&'a Path>,
     /// Says why a schedule can't be used in a zone (`planner::Schedule::parse` behind it).
     pub check_schedule: &'a dyn Fn(&str, &TimeZone) -> Result<(), String>,
+    /// Says why a connection string can't be read (`engine-postgres` behind it).
+    pub check_postgres: &'a dyn Fn(&str) -> Result<(), String>,
 }
 
 impl std::fmt::Debug for Surroundings<'_> {

@@ -31,10 +31,20 @@ fn check_schedule(text: &str, _zone: &TimeZone) -> Result<(), String> {
     }
 }
 
+/// The engine stands behind this in the programs.
+fn check_postgres(text: &str) -> Result<(), String> {
+    if text.contains("://") || text.contains('=') {
+        Ok(())
+    } else {
+        Err(format!("{text:?} has no '='"))
+    }
+}
+
 fn parse(text: &str) -> Result<AgentConfig, ConfigError> {
     let around = Surroundings {
         state_directory: None,
         check_schedule: &check_schedule,
+        check_postgres: &check_postgres,
     };
     AgentConfig::parse(text, Path::new(FILE), &around)
 }
@@ -57,6 +67,12 @@ sqlite = \"/srv/app/app.db\"
 fn file(top: &str, source: &str) -> String {
     let (one, two) = (recipient(1), recipient(2));
     format!("recipients = [\"{one}\", \"{two}\"]\n{top}\n{REGIONS}{SOURCE}{source}")
+}
+
+fn sqlite(path: &str) -> Engine {
+    Engine::Sqlite {
+        path: PathBuf::from(path),
+    }
 }
 
 fn good(top: &str, source: &str) -> AgentConfig {
@@ -153,6 +169,7 @@ fn systemds_state_directory_wins() {
     let around = Surroundings {
         state_directory: Some(Path::new("/run/state")),
         check_schedule: &check_schedule,
+        check_postgres: &check_postgres,
     };
     let config = AgentConfig::parse(&file("state_dir = \"/x\"", ""), Path::new(FILE), &around);
     assert_eq!(config.unwrap().state_dir, PathBuf::from("/run/state"));
@@ -371,12 +388,80 @@ fn a_region_outside_the_residency_list_is_a_matter_of_policy() {
     );
 }
 
+/// The file's second source is this PostgreSQL cluster.
+fn cluster(more: &str) -> String {
+    format!("[[source]]\npostgres = \"postgres://tidemark@db1/Shop\"\n{more}\n")
+}
+
 #[test]
-fn postgres_is_refused_by_a_build_without_it() {
+fn a_cluster_is_named_by_its_database_and_gets_a_slot_of_that_name() {
+    let config = good("", &cluster(""));
+    let source = &config.sources[1];
+    assert_eq!(source.name.as_str(), "shop");
+    let Engine::Postgres { conninfo, slot } = &source.engine else {
+        panic!("a cluster")
+    };
+    assert_eq!(conninfo, "postgres://tidemark@db1/Shop");
+    assert_eq!(slot, "tidemark_shop");
+    let named = good("", &cluster("name = \"15-main\"\nslot = \"ours\""));
+    let Engine::Postgres { slot, .. } = &named.sources[1].engine else {
+        panic!("a cluster")
+    };
+    assert_eq!(
+        (named.sources[1].name.as_str(), slot.as_str()),
+        ("15-main", "ours")
+    );
+}
+
+#[test]
+fn a_cluster_may_wait_for_the_regions_and_a_file_may_not() {
+    let config = good("", &cluster("ack = \"regions\""));
+    assert_eq!(config.sources[1].settings.ack, Ack::Regions);
+    refuses("", "ack = \"regions\"", &["can't hold for SQLite", "^"]);
+}
+
+#[test]
+fn what_is_wrong_with_a_cluster_is_shown_at_its_place() {
     refuses(
         "",
-        "[[source]]\npostgres = \"postgres:///main\"",
-        &["not supported by this build yet"],
+        "[[source]]\npostgres = \"nonsense\"",
+        &["has no '='", "^"],
+    );
+    refuses(
+        "",
+        "[[source]]\npostgres = \"host=h\"",
+        &["no name can be made of this connection string", "^"],
+    );
+    refuses(
+        "",
+        &cluster("slot = \"Ours-1\""),
+        &["no name for a slot", "^"],
+    );
+    refuses("", "slot = \"ours\"", &["slot is for PostgreSQL"]);
+    refuses(
+        "",
+        &cluster("sqlite = \"/x.db\""),
+        &["a source is one database"],
+    );
+    let twice = cluster("name = \"a\"") + &cluster("name = \"b\"");
+    refuses("", &twice, &["database of source `a` already"]);
+    refuses("postgres = \"host=h\"", "", &["belongs into a [[source]]"]);
+}
+
+#[test]
+fn a_cluster_that_init_writes_is_read_as_it_was_meant_and_shown_without_its_password() {
+    let engine = Engine::Postgres {
+        conninfo: "postgres://a:secret@h/db".to_owned(),
+        slot: "ours".to_owned(),
+    };
+    let mut new = new_agent();
+    new.sources[0].engine = engine.clone();
+    let config = parse(&new.render()).unwrap();
+    assert_eq!(config.sources[0].engine, engine);
+    let shown = write::effective(&config);
+    assert!(
+        !shown.contains("secret") && shown.contains("slot = \"ours\""),
+        "{shown}"
     );
 }
 
@@ -387,6 +472,7 @@ fn without_a_file_the_error_says_where_it_was_looked_for() {
     let around = Surroundings {
         state_directory: None,
         check_schedule: &check_schedule,
+        check_postgres: &check_postgres,
     };
     let unreadable = AgentConfig::load(given, &around).unwrap_err();
     assert!(matches!(unreadable, ConfigError::Unreadable(_)));
@@ -407,7 +493,7 @@ fn new_agent() -> NewAgent {
         regions: Region::from_urls(&urls),
         sources: vec![NewSource {
             name: "app".to_owned(),
-            sqlite: PathBuf::from("/srv/a \"b\".db"),
+            engine: sqlite("/srv/a \"b\".db"),
         }],
     }
 }
@@ -488,7 +574,7 @@ fn every_key_is_written_once_on_a_line_of_its_own() {
 fn a_source_added_at_the_end_is_protected_too() {
     let more = NewSource {
         name: "more".to_owned(),
-        sqlite: PathBuf::from("/srv/more.db"),
+        engine: sqlite("/srv/more.db"),
     };
     let config = parse(&(new_agent().render() + &more.render())).unwrap();
     assert_eq!(config.sources.len(), 2);
@@ -544,7 +630,7 @@ fn the_example_of_the_repository_is_what_init_writes_and_names_nobody_as_recipie
         regions: example_regions(),
         sources: vec![NewSource {
             name: "app".to_owned(),
-            sqlite: PathBuf::from("/srv/app/app.db"),
+            engine: sqlite("/srv/app/app.db"),
         }],
     };
     example("agent.toml", &new.render());

@@ -5,9 +5,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::agent::{AgentConfig, Engine};
+use super::agent::AgentConfig;
 use super::keys::{AGENT, KeySpec, REGION, RESTORE};
 use super::regions::{Region, failure_domains};
+use super::sources::{Engine, without_password};
 
 /// How to read the rest of the file.
 const HEADER: &str = "\
@@ -37,8 +38,8 @@ pub struct NewAgent {
 pub struct NewSource {
     /// Its name.
     pub name: String,
-    /// The database file.
-    pub sqlite: PathBuf,
+    /// What it is.
+    pub engine: Engine,
 }
 
 impl NewAgent {
@@ -84,12 +85,20 @@ impl NewSource {
     /// Its table; appended to a config it adds the source.
     #[must_use]
     pub fn render(&self) -> String {
-        format!(
+        let mut text = format!(
             "\n# A key above that concerns one database may stand here again, for this one alone.\n\
-             [[source]]\nname = {}\nsqlite = {}\n",
-            quoted(&self.name),
-            path(&self.sqlite)
-        )
+             [[source]]\nname = {}\n",
+            quoted(&self.name)
+        );
+        match &self.engine {
+            Engine::Sqlite { path: database } => line(&mut text, "sqlite", &path(database)),
+            Engine::Postgres { conninfo, slot } => {
+                line(&mut text, "postgres", &quoted(conninfo));
+                text.push_str("# The replication slot on the server.\n");
+                line(&mut text, "slot", &quoted(slot));
+            }
+        }
+        text
     }
 }
 
@@ -153,8 +162,14 @@ pub fn effective(config: &AgentConfig) -> String {
     for source in &config.sources {
         text.push_str("\n[[source]]\n");
         line(&mut text, "name", &quoted(source.name.as_str()));
-        let Engine::Sqlite { path: database } = &source.engine;
-        line(&mut text, "sqlite", &path(database));
+        match &source.engine {
+            Engine::Sqlite { path: database } => line(&mut text, "sqlite", &path(database)),
+            Engine::Postgres { conninfo, slot } => {
+                let shown = without_password(conninfo);
+                line(&mut text, "postgres", &quoted(&shown));
+                line(&mut text, "slot", &quoted(slot));
+            }
+        }
         for (name, value) in source.settings.entries() {
             line(&mut text, name, &value);
         }

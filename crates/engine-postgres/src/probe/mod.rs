@@ -1,0 +1,185 @@
+//! What a server is like, asked in ordinary SQL: for `doctor`, for `init`, for the agent's start.
+//!
+//! [`look`] asks, [`judge`] decides what is wrong and what to do about it (pure), [`setup`] writes
+//! what an administrator has to run. The only place where sqlx is used: capture and bases speak the
+//! replication protocol on [`crate::wire`].
+//!
+//! **Failure.** A server that can't be reached is a finding like any other; every question has a time
+//! limit. Nothing on the server is changed.
+
+mod check;
+mod setup;
+mod sql;
+
+use std::time::Duration;
+
+pub use check::{Finding, Grade, Topic, judge};
+pub use setup::{hba_lines, role_statements};
+pub use sql::database_bytes;
+
+use crate::conninfo::ConnInfo;
+use crate::replication::identify;
+use crate::wire::{Connection, Mode, WireError};
+
+/// How long all questions together may take.
+const LOOK_TIME: Duration = Duration::from_secs(20);
+
+/// What the agent wants from a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// Its slot.
+    pub slot: String,
+    /// What the server calls its connection, where the connection string doesn't say.
+    pub application_name: String,
+    /// Whether commits are to wait until the regions hold them.
+    pub waits_for_regions: bool,
+    /// How much log the slot may hold back, in bytes.
+    pub slot_keep_max: u64,
+}
+
+/// A replication slot as the server describes it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SlotState {
+    /// `physical` or `logical`.
+    pub kind: String,
+    /// Somebody streams from it.
+    pub is_active: bool,
+    /// `reserved`, `extended`, `unreserved` or `lost`.
+    pub wal_status: Option<String>,
+    /// Bytes of log that it holds back.
+    pub held_bytes: Option<u64>,
+    /// Why it is void, where the server says (17 and later).
+    pub invalidation: Option<String>,
+}
+
+/// What a server says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Server {
+    /// As it prints it, such as `15.20 (Debian 15.20-0+deb12u1)`.
+    pub version: String,
+    /// The major version.
+    pub major: u16,
+    /// What Debian calls the cluster, such as `15/main`; may be empty.
+    pub cluster_name: String,
+    /// The database of the connection.
+    pub database: String,
+    /// The role.
+    pub user: String,
+    /// It may do anything.
+    pub is_superuser: bool,
+    /// It may replicate.
+    pub may_replicate: bool,
+    /// It sees the statistics.
+    pub monitors: bool,
+    /// It replays another server's log.
+    pub is_standby: bool,
+    /// Settings that matter here, in the server's base units.
+    pub settings: std::collections::BTreeMap<String, String>,
+    /// Connections that send log now.
+    pub senders: u64,
+    /// Slots that exist.
+    pub slots: u64,
+    /// The agent's slot.
+    pub slot: Option<SlotState>,
+    /// Bytes of all databases that the role may ask about.
+    pub database_bytes: Option<u64>,
+}
+
+impl Server {
+    /// A setting as a number; none if the server has no such setting.
+    #[must_use]
+    pub fn number(&self, name: &str) -> Option<i64> {
+        self.settings.get(name)?.parse().ok()
+    }
+
+    /// Whether a setting is `on`; false if the server has no such setting.
+    #[must_use]
+    pub fn is_on(&self, name: &str) -> bool {
+        self.settings.get(name).is_some_and(|value| value == "on")
+    }
+}
+
+/// What a look found.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Findings {
+    /// What the server says of itself, if it could be asked.
+    pub server: Option<Server>,
+    /// The database system's identifier, if a replication connection could be made.
+    pub system: Option<u64>,
+    /// One for each thing that was looked at.
+    pub checks: Vec<Finding>,
+}
+
+impl Findings {
+    /// The worst of the checks.
+    #[must_use]
+    pub fn worst(&self) -> Grade {
+        let grades = self.checks.iter().map(|check| check.grade);
+        grades.max().unwrap_or(Grade::Fine)
+    }
+}
+
+/// Asks a server for everything that protection needs.
+pub async fn look(info: &ConnInfo, wanted: &Wanted) -> Findings {
+    match tokio::time::timeout(LOOK_TIME, look_at(info, wanted)).await {
+        Ok(findings) => findings,
+        Err(_elapsed) => Findings {
+            checks: vec![Finding::broken(
+                Topic::Connection,
+                format!("no answer within {} s", LOOK_TIME.as_secs()),
+                "look whether the server hangs, and at the network between",
+            )],
+            ..Findings::default()
+        },
+    }
+}
+
+async fn look_at(info: &ConnInfo, wanted: &Wanted) -> Findings {
+    let mut findings = Findings::default();
+    // The protocol of ours knows several hosts and which of them is wanted: ask where it ends.
+    let replicates = replicates(info).await;
+    let peer = match &replicates {
+        Ok((peer, system)) => {
+            findings.system = Some(*system);
+            Some(peer.clone())
+        }
+        Err(_) => None,
+    };
+    let server = match sql::ask(info, peer.as_deref(), &wanted.slot).await {
+        Ok(server) => server,
+        Err(error) => {
+            findings.checks.push(match &replicates {
+                Err(wire) => check::of_connection(info, wire),
+                Ok(_) => check::of_sql(info, &error),
+            });
+            return findings;
+        }
+    };
+    findings.checks = judge(&server, wanted, info.application_name.as_deref());
+    match replicates {
+        Ok((peer, _)) => findings.checks.insert(
+            0,
+            Finding::fine(
+                Topic::Connection,
+                format!(
+                    "{peer} answers as role {}; PostgreSQL {}",
+                    server.user, server.version
+                ),
+            ),
+        ),
+        Err(error) => findings
+            .checks
+            .insert(0, check::of_replication(info, &error)),
+    }
+    findings.server = Some(server);
+    findings
+}
+
+/// Makes a replication connection: to whom, and which system that is.
+async fn replicates(info: &ConnInfo) -> Result<(String, u64), WireError> {
+    let mut connection = Connection::open(info, Mode::Physical).await?;
+    let identity = identify(&mut connection).await?;
+    let peer = connection.peer().to_owned();
+    connection.close().await;
+    Ok((peer, identity.system))
+}

@@ -1,0 +1,318 @@
+//! PostgreSQL under the two shipped programs: protected from the first base on, through kills of the
+//! agent and a fail-over, with commits that wait for the regions, and let go of.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tidemark_testkit::postgres::{MAJORS, Options, Postgres, Stop};
+use tidemark_tests::eventually;
+
+use crate::pg_site::{PgSite, ROLE, SLOT, caught_up_at, conninfo, load, slot};
+use crate::process::{SOON, now};
+use crate::site::Agent;
+
+/// Until the agent has noticed something on the server, on a busy machine.
+const NOTICED_WITHIN: Duration = Duration::from_secs(60);
+
+/// The newest server; the engine's own suites run on all.
+fn newest() -> Option<Postgres> {
+    Postgres::of(MAJORS[MAJORS.len() - 1])
+}
+
+/// The life of the source in each log object, as the regions show it.
+fn incarnations(site: &PgSite) -> usize {
+    let listed = site.site.tool(&["list", "--json"]).ok().json();
+    let text = listed.to_string();
+    let lives: std::collections::BTreeSet<&str> = text
+        .split("\"incarnation\":\"")
+        .skip(1)
+        .filter_map(|rest| rest.split('"').next())
+        .collect();
+    lives.len()
+}
+
+#[test]
+fn cluster_is_protected_through_kills_of_the_agent_and_let_go_of() {
+    for postgres in Postgres::all() {
+        let site = PgSite::new(&postgres, &Options::default());
+        site.load(0..50);
+        let mut daemon = site.start_protected();
+        let live = site.live();
+        assert_eq!(live["engine"], "postgresql");
+        assert!(live["database_bytes"].as_u64() > Some(1 << 20), "{live}");
+        assert!(
+            live["position"].as_str().is_some_and(|at| at.contains('/')),
+            "{live}"
+        );
+        assert_eq!(site.slot().map(|(active, _)| active), Some(true));
+        // Killed in the middle of writes; nothing that was committed meanwhile may be missed.
+        for round in 1..4_u32 {
+            site.load(round * 100..round * 100 + 50);
+            daemon.kill();
+            site.load(round * 100 + 50..round * 100 + 99);
+            daemon = site.site.start();
+            site.wait_protected();
+        }
+        assert!(
+            site.site.status().alerts().is_empty(),
+            "{:?}",
+            site.site.status().alerts()
+        );
+        assert!(
+            incarnations(&site) <= 1,
+            "a kill is no reason for a new life"
+        );
+        site.site
+            .agent(&["retire", "--yes", "--json"])
+            .ok()
+            .says(&[SLOT]);
+        assert_eq!(site.slot(), None, "a retired source leaves no slot behind");
+        daemon.terminate();
+    }
+}
+
+#[test]
+fn server_that_stops_is_waited_for_and_goes_on() {
+    let Some(postgres) = newest() else { return };
+    let site = PgSite::new(&postgres, &Options::default());
+    let daemon = site.start_protected();
+    site.cluster.stop(Stop::Fast).unwrap();
+    eventually(
+        "the agent says that the server is away",
+        NOTICED_WITHIN,
+        || {
+            let alerts = site.site.status().alerts();
+            alerts
+                .iter()
+                .any(|code| code.contains("TM0109") || code.starts_with("postgresql."))
+                .then_some(())
+        },
+    );
+    site.cluster.start_again().unwrap();
+    site.load(0..20);
+    site.wait_protected();
+    eventually("the alert is taken back", NOTICED_WITHIN, || {
+        site.site.status().alerts().is_empty().then_some(())
+    });
+    assert!(
+        incarnations(&site) <= 1,
+        "a restart of the server is no new life"
+    );
+    daemon.terminate();
+}
+
+#[test]
+fn failover_is_followed_by_the_connection_string() {
+    let Some(postgres) = newest() else { return };
+    let site = PgSite::plan(&postgres, &Options::default());
+    let standby = site.cluster.standby("standby").unwrap();
+    site.init(&conninfo(&[&site.cluster, &standby])).ok();
+    site.site.shorten();
+    let daemon = site.start_protected();
+    site.load(0..100);
+    site.wait_protected();
+    let end = site.cluster.query("SELECT pg_current_wal_lsn()");
+    eventually("the standby has everything", SOON, || {
+        let behind = format!("SELECT pg_last_wal_replay_lsn() >= '{end}'");
+        (standby.query(&behind) == "t").then_some(())
+    });
+    site.cluster.stop(Stop::Kill).unwrap();
+    standby.promote().unwrap();
+    load(&standby, 100..200);
+    site.wait_protected();
+    eventually(
+        "the agent has its slot on the new primary",
+        NOTICED_WITHIN,
+        || slot(&standby).filter(|(active, _)| *active),
+    );
+    daemon.terminate();
+}
+
+#[test]
+fn commits_wait_for_the_regions_and_status_says_so() {
+    let Some(postgres) = newest() else { return };
+    let site = PgSite::new(&postgres, &Options::default());
+    site.site.set("ack", "\"regions\"");
+    // A timer this long would show in every commit.
+    site.site.set("ship_every", "\"20s\"");
+    let daemon = site.start_protected();
+    site.cluster.sql(&format!(
+        "ALTER SYSTEM SET synchronous_standby_names = '{SLOT}'; SELECT pg_reload_conf()"
+    ));
+    eventually(
+        "the server takes the agent for its standby",
+        NOTICED_WITHIN,
+        || {
+            let state = "SELECT sync_state FROM pg_stat_replication WHERE sync_state = 'sync'";
+            (site.cluster.query(state) == "sync").then_some(())
+        },
+    );
+    let began = now();
+    site.load(0..10);
+    let took = now().duration_since(began);
+    assert!(
+        took.as_secs() < 15,
+        "ten commits took {took}: they waited for the timer"
+    );
+    // Both regions go away (they are on one device and count once): nothing is durable any more.
+    let hide = |away: bool| {
+        for number in 0..site.site.regions.len() {
+            let region = site.site.region_folder(number);
+            let hidden = site.site.path(&format!("hidden-{number}"));
+            let (from, to) = if away {
+                (region, hidden)
+            } else {
+                (hidden, region)
+            };
+            std::fs::rename(from, to).unwrap();
+        }
+    };
+    hide(true);
+    let (hung, said_within) = std::thread::scope(|threads| {
+        let began = now();
+        let writer = threads.spawn(|| site.load(10..11));
+        eventually("status says that commits wait", NOTICED_WITHIN, || {
+            let alerts = site.site.status().alerts();
+            alerts
+                .iter()
+                .any(|code| code == "postgresql.commits-wait")
+                .then_some(())
+        });
+        let (hung, said_within) = (!writer.is_finished(), now().duration_since(began));
+        hide(false);
+        (hung, said_within)
+    });
+    assert!(hung, "the commit waits while the regions are away");
+    assert!(
+        said_within.as_secs() < 30,
+        "people heard of it after {said_within}"
+    );
+    eventually("the alert is taken back", NOTICED_WITHIN, || {
+        let alerts = site.site.status().alerts();
+        (!alerts.iter().any(|code| code == "postgresql.commits-wait")).then_some(())
+    });
+    assert_eq!(site.cluster.query("SELECT count(*) FROM load"), "11");
+    daemon.terminate();
+}
+
+#[test]
+fn slot_that_is_dropped_begins_a_new_life_by_itself() {
+    let Some(postgres) = newest() else { return };
+    let site = PgSite::new(&postgres, &Options::default());
+    let daemon = site.start_protected();
+    site.load(0..20);
+    site.wait_protected();
+    daemon.terminate();
+    site.cluster
+        .sql(&format!("SELECT pg_drop_replication_slot('{SLOT}')"));
+    // The log that was not captured goes.
+    for _ in 0..3 {
+        site.cluster.sql("INSERT INTO load SELECT generate_series(100000, 100000); DELETE FROM load WHERE id = 100000; SELECT pg_switch_wal(); CHECKPOINT");
+    }
+    let daemon = site.site.start();
+    site.wait_protected();
+    assert_eq!(site.slot().map(|(active, _)| active), Some(true));
+    assert!(caught_up_at(&site.live()).is_some());
+    daemon.terminate();
+}
+
+#[test]
+fn init_refuses_a_server_that_does_not_let_the_agent_in_and_says_what_to_run() {
+    let Some(postgres) = newest() else { return };
+    let site = PgSite::plan(&postgres, &Options::default());
+    let refused = |conninfo: &str, code: i32, words: &[&str]| {
+        site.init(conninfo).ends_with(code).says(words);
+        assert!(!site.site.config.exists(), "nothing is written");
+        assert!(!site.site.state().exists(), "nothing is written");
+    };
+    let nobody = site.conninfo().replace(ROLE, "nobody_known");
+    refused(
+        &nobody,
+        78,
+        &[
+            "TM7811",
+            "CREATE ROLE nobody_known LOGIN REPLICATION",
+            "local    replication",
+        ],
+    );
+    site.cluster
+        .sql(&format!("ALTER ROLE {ROLE} NOREPLICATION"));
+    refused(
+        &site.conninfo(),
+        78,
+        &["TM7811", "ALTER ROLE tidemark REPLICATION;"],
+    );
+    site.cluster.sql(&format!("ALTER ROLE {ROLE} REPLICATION"));
+    refused("host=/nowhere user=x", 1, &["TM0109", "/nowhere"]);
+    refused("host=h colour=red", 2, &["colour"]);
+    site.init(&site.conninfo())
+        .ok()
+        .says(&["max_slot_wal_keep_size"]);
+}
+
+#[test]
+fn password_in_the_connection_string_is_kept_out_of_the_config() {
+    let Some(postgres) = newest() else { return };
+    let options = Options {
+        tcp: true,
+        ..Options::default()
+    };
+    let site = PgSite::plan(&postgres, &options);
+    site.cluster
+        .sql(&format!("ALTER ROLE {ROLE} PASSWORD 'se:cret'"));
+    site.cluster.set_hba(
+        "host all all 127.0.0.1/32 scram-sha-256\nhost replication all 127.0.0.1/32 scram-sha-256",
+    );
+    let url = format!(
+        "postgres://{ROLE}:se%3Acret@127.0.0.1:{}/postgres",
+        site.cluster.port()
+    );
+    let said = site.init(&url).ok();
+    assert!(!said.out.contains("cret"), "{said}");
+    site.site.shorten();
+    let config = std::fs::read_to_string(&site.site.config).unwrap();
+    assert!(!config.contains("cret"), "{config}");
+    let daemon = site.start_protected();
+    daemon.terminate();
+}
+
+#[test]
+fn doctor_has_a_statement_for_each_finding() {
+    let Some(postgres) = newest() else { return };
+    let options = Options::default()
+        .with("max_replication_slots", "1")
+        .with("idle_replication_slot_timeout", "60");
+    let site = PgSite::new(&postgres, &options);
+    let findings = |agent: &Agent<'_>| -> Vec<Value> {
+        let said = agent.run(&["doctor", "--json"]).json();
+        said["checks"].as_array().expect("checks").clone()
+    };
+    let about = |word: &str| {
+        let all = findings(&site.site.first_agent());
+        let found = all.iter().find(|check| {
+            check["what"]
+                .as_str()
+                .is_some_and(|what| what.ends_with(word))
+        });
+        found
+            .cloned()
+            .unwrap_or_else(|| panic!("nothing on {word} in {all:?}"))
+    };
+    assert_eq!(about("max_slot_wal_keep_size")["grade"], "look");
+    assert_eq!(about("idle_replication_slot_timeout")["grade"], "look");
+    assert_eq!(about("data_checksums")["grade"], "ok");
+    assert_eq!(about("slot")["grade"], "ok");
+    site.cluster
+        .sql("SELECT pg_create_physical_replication_slot('other')");
+    let full = about("max_replication_slots");
+    assert_eq!(full["grade"], "broken");
+    assert!(
+        full["remedy"]
+            .as_str()
+            .unwrap()
+            .contains("ALTER SYSTEM SET max_replication_slots = 6")
+    );
+    site.site.set("ack", "\"regions\"");
+    let names = about("synchronous_standby_names");
+    assert_eq!(names["grade"], "broken");
+}
