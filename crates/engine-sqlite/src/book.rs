@@ -289,6 +289,20 @@ impl Book {
         Ok(None)
     }
 
+    /// Whether earlier generations know `page`, and none of them as it is. What a generation learned that
+    /// was never finished may be torn, so one alone proves nothing while another says otherwise.
+    pub(crate) fn olds_differ(&self, number: u32, page: &[u8]) -> Result<bool, SqliteError> {
+        let mut differ = false;
+        for old in &self.olds {
+            let entry = old.read(number, 1)?.first().copied().unwrap_or_default();
+            if entry.is_known() && entry.digest == PageDigest::of(old.key(), number, page) {
+                return Ok(false);
+            }
+            differ |= entry.is_known();
+        }
+        Ok(differ)
+    }
+
     /// Makes the map durable.
     pub(crate) fn sync(&self) -> Result<(), SqliteError> {
         self.map.sync()
@@ -340,6 +354,8 @@ mod tests {
             stamp: None,
             digest: None,
             last_commit: None,
+            look: None,
+            witnesses: crate::witness::Witnesses::default(),
         }
     }
 

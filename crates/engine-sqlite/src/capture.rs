@@ -6,8 +6,8 @@
 //!   if it is free at once.
 //! - At rest everything is in the file and the mark sits on READ_LOCK(0), where it holds up no
 //!   checkpoint of the application.
-//! - At `wal_max_bytes` the mark is released. Capture goes on as long as the log isn't restarted; if
-//!   it is, the catch-up compares page by page.
+//! - At `wal_max_bytes`, if a reader keeps the log from being put into the file, the mark is released.
+//!   Capture goes on as long as the log isn't restarted; if it is, the catch-up compares page by page.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use tidemark_engine::{BaseSlice, BaseStart, Capture, Error, LogCut, Poll, Probe,
 use tidemark_format::LogSeq;
 use tidemark_host::Monotonic;
 
-use crate::behind::Quiet;
+use crate::behind::Guard;
 use crate::core::{Core, Position};
 use crate::error::SqliteError;
 use crate::holds::{Holds, LOCKED_MAX};
@@ -25,6 +25,7 @@ use crate::marks::{Checkpoint, Marks};
 use crate::pending::Pending;
 use crate::scan::DiffSlice;
 use crate::shm::WalIndex;
+use crate::tail::Cursor;
 use crate::wal;
 
 /// While the WAL grows: how long a mark stands.
@@ -59,6 +60,9 @@ const PRESSURE_MAX: u32 = 4;
 /// A log this many times too large is worth a longer locked phase than others should wait for: the
 /// alternative is to let go at `wal_max_bytes`.
 const PRESSURE_EXTREME: u64 = 16;
+/// The alert of `wal_max` ends when the log is small again, or was wholly in the file for so long: each
+/// commit beside a reader that pins it could raise it anew.
+const WAL_MAX_CALM: Duration = Duration::from_secs(10);
 /// Read from the file by one poll of a catch-up.
 const DIFF_BYTES: u32 = 8 << 20;
 
@@ -81,9 +85,11 @@ pub(crate) struct WalCapture {
     times: Times,
     /// The index under which the mark was moved last.
     marked: Option<WalIndex>,
-    /// The file and the index after the last move of the mark.
-    quiet: Option<Quiet>,
+    /// Notices what is written to the file behind SQLite's back.
+    guard: Guard,
     released: bool,
+    /// When the log was last seen above `wal_max` with frames that aren't in the file.
+    above_max: Option<Monotonic>,
     hand_off_wait: Duration,
     holds: Holds,
 }
@@ -104,8 +110,9 @@ impl WalCapture {
             core,
             times,
             marked: None,
-            quiet: None,
+            guard: Guard::new(),
             released: false,
+            above_max: None,
             hand_off_wait: Duration::ZERO,
             holds: Holds::begin(now),
         }
@@ -137,18 +144,18 @@ impl WalCapture {
             return Ok(self.answer(self.look_again(now)));
         }
         self.times.full = now;
-        let quiet = self.quiet.take();
-        self.core
-            .check_not_written_behind(&self.log.shm, quiet.as_ref())?;
+        self.guard.look(&mut self.core, &self.log.shm)?;
         let before = self.log.cursor;
         let captured = self.log.capture(&mut self.core, work)?;
         if self.log.cursor != before {
             self.times.change = now;
         }
+        self.note_calm(&captured.index, now);
         if self.released {
             self.poll_released(&captured, now)?;
             return Ok(self.answer(MARK_EVERY));
         }
+        self.note_hidden(&captured.index);
         if self.core.lost.is_some() {
             self.begin_catch_up()?;
             return Ok(self.answer(Duration::ZERO));
@@ -157,7 +164,12 @@ impl WalCapture {
             self.keep_the_log_small(&captured.index, now, work)?;
         }
         let more = self.catch_up(captured.all, work)?;
-        self.note_quiet()?;
+        self.note_rest()?;
+        if self.guard.is_due(now) && self.may_read_file() {
+            self.guard.check(&mut self.core, &mut self.log, work)?;
+        }
+        // What this poll's own checkpoints wrote is told from what others write after it.
+        self.guard.look(&mut self.core, &self.log.shm)?;
         let next = match (more, waited_for) {
             (true, _) => Duration::ZERO,
             (false, true) => MARK_AT_ONCE,
@@ -166,15 +178,16 @@ impl WalCapture {
         Ok(self.answer(next))
     }
 
-    /// Remembers what the file looks like, to see at the next look whether only checkpoints wrote it.
-    fn note_quiet(&mut self) -> Result<(), SqliteError> {
-        if self.released || !self.marks.is_held() {
+    /// Notes when the mark sits on READ_LOCK(0), which SQLite gives when everything is in the file.
+    fn note_rest(&mut self) -> Result<(), SqliteError> {
+        let Some(index) = self.log.shm.read()? else {
             return Ok(());
+        };
+        let end = Cursor::at_end(&index);
+        let held = !self.released && self.marks.is_held() && self.marked == Some(index);
+        if held && index.is_backfilled() && self.log.cursor.is_at(&end) {
+            self.guard.mark_rests(end);
         }
-        let marked = self.marked;
-        self.quiet = Quiet::look(&self.core, &self.log.shm, |index| {
-            index.is_backfilled() && marked == Some(*index)
-        })?;
         Ok(())
     }
 
@@ -191,6 +204,7 @@ impl WalCapture {
     fn note_marks(&mut self) {
         if !self.marks.is_held() {
             self.log.hold = Hold::None;
+            self.guard.mark_moves();
         }
     }
 
@@ -226,23 +240,24 @@ impl WalCapture {
         }
         let index = self.log.index(&self.core)?;
         let bytes = self.log_bytes(&index);
-        let unsettled = !index.is_backfilled();
+        if index.is_backfilled() {
+            // However large: the next commit begins it anew, or isn't in the file.
+            return Ok(());
+        }
         if bytes >= self.core.config.hand_off_bytes {
             if now.since(self.times.hand_off) >= self.hand_off_wait {
                 self.hand_off(work)?;
             }
-        } else if unsettled
-            && now.since(self.times.change) >= SETTLE_AFTER
+        } else if now.since(self.times.change) >= SETTLE_AFTER
             && now.since(self.times.settle) >= SETTLE_AFTER
         {
             self.times.settle = now;
             self.marks.checkpoint()?;
             self.move_mark(work)?;
         }
-        if bytes > self.core.config.wal_max_bytes
-            && self.log_bytes(&self.log.index(&self.core)?) > self.core.config.wal_max_bytes
+        if bytes > self.core.config.wal_max_bytes && self.is_above_max(&self.log.index(&self.core)?)
         {
-            self.release_mark(bytes)?;
+            self.release_mark(bytes, now)?;
         }
         Ok(())
     }
@@ -259,6 +274,7 @@ impl WalCapture {
         });
         match moved {
             Ok(true) => {
+                self.guard.mark_moves();
                 self.log.hold =
                     after.map_or(Hold::MaybeAtRest, |after| hold_after(&before, &after));
                 // It was taken somewhere between the two: where they differ it may stand before the
@@ -304,6 +320,7 @@ impl WalCapture {
             self.hand_off_wait = HAND_OFF_AGAIN;
             return Ok(());
         }
+        self.guard.mark_moves();
         let (log, core, holds) = (&mut self.log, &mut self.core, &self.holds);
         let clock = Arc::clone(&core.clock);
         let (asked, mut locked) = (clock.monotonic(), None);
@@ -327,7 +344,10 @@ impl WalCapture {
                 self.marked = Some(after);
                 self.times.hand_off = now;
                 self.hand_off_wait = match checkpoint {
-                    Checkpoint::Complete => Duration::ZERO,
+                    Checkpoint::Complete => {
+                        self.guard.mark_rests(self.log.cursor);
+                        Duration::ZERO
+                    }
                     Checkpoint::Partial => HAND_OFF_AGAIN,
                 };
                 Ok(())
@@ -352,7 +372,28 @@ impl WalCapture {
         }
     }
 
-    fn release_mark(&mut self, bytes: u64) -> Result<(), SqliteError> {
+    /// More than its bound is in the log, and can't be put into the file.
+    fn is_above_max(&self, index: &WalIndex) -> bool {
+        !index.is_backfilled() && self.log_bytes(index) > self.core.config.wal_max_bytes
+    }
+
+    /// Ends the alert of `wal_max` when the reason for it is gone for good.
+    fn note_calm(&mut self, index: &WalIndex, now: Monotonic) {
+        let Some(above) = self.above_max else {
+            return;
+        };
+        let small = self.log_bytes(index) <= self.core.config.wal_max_bytes / 2;
+        if !small && !index.is_backfilled() {
+            self.above_max = Some(now);
+        } else if !self.released && (small || now.since(above) >= WAL_MAX_CALM) {
+            self.above_max = None;
+            self.core.alerts.remove("sqlite.wal-max");
+        }
+    }
+
+    fn release_mark(&mut self, bytes: u64, now: Monotonic) -> Result<(), SqliteError> {
+        self.guard.mark_moves();
+        self.above_max = Some(now);
         self.marks.release()?;
         self.log.hold = Hold::None;
         self.marked = None;
@@ -379,7 +420,6 @@ impl WalCapture {
         if (small || index.is_backfilled()) && (captured.all || self.core.lost.is_some()) {
             self.reacquire()?;
             self.released = false;
-            self.core.alerts.remove("sqlite.wal-max");
         }
         Ok(())
     }
@@ -387,9 +427,10 @@ impl WalCapture {
     /// Takes a mark where none was held: what happened meanwhile shows in the log.
     fn reacquire(&mut self) -> Result<(), SqliteError> {
         self.log.hold = Hold::None;
+        self.guard.mark_moves();
         self.marks.acquire()?;
         self.marked = None;
-        if !self.core.file.header()?.wal {
+        if !self.core.file.uses_wal()? {
             return Err(SqliteError::ModeChanged {
                 path: self.core.file.path().to_path_buf(),
             });
@@ -403,6 +444,24 @@ impl WalCapture {
         }
         // The hold stays `None` until the mark was moved: there may be frames below it to capture.
         Ok(())
+    }
+
+    /// What the log hid of a file that was written behind SQLite's back shows once readers don't need
+    /// the log any more.
+    fn note_hidden(&mut self, index: &WalIndex) {
+        if self.core.diff.is_some() {
+            return;
+        }
+        let over = self.core.state.behind.is_some_and(|hid| hid != index.salts);
+        if over {
+            self.core.state.behind = None;
+        }
+        if self.log.hides && (over || index.is_backfilled()) {
+            self.log.hides = false;
+            self.core.lost.get_or_insert_with(|| {
+                "the WAL under which the file was written behind SQLite's back is over".to_owned()
+            });
+        }
     }
 
     /// Starts comparing from the first page.
@@ -440,6 +499,7 @@ impl WalCapture {
             && self.core.lost.is_none()
             && self.core.diff.is_none()
             && !self.log.is_rewinding()
+            && !self.log.hides
     }
 }
 
@@ -483,13 +543,22 @@ impl Capture for WalCapture {
     fn cut(&mut self, next_seq: LogSeq, work: &mut Workspace) -> Result<Option<LogCut>, Error> {
         self.note_marks();
         if self.core.lost.is_none() {
-            self.core
-                .check_not_written_behind(&self.log.shm, self.quiet.as_ref())?;
+            self.guard.look(&mut self.core, &self.log.shm)?;
         }
         // What was committed since the last poll goes with it, if it can be read right now.
         match self.log.capture(&mut self.core, work) {
             Ok(_) | Err(SqliteError::Busy { .. }) => {}
             Err(error) => return Err(error.into()),
+        }
+        // Not while the next poll will find pages that a log of earlier hid.
+        if self.may_read_file()
+            && self
+                .core
+                .state
+                .behind
+                .is_none_or(|hid| hid == self.log.cursor.salts)
+        {
+            self.guard.check(&mut self.core, &mut self.log, work)?;
         }
         let position = Position {
             cursor: Some(self.log.cursor),
@@ -517,7 +586,6 @@ impl Capture for WalCapture {
     }
 
     fn begin_base(&mut self, next_seq: LogSeq, complete: bool) -> Result<BaseStart, Error> {
-        self.quiet = None;
         // The smaller the log, the less is captured twice.
         let mut work = Workspace::new();
         if !self.released && self.core.lost.is_none() {

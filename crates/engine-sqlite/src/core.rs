@@ -9,6 +9,7 @@ use tidemark_format::LogSeq;
 use tidemark_format::pages::{PageDigest, PagesHead, PagesWriter};
 use tidemark_host::Clock;
 
+use crate::behind::Look;
 use crate::book::{Book, Change};
 use crate::config::SqliteConfig;
 use crate::error::SqliteError;
@@ -20,6 +21,7 @@ use crate::scan::{BaseRun, DiffRun};
 use crate::stamp::Stamp;
 use crate::state::{MapState, State, StateFolder};
 use crate::tail::Cursor;
+use crate::witness::Witnesses;
 
 /// Where the capture that uses a [`Core`] stands.
 #[derive(Debug, Clone, Copy)]
@@ -61,6 +63,9 @@ pub(crate) struct Core {
     /// Everything committed by then is captured.
     pub(crate) complete_until: Option<Timestamp>,
     pub(crate) sealed: Option<Snapshot>,
+    /// What the file of a database in WAL mode looked like last.
+    pub(crate) look: Option<Look>,
+    pub(crate) witnesses: Witnesses,
     pub(crate) alerts: BTreeMap<&'static str, String>,
 }
 
@@ -154,6 +159,9 @@ impl Core {
         change: Change,
         entries: Vec<(u32, PageDigest)>,
     ) -> Result<LogCut, SqliteError> {
+        if let Some(cursor) = &position.cursor {
+            self.witnesses.note_cut(&entries, change.pages, cursor);
+        }
         let book = self.book()?;
         let digest = (restorable && change.unknown == 0).then_some(change.sum);
         let head = PagesHead {
@@ -176,6 +184,8 @@ impl Core {
             stamp: position.stamp,
             digest: digest.map(|digest| format!("{:032x}", digest.0)),
             last_commit,
+            look: self.look,
+            witnesses: self.witnesses.clone(),
         };
         let record = record::encode(&snapshot, &entries)?;
         let pending = self.pending.take();
@@ -243,8 +253,13 @@ impl Core {
         };
         book.sync()?;
         let seq = sealed.seq;
-        if self.state.sealed.as_ref() != Some(sealed) {
-            self.state.sealed = Some(sealed.clone());
+        let sealed = Snapshot {
+            // Nothing was written behind the log since the cut, as far as that shows.
+            look: self.look,
+            ..sealed.clone()
+        };
+        if self.state.sealed.as_ref() != Some(&sealed) {
+            self.state.sealed = Some(sealed);
             self.folder.store(&self.state)?;
         }
         Ok(Some(seq))

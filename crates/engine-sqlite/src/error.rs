@@ -107,11 +107,13 @@ pub enum SqliteError {
     },
     /// The file of a database in WAL mode changed without a checkpoint.
     #[error(
-        "{path}: the file was written behind SQLite's back while its log was in use, for example by copying a backup over it; the database is opened again and compared page by page. Restore into a new file, and rename it while nobody has the database open"
+        "{path}: the file was written behind SQLite's back while its log was in use ({how}), for example by copying a backup over it; the database is opened again and compared page by page. Old and new pages may be mixed in it now: run PRAGMA integrity_check on it. Restore into a new file, and rename it while nobody has the database open"
     )]
     WrittenBehind {
         /// The database.
         path: PathBuf,
+        /// What shows it.
+        how: String,
     },
     /// A catch-up began while a base was read.
     #[error(
@@ -196,7 +198,9 @@ pub enum SqliteError {
         path: PathBuf,
     },
     /// The database fails SQLite's own check.
-    #[error("{path}: PRAGMA integrity_check reports: {report}")]
+    #[error(
+        "{path}: PRAGMA integrity_check reports: {report}. If the digest was proved equal, this is what the database itself was at that instant: check the live one, and restore to an earlier instant"
+    )]
     Integrity {
         /// The database.
         path: PathBuf,

@@ -220,6 +220,16 @@ impl DatabaseFile {
         Ok(u32::try_from(whole).unwrap_or(u32::MAX))
     }
 
+    /// Whether SQLite uses a write-ahead log: the header says so, or there is one. A backup copied
+    /// under a log in use may say otherwise, and the log still counts.
+    ///
+    /// # Errors
+    /// Those of [`Self::header`].
+    pub(crate) fn uses_wal(&self) -> Result<bool, SqliteError> {
+        let log = || std::fs::metadata(beside(&self.path, "-wal"));
+        Ok(self.header()?.wal || log().is_ok_and(|log| log.len() > 0))
+    }
+
     /// Whether it is in a rollback-journal mode and has pages of this size.
     ///
     /// # Errors
@@ -227,7 +237,7 @@ impl DatabaseFile {
     pub(crate) fn check_rollback(&self, page_size: u32) -> Result<(), SqliteError> {
         let header = self.header()?;
         let path = || self.path.clone();
-        if header.wal {
+        if self.uses_wal()? {
             Err(SqliteError::ModeChanged { path: path() })
         } else if header.page_size == page_size {
             Ok(())

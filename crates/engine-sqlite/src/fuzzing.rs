@@ -18,6 +18,7 @@ use crate::shm::WalIndex;
 use crate::state::State;
 use crate::tail::{Cursor, Reading, Tail};
 use crate::wal::WalHeader;
+use crate::witness::Witnesses;
 
 /// What a cut holds at most here.
 const CUT_BYTES: usize = 64 << 10;
@@ -92,6 +93,8 @@ pub fn sound_files(folder: &Path, pages: u32) -> Vec<Vec<u8>> {
         stamp: None,
         digest: None,
         last_commit: None,
+        look: None,
+        witnesses: Witnesses::default(),
     };
     let record = record::encode(&snapshot, &entries).expect("plain data");
     let mut map = MapFile::create(folder, 1, KEY, pages).expect("a folder that can be written");

@@ -32,6 +32,7 @@ mod stamp;
 mod state;
 mod tail;
 mod wal;
+mod witness;
 
 #[doc(hidden)]
 pub mod fuzzing;

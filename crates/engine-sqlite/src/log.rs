@@ -10,6 +10,7 @@ use tidemark_engine::Workspace;
 
 use crate::core::Core;
 use crate::error::SqliteError;
+use crate::files::FileId;
 use crate::seen::Seen;
 use crate::shm::{Shm, WalIndex};
 use crate::tail::{Cursor, Reading, Tail, TailEnd};
@@ -46,6 +47,8 @@ pub(crate) struct Log {
     pub(crate) hold: Hold,
     /// When frames that may not be captured yet were first seen.
     pub(crate) seen: Seen,
+    /// Some of its frames hide pages of a file that was written behind SQLite's back.
+    pub(crate) hides: bool,
 }
 
 /// How often a log that changes under our eyes is looked at again within one call.
@@ -166,13 +169,27 @@ impl Log {
     }
 
     /// After a loss: everything that isn't in the database file is captured from the start.
+    ///
+    /// If the file was written behind SQLite's back, what was put into it may be gone. The log still has
+    /// it, and readers see it there as long as they need the log at all; when all of it is in the file
+    /// or it is restarted, they see what the file says. So all of the log is captured now, and the
+    /// file compared again then.
     pub(crate) fn restart(&mut self, core: &mut Core) -> Result<(), SqliteError> {
         for _attempt in 0..ATTEMPTS {
             let index = self.index(core)?;
-            if let Some(cursor) = self.tail.cursor_at(&index, index.backfilled)? {
+            let behind =
+                core.state.file == FileId::default() || core.state.behind == Some(index.salts);
+            let hides = behind && !index.is_backfilled();
+            let from = if hides { 0 } else { index.backfilled };
+            if let Some(cursor) = self.tail.cursor_at(&index, from)? {
                 self.cursor = cursor;
                 self.rewound_from = index.frames;
+                self.hides = hides;
                 core.pages = size_of(&index, core)?;
+                if behind {
+                    core.state.behind = Some(index.salts).filter(|_| index.frames > 0);
+                    core.folder.store(&core.state)?;
+                }
                 return Ok(());
             }
         }

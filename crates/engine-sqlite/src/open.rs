@@ -4,17 +4,19 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use tidemark_engine::{Engine, Error, OpenRequest, Opened, UnfinishedBase, Verdict};
 use tidemark_format::pages::{PageDigest, lock_byte_page};
 use tidemark_format::{Incarnation, LogSeq};
 use tidemark_host::Clock;
 
+use crate::behind::{Change, Look};
 use crate::book::{self, Book};
 use crate::capture::WalCapture;
 use crate::config::SqliteConfig;
 use crate::core::Core;
 use crate::error::SqliteError;
-use crate::files::DatabaseFile;
+use crate::files::{DatabaseFile, FileId};
 use crate::log::{Hold, Log, size_of};
 use crate::map::{MapFile, key_id};
 use crate::marks::Marks;
@@ -26,6 +28,7 @@ use crate::shm::Shm;
 use crate::stamp::Stamp;
 use crate::state::{MapState, State, StateFolder};
 use crate::tail::{Cursor, Tail};
+use crate::witness::Witnesses;
 
 /// Pages looked at to tell a restored or copied database from another one.
 const SAMPLES: u32 = 256;
@@ -62,15 +65,21 @@ impl Engine for SqliteEngine {
     fn open(&self, request: OpenRequest<'_>) -> Result<Opened, Error> {
         let file = DatabaseFile::open(&self.config.path)?;
         let folder = StateFolder::open(request.folder)?;
-        let known = Known::load(&folder, request.records)?;
-        let (core, past) = self.core(file, folder, known, request.candidate)?;
+        let mut known = Known::load(&folder, request.records)?;
+        let now = self.clock.now();
+        let look = Look::before_opening(&file, now);
+        if let Some(known) = &mut known {
+            known.note_written_behind(look.as_ref(), now);
+        }
+        let (mut core, past) = self.core(file, folder, known, request.candidate)?;
         let incarnation = core.state.incarnation;
         let needs_complete_base = core.state.parent.is_none();
         let unfinished_base = core.state.base.map(|base| UnfinishedBase {
             start: base.start,
             complete: base.complete,
         });
-        let (capture, verdict) = if core.file.header()?.wal {
+        let (capture, verdict) = if core.file.uses_wal()? {
+            core.look = look;
             open_wal(core, past)?
         } else {
             open_rollback(core, past)?
@@ -129,7 +138,9 @@ impl Known {
             if snapshot.key_id == key_id(&map_state.key) {
                 book::apply(&mut map, &snapshot, &entries)?;
                 state.tag = state.tag.max(snapshot.tag);
-                sealed = Some(snapshot);
+                // Of the same cut the state knows as much, and looked later.
+                let known = |sealed: &Snapshot| sealed.is_same_cut(&snapshot);
+                sealed = sealed.filter(known).or(Some(snapshot));
             }
         }
         // Earlier maps know nothing of the cuts since; beside a damaged one they would mislead.
@@ -153,6 +164,21 @@ impl Known {
             sealed,
             damaged,
         }))
+    }
+}
+
+impl Known {
+    /// A file that was written since the last record, by no checkpoint, is treated as one that was put
+    /// in the place of the one known.
+    fn note_written_behind(&mut self, look: Option<&Look>, now: Timestamp) {
+        let sealed = self.sealed.as_ref();
+        let recorded = sealed.and_then(|sealed| sealed.look.as_ref());
+        let change = recorded
+            .zip(look)
+            .map(|(recorded, look)| recorded.compare(look, false, now));
+        if change == Some(Change::Behind) {
+            self.state.file = FileId::default();
+        }
     }
 }
 
@@ -230,6 +256,8 @@ impl SqliteEngine {
             ends_in_piece: last.is_some_and(|sealed| !sealed.restorable),
             last_commit: last.and_then(|sealed| sealed.last_commit),
             complete_until: None,
+            look: None,
+            witnesses: last.map_or_else(Witnesses::default, |sealed| sealed.witnesses.clone()),
             sealed: past.sealed.clone(),
             file,
             state,
@@ -250,8 +278,12 @@ impl SqliteEngine {
 fn carry_on(known: Known, file: &DatabaseFile) -> (State, Option<Book>, Past) {
     let mut state = known.state;
     let mut gap = None;
+    if state.behind.is_some() {
+        // Whoever opened the database meanwhile may have put those frames into the file.
+        gap = Some("the file was written behind a log that may have hidden pages of it".to_owned());
+    }
     if state.file != file.id() {
-        gap = Some("the database file was replaced".to_owned());
+        gap = Some("the database file was replaced, or written behind SQLite's back".to_owned());
     } else if known.damaged {
         gap = Some("the local page map was damaged".to_owned());
     } else if known
@@ -339,6 +371,7 @@ fn open_wal(mut core: Core, past: Past) -> Result<OpenedCapture, SqliteError> {
         rewound_from: 0,
         hold: Hold::None,
         seen: Seen::default(),
+        hides: false,
     };
     let index = log.index(&core)?;
     let saved = past.sealed.as_ref().and_then(|sealed| sealed.cursor);

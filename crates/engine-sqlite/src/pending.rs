@@ -22,6 +22,8 @@ pub(crate) struct Pending {
     pub(crate) oldest: Option<Timestamp>,
     /// The newest pages belong to a transaction whose end is not captured yet.
     pub(crate) open_transaction: bool,
+    /// The smallest size of the database in pages since the last cut: what stood beyond it is gone.
+    smallest: Option<u32>,
 }
 
 impl Pending {
@@ -66,7 +68,13 @@ impl Pending {
 
     /// Drops pages beyond `pages`.
     pub(crate) fn shrink(&mut self, pages: u32) {
+        self.smallest = Some(self.smallest.map_or(pages, |smallest| smallest.min(pages)));
         self.slots.split_off(&pages.saturating_add(1));
+    }
+
+    /// Whether page `number` is as it was at the last cut.
+    pub(crate) fn leaves(&self, number: u32) -> bool {
+        !self.has(number) && self.smallest.is_none_or(|smallest| number <= smallest)
     }
 
     pub(crate) fn has(&self, number: u32) -> bool {

@@ -13,9 +13,11 @@ use serde::{Deserialize, Serialize};
 use tidemark_format::LogSeq;
 use tidemark_format::pages::PageDigest;
 
+use crate::behind::Look;
 use crate::error::SqliteError;
 use crate::stamp::Stamp;
 use crate::tail::Cursor;
+use crate::witness::Witnesses;
 
 const ENTRY_BYTES: usize = 20;
 const HASH_BYTES: usize = 32;
@@ -47,6 +49,20 @@ pub(crate) struct Snapshot {
     pub(crate) digest: Option<String>,
     /// The newest commit seen.
     pub(crate) last_commit: Option<Timestamp>,
+    /// What the file of a database in WAL mode looked like; records from before it was noted lack it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) look: Option<Look>,
+    /// Pages by which a file that was written behind the log is told.
+    #[serde(default)]
+    pub(crate) witnesses: Witnesses,
+}
+
+impl Snapshot {
+    /// Whether both are of one cut, whenever the file was looked at.
+    pub(crate) fn is_same_cut(&self, other: &Self) -> bool {
+        (self.seq, self.key_id, self.cursor) == (other.seq, other.key_id, other.cursor)
+            && self.digest == other.digest
+    }
 }
 
 /// Writes a record.
@@ -105,4 +121,27 @@ fn decode_entry(bytes: &[u8; ENTRY_BYTES]) -> (u32, PageDigest) {
         u32::from_le_bytes(number.first_chunk::<4>().copied().unwrap_or_default()),
         PageDigest::from_bytes(digest.first_chunk::<16>().copied().unwrap_or_default()),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_from_before_the_file_was_looked_at_is_still_read() {
+        let head = br#"{"seq":7,"key_id":[1,2,3,4,5,6,7,8],"tag":2,"pages":9,"restorable":true,
+            "catching_up":false,"cursor":{"salts":[1,2],"frame":3,"checksum":[4,5]},"rewound_from":0,
+            "open_transaction":false,"stamp":null,"digest":null,"last_commit":null}"#;
+        let mut bytes = u32::try_from(head.len()).unwrap().to_le_bytes().to_vec();
+        bytes.extend_from_slice(head);
+        let hash = blake3::hash(&bytes);
+        bytes.extend_from_slice(hash.as_bytes());
+        let (snapshot, entries) = decode(&bytes, Path::new("record")).unwrap();
+        assert_eq!((snapshot.seq, snapshot.look), (LogSeq(7), None));
+        assert_eq!(snapshot.witnesses, Witnesses::default());
+        assert!(entries.is_empty());
+        // What is written now is read again as it is.
+        let again = encode(&snapshot, &entries).unwrap();
+        assert_eq!(decode(&again, Path::new("record")).unwrap().0, snapshot);
+    }
 }

@@ -9,6 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rustix::process::{Flock, FlockOffsetType, FlockType, fcntl_getlk};
+use serde::{Deserialize, Serialize};
 
 use crate::error::SqliteError;
 use crate::wal::{ByteOrder, Checksum, checksum};
@@ -19,7 +20,7 @@ const COPY_BYTES: usize = 48;
 const WRITE_LOCK: u64 = 120;
 const CHECKPOINT_LOCK: u64 = 121;
 /// How far a checkpoint means to come, published before it writes the first page.
-const BACKFILL_ATTEMPTED: u64 = 128;
+const BACKFILL_ATTEMPTED: usize = 128;
 
 /// What the wal-index says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +75,47 @@ impl WalIndex {
     }
 }
 
+/// What the index says of checkpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Backfill {
+    salts: [u32; 2],
+    /// Frames up to this one are in the database file.
+    done: u32,
+    /// Frames up to this one may be.
+    attempted: u32,
+}
+
+impl Backfill {
+    fn parse(bytes: &[u8; INDEX_BYTES]) -> Option<Self> {
+        let index = WalIndex::parse(bytes)?;
+        Some(Self {
+            salts: index.salts,
+            done: index.backfilled,
+            // Nothing is left that an earlier attempt could still mean.
+            attempted: if index.is_backfilled() {
+                index.backfilled
+            } else {
+                ne32(bytes, BACKFILL_ATTEMPTED)
+            },
+        })
+    }
+
+    /// Everything attempted was done.
+    #[cfg(test)]
+    pub(crate) const fn at(salts: [u32; 2], done: u32) -> Self {
+        Self {
+            salts,
+            done,
+            attempted: done,
+        }
+    }
+
+    /// A checkpoint may be writing into the database file, or was ended halfway.
+    pub(crate) const fn is_open(&self) -> bool {
+        self.attempted != self.done
+    }
+}
+
 fn ne32(bytes: &[u8], at: usize) -> u32 {
     bytes
         .get(at..)
@@ -116,6 +158,29 @@ impl Shm {
     /// # Errors
     /// [`SqliteError::Io`].
     pub(crate) fn read(&self) -> Result<Option<WalIndex>, SqliteError> {
+        self.read_as(WalIndex::parse)
+    }
+
+    /// What it says of checkpoints; `None` while somebody is writing it.
+    ///
+    /// # Errors
+    /// [`SqliteError::Io`].
+    pub(crate) fn backfill(&self) -> Result<Option<Backfill>, SqliteError> {
+        self.read_as(Backfill::parse)
+    }
+
+    /// The same before any connection is open: nothing of it stays open, and no lock is there to drop.
+    pub(crate) fn peek(database: &Path) -> Option<Backfill> {
+        let file = File::open(crate::files::beside(database, "-shm")).ok()?;
+        let mut bytes = [0u8; INDEX_BYTES];
+        file.read_exact_at(&mut bytes, 0).ok()?;
+        Backfill::parse(&bytes)
+    }
+
+    fn read_as<T>(
+        &self,
+        parse: impl Fn(&[u8; INDEX_BYTES]) -> Option<T>,
+    ) -> Result<Option<T>, SqliteError> {
         let mut bytes = [0u8; INDEX_BYTES];
         for _attempt in 0..10 {
             match self.file.read_exact_at(&mut bytes, 0) {
@@ -125,28 +190,12 @@ impl Shm {
                     return Err(SqliteError::io("reading the wal-index", &self.path)(error));
                 }
             }
-            if let Some(index) = WalIndex::parse(&bytes) {
-                return Ok(Some(index));
+            if let Some(parsed) = parse(&bytes) {
+                return Ok(Some(parsed));
             }
             std::thread::yield_now();
         }
         Ok(None)
-    }
-
-    /// The index, unless a checkpoint may be writing into the database file or was ended halfway.
-    ///
-    /// # Errors
-    /// [`SqliteError::Io`].
-    pub(crate) fn read_unless_backfilling(&self) -> Result<Option<WalIndex>, SqliteError> {
-        let Some(index) = self.read()? else {
-            return Ok(None);
-        };
-        let mut attempted = [0u8; 4];
-        self.file
-            .read_exact_at(&mut attempted, BACKFILL_ATTEMPTED)
-            .map_err(SqliteError::io("reading the wal-index", &self.path))?;
-        let quiet = index.is_backfilled() || u32::from_ne_bytes(attempted) == index.backfilled;
-        Ok(Some(index).filter(|_| quiet))
     }
 
     /// Whether the index that others would open is this one.

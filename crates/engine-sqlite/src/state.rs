@@ -56,6 +56,10 @@ pub(crate) struct State {
     pub(crate) base: Option<BaseState>,
     /// After the last sealed cut that the map durably holds.
     pub(crate) sealed: Option<Snapshot>,
+    /// The log under which the file was written behind SQLite's back: until it is over, some of its
+    /// frames hide pages of the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) behind: Option<[u32; 2]>,
 }
 
 impl State {
@@ -78,6 +82,7 @@ impl State {
             ever_based: false,
             base: None,
             sealed: None,
+            behind: None,
         }
     }
 }

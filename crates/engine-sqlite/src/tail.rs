@@ -44,6 +44,11 @@ impl Cursor {
         }
     }
 
+    /// Whether both stand at the same place of the same log.
+    pub(crate) fn is_at(&self, other: &Self) -> bool {
+        (self.salts, self.frame) == (other.salts, other.frame)
+    }
+
     /// At the last commit.
     pub(crate) const fn at_end(index: &WalIndex) -> Self {
         Self {

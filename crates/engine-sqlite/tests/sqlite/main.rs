@@ -2,6 +2,7 @@
 //! crashed, restored and compared byte by byte.
 
 mod bases;
+mod behind;
 mod capture;
 mod catch_up;
 mod conformance;

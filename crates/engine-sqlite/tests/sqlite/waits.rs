@@ -15,7 +15,7 @@ use tidemark_engine::conformance::Rig;
 use tidemark_engine_sqlite::beside;
 use tidemark_testkit::sqlite::{Job, Shape};
 
-use crate::support::{Lab, capture_while, now};
+use crate::support::{Lab, capture_while, now, poll_until};
 
 /// No commit of the application is held by the agent for longer.
 const HELD_MAX_MS: u64 = 50;
@@ -146,4 +146,48 @@ fn neither_a_commit_nor_a_checkpoint_waits_long_for_the_agent() {
         }
     }
     panic!("least of {RUNS} runs, in ms: {best:?}, more than {HELD_MAX_MS}");
+}
+
+#[test]
+fn the_alert_of_a_log_above_its_bound_is_raised_once_and_ends_once() {
+    let mut lab = Lab::new(&Shape {
+        bytes: 1 << 20,
+        ..Shape::default()
+    });
+    lab.config.wal_max_bytes = 1 << 20;
+    let mut rig = lab.protected();
+    let is_raised = |rig: &mut Rig| {
+        rig.cut_once();
+        let alerts = rig.poll().alerts;
+        alerts.iter().any(|alert| alert.code == "sqlite.wal-max")
+    };
+    // GIVEN a log above its bound, because a reader keeps it from the file
+    let mut reader = lab.start(&Job {
+        hold_read_ms: Some(60_000),
+        transactions: Some(0),
+        ..lab.job(9)
+    });
+    poll_until(&mut rig, "the alert is raised", |rig| {
+        lab.change(1, 20);
+        is_raised(rig)
+    });
+    // WHEN the reader ends and nobody commits: the log is in the file, and stays as long as it was
+    reader.kill();
+    let mut changes = Vec::new();
+    poll_until(&mut rig, "the alert ends", |rig| {
+        changes.push(is_raised(rig));
+        changes.last() == Some(&false)
+    });
+    for _ in 0..40 {
+        std::thread::sleep(rig.poll().next.min(Duration::from_millis(60)));
+        changes.push(is_raised(&mut rig));
+    }
+    // THEN it ended once
+    assert!(
+        changes.is_sorted_by(|earlier, later| earlier >= later),
+        "{changes:?}"
+    );
+    let log_bytes = rig.capture().probe().expect("a step of the test").log_bytes;
+    assert!(log_bytes > 1 << 20, "{log_bytes}");
+    lab.assert_restores_byte_equal(rig);
 }

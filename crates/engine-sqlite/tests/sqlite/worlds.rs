@@ -14,7 +14,7 @@ use tidemark_testkit::sqlite::{Child, Job, Shape, committed};
 use crate::support::{Lab, available, capture_while, eventually, poll_until};
 
 /// Another process that keeps the database open and does nothing.
-fn somebody(lab: &Lab) -> Child {
+pub(crate) fn somebody(lab: &Lab) -> Child {
     let ready = lab.folder.path().join("somebody");
     let child = lab.start(&Job {
         sql: Some(format!("VACUUM INTO '{}'", ready.display())),
