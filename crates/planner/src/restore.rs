@@ -7,6 +7,9 @@
 //!   commit up to T is missing must be provable: by a later object, a recovery point or a beat. Only
 //!   `latest` may end where the log ends. Otherwise [`NotRecoverable`] names the nearest instants that
 //!   can be proved.
+//! - **A server's log is divisible**: replay may end after any commit, so a time needs every object up to
+//!   the first whose commits pass it, and [`Stop`] tells the engine where to end in it. Positions,
+//!   transactions and points that were named on the server are found in the same way.
 //! - What stands past the end that `latest` reaches is told by [`beyond()`]: an end before it is not all.
 //!   What is damaged there and must have been there is a refusal.
 //! - What the reader's identity can't open is gone round; where that can't be, the refusal says so.
@@ -16,6 +19,7 @@
 mod beyond;
 mod facts;
 mod refusal;
+mod server;
 #[cfg(test)]
 mod tests;
 mod timeline;
@@ -23,14 +27,16 @@ mod timeline;
 use std::fmt;
 
 use jiff::Timestamp;
+use tidemark_format::postgres::Lsn;
 use tidemark_format::{Epoch, LogSeq, PointSeq};
 
 pub use beyond::{Beyond, beyond};
 pub use facts::{
     BaseFact, BaseId, CaughtUp, Damage, EpochFacts, Facts, LogFact, LogState, ObjectFact,
-    PointFact, Voucher,
+    PointFact, Told, Voucher,
 };
 pub use refusal::{NotRecoverable, Why};
+pub use server::{Mark, ServerLog, ServerPlace};
 pub use timeline::{Reach, RecoverableWindow, windows};
 
 use refusal::refusal;
@@ -54,6 +60,24 @@ pub enum Target {
     },
     /// A recovery point.
     Point(PointName),
+    /// A place in a server's log.
+    Mark(Mark),
+}
+
+/// Where replay ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stop {
+    /// At the end of the last log object.
+    End,
+    /// Ahead of the first commit past an instant; there is one in the last log object.
+    Time(Timestamp, Bound),
+    /// At a position of the server's log: behind the record that starts there or, if none does, behind
+    /// the first after it; or ahead of it.
+    Lsn(Lsn, Bound),
+    /// At the end of a transaction.
+    Xid(u32, Bound),
+    /// At a point that was named on the server.
+    Name(String),
 }
 
 /// Names a recovery point.
@@ -79,6 +103,7 @@ impl fmt::Display for Target {
             Self::Position { epoch, seq } => write!(f, "log:{epoch}:{seq}"),
             Self::Point(PointName::Name(name)) => write!(f, "point:{name}"),
             Self::Point(PointName::At { epoch, seq }) => write!(f, "point:{epoch}/{seq}"),
+            Self::Mark(mark) => write!(f, "{mark}"),
         }
     }
 }
@@ -92,6 +117,8 @@ pub enum Proof {
     SameInstant,
     /// A recovery point says so.
     Point(PointSeq),
+    /// The last log object itself says so.
+    Object,
     /// The agent's beat says so.
     Beat,
     /// The end itself was asked for.
@@ -112,8 +139,13 @@ pub struct RestorePlan {
     pub first_log: LogSeq,
     /// The last.
     pub last_log: LogSeq,
-    /// The instant reached: when the last commit in it was made, or first seen.
+    /// Where in it replay ends.
+    pub stop: Stop,
+    /// The instant reached: when the last commit in it was made, or first seen. If replay ends inside
+    /// an object, the last one that is known without reading it.
     pub reached: Timestamp,
+    /// Where the last log object ends in the server's log, if the source has one.
+    pub server: Option<ServerPlace>,
     /// Whether that is exactly the state at the target: if not, the object after the end holds
     /// commits from before the target and from after it, and none of them is restored.
     pub exact: bool,
@@ -169,6 +201,7 @@ fn decide(facts: &Facts, timelines: &[Timeline<'_>], target: &Target) -> Result<
         Target::Before(at) => at_time(facts, timelines, *at, Bound::Excluded),
         Target::Position { epoch, seq } => position(timelines, *epoch, *seq),
         Target::Point(name) => point(timelines, name),
+        Target::Mark(mark) => server::at_mark(timelines, mark),
     }
 }
 
@@ -182,14 +215,23 @@ fn closed(facts: &Facts, target: &Target) -> Option<Why> {
     })
 }
 
-/// Whether an instant itself belongs to what was asked for.
+/// Whether what was named itself belongs to what was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Bound {
+pub enum Bound {
+    /// `--to`.
     Included,
+    /// `--before`.
     Excluded,
 }
 
 impl Bound {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Included => "",
+            Self::Excluded => "before ",
+        }
+    }
+
     fn holds(self, commit: Timestamp, at: Timestamp) -> bool {
         match self {
             Self::Included => commit <= at,
@@ -203,6 +245,25 @@ struct End {
     seq: LogSeq,
     proof: Proof,
     exact: bool,
+    stop: Stop,
+    /// The first object in which replay may end.
+    first: LogSeq,
+    /// The base must begin behind it.
+    after: Option<LogSeq>,
+}
+
+impl End {
+    /// At the end of an object.
+    const fn of(seq: LogSeq, proof: Proof) -> Self {
+        Self {
+            seq,
+            proof,
+            exact: true,
+            stop: Stop::End,
+            first: seq,
+            after: None,
+        }
+    }
 }
 
 fn at_time(
@@ -212,6 +273,15 @@ fn at_time(
     bound: Bound,
 ) -> Result<RestorePlan, Why> {
     for timeline in timelines.iter().rev() {
+        if timeline.facts.divisible
+            && let Some(seq) = timeline.crossing(at, bound)
+        {
+            let end = End {
+                stop: Stop::Time(at, bound),
+                ..End::of(seq, Proof::LaterObject(seq))
+            };
+            return with_base(timelines, timeline, &end);
+        }
         let in_time = |seq: &LogSeq| {
             timeline
                 .time(*seq)
@@ -236,27 +306,22 @@ fn covered(
     timeline: &Timeline<'_>,
     (seq, at, bound): (LogSeq, Timestamp, Bound),
 ) -> Result<End, Why> {
-    let proved = |proof| {
-        Ok(End {
-            seq,
-            proof,
-            exact: true,
-        })
-    };
+    let proved = |proof| Ok(End::of(seq, proof));
     if bound == Bound::Included && timeline.time(seq) == Some(at) {
         return Ok(End {
-            seq,
-            proof: Proof::SameInstant,
             exact: timeline.next_begins_after(seq, at, bound),
+            ..End::of(seq, Proof::SameInstant)
         });
     }
     if let Ok(next) = timeline.next_position(seq) {
-        let exact = timeline.next_begins_after(seq, at, bound);
         return Ok(End {
-            seq,
-            proof: Proof::LaterObject(next),
-            exact,
+            exact: timeline.next_begins_after(seq, at, bound),
+            ..End::of(seq, Proof::LaterObject(next))
         });
+    }
+    let told = timeline.told(seq).and_then(|told| told.complete_until);
+    if told.is_some_and(|until| until >= at) {
+        return proved(Proof::Object);
     }
     let points = timeline.facts.points.iter();
     let mut proving = points.filter(|point| point.log_seq <= seq && point.committed >= at);
@@ -283,15 +348,9 @@ fn position(timelines: &[Timeline<'_>], epoch: Epoch, seq: LogSeq) -> Result<Res
     let timeline = found.next().ok_or(Why::Unknown("position"))?;
     match timeline.state(seq) {
         None => Err(Why::Unknown("position")),
-        Some(LogState::Object(object)) if object.restorable => with_base(
-            timelines,
-            timeline,
-            &End {
-                seq,
-                proof: Proof::AskedFor,
-                exact: true,
-            },
-        ),
+        Some(LogState::Object(object)) if object.restorable => {
+            with_base(timelines, timeline, &End::of(seq, Proof::AskedFor))
+        }
         Some(LogState::Object(_)) => Err(Why::NotAPosition),
         Some(
             LogState::Gap(_)
@@ -325,15 +384,7 @@ fn point(timelines: &[Timeline<'_>], name: &PointName) -> Result<RestorePlan, Wh
     let seq = ends
         .find(|seq| *seq >= run.first)
         .ok_or(Why::NotAPosition)?;
-    with_base(
-        timelines,
-        timeline,
-        &End {
-            seq,
-            proof: Proof::Point(point.seq),
-            exact: true,
-        },
-    )
+    with_base(timelines, timeline, &End::of(seq, Proof::Point(point.seq)))
 }
 
 fn latest(timelines: &[Timeline<'_>]) -> Result<RestorePlan, Why> {
@@ -364,15 +415,7 @@ fn latest(timelines: &[Timeline<'_>]) -> Result<RestorePlan, Why> {
     if let Some(why) = lost_past(timelines, timeline, seq) {
         return Err(why);
     }
-    with_base(
-        timelines,
-        timeline,
-        &End {
-            seq,
-            proof: Proof::EndOfLog,
-            exact: true,
-        },
-    )
+    with_base(timelines, timeline, &End::of(seq, Proof::EndOfLog))
 }
 
 /// The first object past `seq`, which `timeline` reaches, that is damaged and was one of the log's.
@@ -409,16 +452,20 @@ fn with_base(
     let run: Run = timeline
         .run_of(end.seq)
         .ok_or_else(|| timeline.hole(end.seq))?;
-    let usable = timeline
-        .bases_of(&run)
-        .filter(|base| base.usable_from <= end.seq);
+    let usable = timeline.bases_of(&run).filter(|base| {
+        base.usable_from <= end.seq && end.after.is_none_or(|after| base.start > after)
+    });
     let costs = usable.filter_map(|base| {
         let (chain, base_bytes) = timeline.chain(base)?;
         let log_bytes = timeline.log_bytes(base.start, end.seq);
         Some((base, chain, base_bytes, log_bytes))
     });
+    // Where replay ends inside an object, a base that becomes usable in the same one may come too late:
+    // it is taken only if there is no other, and the engine decides.
+    let late = |base: &BaseFact| end.stop != Stop::End && base.usable_from >= end.first;
     let cheapest = costs.min_by_key(|(base, _, base_bytes, log_bytes)| {
         (
+            late(base),
             base_bytes.saturating_add(*log_bytes),
             std::cmp::Reverse(base.start),
         )
@@ -435,7 +482,9 @@ fn with_base(
         bases,
         first_log: base.start,
         last_log: end.seq,
-        reached: timeline.time(end.seq).unwrap_or(Timestamp::MIN),
+        stop: end.stop.clone(),
+        reached: reached(timeline, end).unwrap_or(Timestamp::MIN),
+        server: timeline.reach(end.seq).and_then(|reach| reach.server),
         exact: end.exact,
         proof: end.proof,
         sealed: timeline
@@ -447,4 +496,24 @@ fn with_base(
         log_bytes,
         newest_log: newest_log.filter(|newest| *newest > (epoch, end.seq)),
     })
+}
+
+/// The latest instant that the end is known to reach without reading the object in which it lies.
+fn reached(timeline: &Timeline<'_>, end: &End) -> Option<Timestamp> {
+    match &end.stop {
+        Stop::End => timeline.time(end.seq),
+        Stop::Time(at, bound) => {
+            let mut before = timeline.positions().rev().filter(|seq| *seq < end.seq);
+            let told =
+                before.find_map(|seq| timeline.time(seq).filter(|time| bound.holds(*time, *at)));
+            let own = timeline
+                .object(end.seq)
+                .and_then(|object| object.first_commit);
+            told.max(own.filter(|first| bound.holds(*first, *at)))
+        }
+        Stop::Lsn(..) | Stop::Xid(..) | Stop::Name(_) => {
+            let before = end.first.previous().and_then(|seq| timeline.time(seq));
+            before.or_else(|| timeline.object(end.first)?.first_commit)
+        }
+    }
 }

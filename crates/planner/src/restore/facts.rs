@@ -1,11 +1,17 @@
 //! What is known of a source's history, as plain facts. Whoever read the repository fills them in
 //! and has checked signatures and links; here nothing is trusted or doubted any more.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use jiff::Timestamp;
 use tidemark_format::heads::{BaseHead, LogHead, PointHead};
 use tidemark_format::{BaseNumber, Epoch, Incarnation, LogSeq, PointSeq};
+
+use super::server::ServerLog;
+
+/// The name under which a log head's facts say up to when everything is captured.
+const COMPLETE_UNTIL: &str = "complete_until";
 
 /// A source's history in one region, or in several put together.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -58,6 +64,10 @@ pub struct EpochFacts {
     pub bases: Vec<BaseFact>,
     /// Its recovery points, oldest first.
     pub points: Vec<PointFact>,
+    /// Whether replay may end inside a log object, after any of its commits: a server's log.
+    pub divisible: bool,
+    /// What heads say beside what stands in the log, by place.
+    pub told: BTreeMap<LogSeq, Told>,
 }
 
 impl EpochFacts {
@@ -66,6 +76,8 @@ impl EpochFacts {
     pub const fn new(epoch: Epoch) -> Self {
         Self {
             epoch,
+            divisible: false,
+            told: BTreeMap::new(),
             log: Vec::new(),
             bases: Vec::new(),
             points: Vec::new(),
@@ -151,6 +163,32 @@ pub struct ObjectFact {
     pub captured_at: Timestamp,
     /// Whether it is a restore position.
     pub restorable: bool,
+}
+
+/// What a head says beside that, as open facts.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Told {
+    /// How many transactions end in the object.
+    pub transactions: u64,
+    /// Everything committed up to here is in the log up to the object, as the engine says.
+    pub complete_until: Option<Timestamp>,
+    /// Which part of a server's log it holds.
+    pub server: Option<ServerLog>,
+}
+
+impl Told {
+    /// From a verified head; none if it says nothing.
+    #[must_use]
+    pub fn read(head: &LogHead) -> Option<Self> {
+        let until = head.facts.get(COMPLETE_UNTIL);
+        // Facts are open: one that can't be read says nothing.
+        let told = Self {
+            transactions: head.transactions,
+            complete_until: until.and_then(|text| text.as_str()?.parse().ok()),
+            server: ServerLog::read(&head.facts),
+        };
+        (told.complete_until.is_some() || told.server.is_some()).then_some(told)
+    }
 }
 
 impl LogFact {

@@ -52,9 +52,29 @@ pub enum Why {
     /// Not a restore position.
     #[error("a change spans several log objects there: only its last one is a restore position")]
     NotAPosition,
+    /// Only an earlier life of the database has it.
+    #[error(
+        "the newest life of this database does not have it, an earlier one has{}: {}",
+        window(from.as_ref(), to.as_ref()),
+        "positions and transaction ids of one life mean nothing in another, so name an instant or a log: position in that window"
+    )]
+    OtherLife {
+        /// The first state of the window that has it.
+        from: Option<Reach>,
+        /// The last.
+        to: Option<Reach>,
+    },
     /// No such position or point.
     #[error("there is no such {0} here")]
     Unknown(&'static str),
+}
+
+/// Where the window is.
+fn window(from: Option<&Reach>, to: Option<&Reach>) -> String {
+    match (from, to) {
+        (Some(from), Some(to)) => format!(" (its window goes from {from} to {to})"),
+        _ => String::new(),
+    }
 }
 
 /// The target can't be restored from what was read.
@@ -73,6 +93,8 @@ pub struct NotRecoverable {
     pub earliest: Option<Reach>,
     /// The latest of all.
     pub latest: Option<Reach>,
+    /// Up to here it is proved that nothing else was committed after the latest.
+    pub covers_until: Option<Timestamp>,
 }
 
 impl fmt::Display for NotRecoverable {
@@ -101,6 +123,15 @@ impl fmt::Display for NotRecoverable {
                 )
             }
             (None, None) => Ok(()),
+        }?;
+        let idle = self.covers_until.zip(self.latest.as_ref());
+        let idle = idle.filter(|(until, latest)| *until > latest.at && self.why == Why::TooLate);
+        match idle {
+            Some((until, _)) => write!(
+                f,
+                "; nothing else was committed up to {until}, which can be named, too"
+            ),
+            None => Ok(()),
         }
     }
 }
@@ -136,13 +167,14 @@ pub(super) fn refusal(
             .cloned(),
         earliest: all.first().map(|window| window.from.clone()),
         latest: all.last().map(|window| window.to.clone()),
+        covers_until: all.last().map(|window| window.until),
     }
 }
 
 /// The instant that a target stands for, as far as it can be told.
 fn asked_instant(timelines: &[Timeline<'_>], target: &Target) -> Option<Timestamp> {
     match target {
-        Target::Latest | Target::Point(_) => None,
+        Target::Latest | Target::Point(_) | Target::Mark(_) => None,
         Target::At(at) | Target::Before(at) => Some(*at),
         Target::Position { epoch, seq } => instant_of(timelines, *epoch, *seq),
     }

@@ -7,6 +7,7 @@ use tidemark_format::{BaseNumber, Incarnation};
 use super::*;
 
 mod past;
+mod server;
 
 fn second(n: i64) -> Timestamp {
     Timestamp::from_second(n).unwrap()

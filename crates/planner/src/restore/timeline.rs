@@ -6,8 +6,11 @@ use std::fmt;
 use jiff::Timestamp;
 use tidemark_format::{Epoch, Incarnation, LogSeq};
 
-use super::Why;
-use super::facts::{BaseFact, BaseId, Damage, EpochFacts, Facts, LogFact, LogState};
+use super::facts::{
+    BaseFact, BaseId, Damage, EpochFacts, Facts, LogFact, LogState, ObjectFact, Told,
+};
+use super::server::{ServerLog, ServerPlace};
+use super::{Bound, Why};
 
 /// A position that can be restored, and the instant it stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,11 +21,17 @@ pub struct Reach {
     pub seq: LogSeq,
     /// When its last commit was made, or first seen.
     pub at: Timestamp,
+    /// Where that is in the server's log, if the source has one.
+    pub server: Option<ServerPlace>,
 }
 
 impl fmt::Display for Reach {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} (log:{}:{})", self.at, self.epoch, self.seq)
+        write!(f, "{} (log:{}:{}", self.at, self.epoch, self.seq)?;
+        if let Some(server) = &self.server {
+            write!(f, ", {server}")?;
+        }
+        f.write_str(")")
     }
 }
 
@@ -66,7 +75,7 @@ pub(super) struct Run {
     pub(super) first: LogSeq,
     pub(super) last: LogSeq,
     /// None if no head of it was read.
-    incarnation: Option<Incarnation>,
+    pub(super) incarnation: Option<Incarnation>,
 }
 
 /// One epoch's log laid out.
@@ -102,6 +111,48 @@ impl<'a> Timeline<'a> {
             .log
             .binary_search_by_key(&seq, |entry| entry.seq)
             .ok()
+    }
+
+    pub(super) fn runs(&self) -> &[Run] {
+        &self.runs
+    }
+
+    /// What the head at `seq` says beside what every head does.
+    pub(super) fn told(&self, seq: LogSeq) -> Option<&'a Told> {
+        self.facts.told.get(&seq)
+    }
+
+    /// The object at `seq`, if its head was read.
+    pub(super) fn object(&self, seq: LogSeq) -> Option<&'a ObjectFact> {
+        match self.state(seq)? {
+            LogState::Object(object) => Some(object),
+            LogState::Gap(_)
+            | LogState::Closed(_)
+            | LogState::Missing
+            | LogState::Damaged(_)
+            | LogState::Unread => None,
+        }
+    }
+
+    /// The first object with a commit past the instant, if what is asked for begins before it: its own
+    /// first commit, or something in the same run.
+    pub(super) fn crossing(&self, at: Timestamp, bound: Bound) -> Option<LogSeq> {
+        let passes = |time: &Option<Timestamp>| time.is_some_and(|time| !bound.holds(time, at));
+        let index = self.times.iter().position(passes)?;
+        let seq = self.facts.log.get(index)?.seq;
+        let object = self.object(seq)?;
+        // Without a commit it is only known when it was captured.
+        object.last_commit?;
+        if object
+            .first_commit
+            .is_some_and(|first| bound.holds(first, at))
+        {
+            return Some(seq);
+        }
+        let before = index.checked_sub(1)?;
+        (*self.times.get(before)?)?;
+        let run = self.run_of(seq)?;
+        (run.first < seq).then_some(seq)
     }
 
     pub(super) fn state(&self, seq: LogSeq) -> Option<&'a LogState> {
@@ -149,12 +200,7 @@ impl<'a> Timeline<'a> {
     }
 
     /// Whether every object up to the next position began after the instant asked for.
-    pub(super) fn next_begins_after(
-        &self,
-        seq: LogSeq,
-        at: Timestamp,
-        bound: super::Bound,
-    ) -> bool {
+    pub(super) fn next_begins_after(&self, seq: LogSeq, at: Timestamp, bound: Bound) -> bool {
         let Ok(next) = self.next_position(seq) else {
             return true;
         };
@@ -272,7 +318,11 @@ impl<'a> Timeline<'a> {
         let proved = points()
             .filter(|point| point.log_seq <= last)
             .map(|point| point.committed);
-        let until = proved.max().map_or(to.at, |proved| proved.max(to.at));
+        let told = self.told(last).and_then(|told| told.complete_until);
+        let until = proved
+            .chain(told)
+            .max()
+            .map_or(to.at, |proved| proved.max(to.at));
         let sealed = points().map(|point| point.log_seq).max();
         let sealed = sealed.and_then(|sealed| {
             self.positions()
@@ -288,11 +338,13 @@ impl<'a> Timeline<'a> {
         })
     }
 
-    fn reach(&self, seq: LogSeq) -> Option<Reach> {
+    pub(super) fn reach(&self, seq: LogSeq) -> Option<Reach> {
+        let server = self.told(seq).and_then(|told| told.server.as_ref());
         Some(Reach {
             epoch: self.facts.epoch,
             seq,
             at: self.time(seq)?,
+            server: server.and_then(ServerLog::place),
         })
     }
 }
