@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use tidemark_cli::{EVERYWHERE, Hidden};
 use tidemark_format::recipient::RecipientKey;
-use tidemark_format::{KeyId, SourceName};
+use tidemark_format::{Incarnation, KeyId, SourceName};
 
 /// Brings databases back from a Tidemark repository, and proves what it brought back.
 #[derive(Debug, Parser)]
@@ -84,6 +84,13 @@ pub enum Command {
     Plan(RestoreArgs),
     /// Bring a database back
     Restore(RestoreArgs),
+    /// Hand a segment or a history of PostgreSQL's log to a server: its restore_command, as
+    /// `tidemark-restore wal-get %f %p`
+    #[command(
+        after_help = "Exit codes of wal-get alone: 0 the file is there, 1 there is no such file, 126 it can't be told: \
+        the server then stops instead of taking the log's end for reached."
+    )]
+    WalGet(WalGetArgs),
     /// Read every byte and check it; with --quick signatures and links alone, without an identity
     Verify(VerifyArgs),
     /// How much would be lost now, how long to be back, to which instants, is it proved, what next
@@ -223,7 +230,8 @@ pub struct ListArgs {
 #[derive(Debug, Clone, Default, Args)]
 pub struct RestoreArgs {
     /// Where to: an instant (included), latest, a position log:EPOCH:SEQ, or a recovery point
-    /// point:NAME or point:EPOCH/SEQ
+    /// point:NAME or point:EPOCH/SEQ; of PostgreSQL also a position of its log (0/3000060), a
+    /// transaction xid:ID, or point:NAME of a restore point that was named on the server
     #[arg(
         long,
         value_name = "TARGET",
@@ -235,7 +243,8 @@ pub struct RestoreArgs {
     /// Just short of there: excludes that instant or position (for the wrong UPDATE)
     #[arg(long, value_name = "TARGET", allow_hyphen_values = true)]
     pub before: Option<String>,
-    /// The file to make; it must not exist
+    /// The file to make, which must not exist; of PostgreSQL the data directory, which must not exist
+    /// or be empty
     #[arg(long, value_name = "PATH")]
     pub target: PathBuf,
     /// The repository is known to have reached this point: refuse anything older
@@ -244,6 +253,41 @@ pub struct RestoreArgs {
     /// Restore from a region although another one, or --expect, shows that it was rolled back
     #[arg(long)]
     pub accept_older: bool,
+    /// PostgreSQL: leave recovery to the server that you start; where it ends is then not proved
+    #[arg(long)]
+    pub no_finish: bool,
+    /// PostgreSQL: the folder of the server's programs [default: the usual places of the right version]
+    #[arg(long, value_name = "DIR")]
+    pub pg_bin: Option<PathBuf>,
+    /// PostgreSQL: put the tablespace that was at OLD on the lost server at NEW. Repeat for each
+    #[arg(long, value_name = "OLD=NEW")]
+    pub map_tablespace: Vec<String>,
+}
+
+/// `wal-get`
+#[derive(Debug, Clone, Default, Args)]
+pub struct WalGetArgs {
+    /// The file's name, as the server asks for it (%f)
+    #[arg(value_name = "FILE")]
+    pub file: String,
+    /// Where to put it (%p)
+    #[arg(value_name = "PATH")]
+    pub path: PathBuf,
+    /// Segments that are fetched ahead of replay; 0 for none
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    pub prefetch: u32,
+    /// How long an answer "there is no such file" holds without asking again, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 5)]
+    pub retry: u64,
+    /// The life of the server whose log is wanted, as plan shows it [default: the newest]
+    #[arg(long, value_name = "ID")]
+    pub incarnation: Option<Incarnation>,
+    /// Answer although a region that may hold more can't be read
+    #[arg(long)]
+    pub accept_older: bool,
+    /// Only fetch ahead, from FILE on: what the command starts for itself
+    #[arg(long, hide = true)]
+    pub ahead: bool,
 }
 
 /// `verify`

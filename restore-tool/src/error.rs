@@ -121,6 +121,11 @@ pub enum Error {
         #[source]
         damage: Box<Self>,
     },
+    /// A part of a server's log of which nobody can say what it holds, or whether it is.
+    #[error(
+        "{0}; a server that took this for the log's end would lose what follows, so nothing was handed to it"
+    )]
+    LogUnknown(String),
     /// An engine that this build doesn't have.
     #[error(
         "source {source_name} is a {engine} database, which this build can't restore: use a newer tidemark-restore"

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use tidemark_host::Exit;
 use tidemark_host::log::{self, LogSurroundings};
 use tidemark_host::output::Console;
-use tidemark_restore_tool::cli::{Cli, HIDDEN};
+use tidemark_restore_tool::cli::{Cli, Command, HIDDEN};
+use tidemark_restore_tool::commands::wal_get;
 use tidemark_restore_tool::error::Error;
 use tidemark_restore_tool::repository::Environment;
 use tidemark_restore_tool::{commands, report};
@@ -13,14 +14,39 @@ use tidemark_restore_tool::{commands, report};
 fn main() -> ExitCode {
     let cli: Cli = match tidemark_cli::parse(HIDDEN) {
         Ok(cli) => cli,
-        Err(words) => return tidemark_cli::refuse(&words, "tidemark-restore.error"),
+        Err(words) => return refuse(&words),
     };
+    if matches!(cli.command, Command::WalGet(_)) {
+        return hand_to_a_server(cli);
+    }
     let console = Console::standard(cli.global.json);
     let exit = match start(cli, &console) {
         Ok(exit) => exit,
         Err(error) => report(&error, &console),
     };
     console.delivered(exit).into()
+}
+
+/// A server takes every small exit code for "no such file", that of a panic among them.
+fn hand_to_a_server(cli: Cli) -> ExitCode {
+    let unknown = ExitCode::from(wal_get::UNKNOWN);
+    let console = Console::standard(cli.global.json);
+    let answered =
+        std::panic::catch_unwind(|| start(cli, &console).map_err(|error| report(&error, &console)));
+    match answered {
+        Ok(Ok(exit)) => exit.into(),
+        Ok(Err(_)) | Err(_) => unknown,
+    }
+}
+
+/// To a server, what can't be read is nothing that it could know.
+fn refuse(words: &clap::Error) -> ExitCode {
+    let for_a_server = std::env::args_os().any(|word| word == "wal-get");
+    if words.use_stderr() && for_a_server {
+        drop(words.print());
+        return ExitCode::from(wal_get::UNKNOWN);
+    }
+    tidemark_cli::refuse(words, "tidemark-restore.error")
 }
 
 fn start(cli: Cli, console: &Console) -> Result<Exit, Error> {

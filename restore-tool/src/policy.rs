@@ -1,7 +1,8 @@
 //! From error to code: the one place that decides how a command ends and what a person is told to
 //! do. Exhaustive on purpose: a new error must be given a code here.
 
-use tidemark_engine::ErrorKind as EngineKind;
+use tidemark_engine::{Error as EngineError, ErrorKind as EngineKind};
+use tidemark_engine_postgres::restore::RestoreError;
 use tidemark_host::codes::{self, Code};
 use tidemark_ledger::{LedgerError, LedgerErrorKind};
 use tidemark_open::{Error as OpenError, ErrorKind as OpenKind};
@@ -17,7 +18,7 @@ pub fn code(error: &Error) -> Code {
         Error::Ledger(error) => ledger(error),
         Error::Open(error) => open(error),
         Error::Storage(error) => storage(error.kind()),
-        Error::Engine(error) => engine(error.kind()),
+        Error::Engine(error) => engine_said(error),
         Error::Target(error) => target(error),
         Error::Config(error) => error.code(),
         Error::File(error) if error.is_full() => codes::DISK_FULL,
@@ -36,6 +37,7 @@ pub fn code(error: &Error) -> Code {
         Error::MixedRepositories { .. } => codes::USAGE,
         Error::Stale(_) => codes::STALE_REGION,
         Error::Damaged { .. } => codes::DAMAGED,
+        Error::LogUnknown(_) => codes::MISSING_OBJECT,
         Error::EngineUnknown { .. } => codes::FAILED,
         Error::NotConfirmed { .. } => codes::NOT_CONFIRMED,
         Error::Declined => codes::NOT_CONFIRMED,
@@ -111,7 +113,47 @@ fn target_failed(error: &OpenError) -> Code {
     let inner = std::error::Error::source(error);
     inner
         .and_then(|cause| cause.downcast_ref::<tidemark_engine::Error>())
-        .map_or(codes::FAILED, |error| engine(error.kind()))
+        .map_or(codes::FAILED, engine_said)
+}
+
+fn engine_said(error: &EngineError) -> Code {
+    let of_server = error.inner::<RestoreError>();
+    of_server.map_or_else(|| engine(error.kind()), |inner| server(inner, error.kind()))
+}
+
+/// A server's restore.
+fn server(error: &RestoreError, kind: EngineKind) -> Code {
+    match error {
+        RestoreError::NotReached { .. } => codes::NO_SUCH_STATE,
+        RestoreError::BeforeConsistent { .. } => codes::BEFORE_WINDOW,
+        RestoreError::TablespaceTaken { .. } | RestoreError::Running { .. } => codes::TARGET_EXISTS,
+        RestoreError::TablespaceMap { .. } => codes::USAGE,
+        RestoreError::NoBinaries { .. }
+        | RestoreError::WrongVersion { .. }
+        | RestoreError::OwnerIsRoot { .. } => codes::NO_SERVER_PROGRAMS,
+        RestoreError::Recovery { .. } | RestoreError::Hung { .. } => codes::RECOVERY_FAILED,
+        RestoreError::Interrupted => codes::INTERRUPTED,
+        RestoreError::Gap { .. } | RestoreError::NoLog => codes::MISSING_OBJECT,
+        RestoreError::OtherSystem { .. }
+        | RestoreError::OtherSegments { .. }
+        | RestoreError::Overlap { .. }
+        | RestoreError::NotADescendant { .. }
+        | RestoreError::HistoryMissing { .. } => codes::BROKEN_LINK,
+        RestoreError::Table { .. }
+        | RestoreError::Run { .. }
+        | RestoreError::Incomplete { .. }
+        | RestoreError::Layout(_)
+        | RestoreError::LayoutDiffers { .. }
+        | RestoreError::Payload(_)
+        | RestoreError::History(_)
+        | RestoreError::Wal(_)
+        | RestoreError::Control { .. } => codes::DAMAGED,
+        RestoreError::EndDiffers { .. } => codes::WRONG_DIGEST,
+        RestoreError::RecoveryBegun { .. }
+        | RestoreError::Program { .. }
+        | RestoreError::Io { .. }
+        | RestoreError::Contract(_) => engine(kind),
+    }
 }
 
 const fn storage(kind: StoreKind) -> Code {
@@ -143,10 +185,14 @@ fn target(error: &TargetError) -> Code {
         return codes::DISK_FULL;
     }
     match error {
-        TargetError::Exists(_) | TargetError::Stray(_) => codes::TARGET_EXISTS,
+        TargetError::Exists(_)
+        | TargetError::NotEmpty(_)
+        | TargetError::Running(_)
+        | TargetError::Stray(_) => codes::TARGET_EXISTS,
         TargetError::NoFolder(_)
         | TargetError::NoName(_)
         | TargetError::Folder(_)
+        | TargetError::MountPoint(_)
         | TargetError::InRepository { .. } => codes::USAGE,
         TargetError::NotWritable { .. }
         | TargetError::NoSpace { .. }

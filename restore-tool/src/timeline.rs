@@ -56,6 +56,9 @@ impl Lack {
     }
 }
 
+/// The engine of PostgreSQL servers, as heads name it.
+pub const POSTGRESQL: &str = "postgresql";
+
 /// Why a region has no good copy of something.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlaceTrouble {
@@ -236,6 +239,12 @@ impl Timeline {
         let point = self.newest_point().map(|point| point.head.engine.as_str());
         let base = || self.epochs.iter().rev().find_map(|v| v.bases.last());
         point.or_else(|| base().map(|base| base.head.engine.as_str()))
+    }
+
+    /// Whether replay may end inside a log object.
+    #[must_use]
+    pub fn is_divisible(&self) -> bool {
+        self.engine() == Some(POSTGRESQL)
     }
 
     /// The merged log of an epoch over `range`: one place for every sequence.

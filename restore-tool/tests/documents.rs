@@ -49,6 +49,7 @@ fn reached(seq: u64, time: &str) -> Reached {
         epoch: Epoch(2),
         seq: LogSeq(seq),
         at: at(time),
+        server: None,
     }
 }
 
@@ -141,6 +142,9 @@ fn plan() {
             image_bytes: 1 << 30,
             estimated_seconds: 12,
             estimate_basis: "50 MiB/s assumed".into(),
+            needed_bytes: None,
+            stops: None,
+            server: None,
             target: "/srv/app/app.db".into(),
             free_bytes: 20 << 30,
             regions: vec![region("north"), region("south")],
@@ -174,6 +178,7 @@ fn restore() {
             phases_ms: [9000, 3000, 345],
             exceptions: vec!["meta/log/app/1 is damaged in region north".into()],
             notes: vec!["region south is 11 s older than another one".into()],
+            start: Vec::new(),
             protect_again: vec!["tidemark-agent init --sqlite /srv/app/app.db".into()],
         },
     );

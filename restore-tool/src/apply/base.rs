@@ -4,10 +4,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tidemark_engine::{Materialise, PageRun};
+use tidemark_engine::PageRun;
 use tidemark_host::{Clock, Monotonic};
 use tidemark_open::{FrameAt, FrameFetcher, FrameSink, OpenedBase, PackFrames, SinkError};
 
+use super::engine::Engine;
+use super::layout::LAYOUT_FILE;
 use super::units::{self, FrameName, Unit};
 use super::{Ledger, Work, open_bases};
 use crate::error::Result;
@@ -30,7 +32,7 @@ pub(super) async fn write(
     work: &Work,
     plan: &RestorePlan,
     ledger: &Arc<Ledger>,
-    engine: &Arc<Box<dyn Materialise>>,
+    engine: &Arc<Engine>,
 ) -> Result<BaseDone> {
     let bases = open_bases(&work.opener, plan).await?;
     if let Some(newest) = bases.last() {
@@ -58,7 +60,14 @@ pub(super) async fn write(
         .iter()
         .map(|(_, unit)| unit.page_bytes())
         .fold(0, u64::saturating_add);
-    let wanted = wanted(&bases, todo.iter().map(|(_, unit)| unit.name));
+    // A server's layout says where other files belong.
+    let (first, rest): (Vec<_>, Vec<_>) = todo
+        .iter()
+        .map(|(_, unit)| *unit)
+        .partition(|unit| engine.wants_layout_first() && holds_layout(unit));
+    let named = |units: &[&Unit]| wanted(&bases, units.iter().map(|unit| unit.name));
+    let wanted = [named(&first), named(&rest)];
+    let wanted = wanted.into_iter().filter(|packs| !packs.is_empty());
     let progress = Progress::begin(
         &work.tools.console,
         &work.tools.clock,
@@ -75,17 +84,31 @@ pub(super) async fn write(
         saved: Mutex::new(work.tools.clock.monotonic()),
         running: AtomicU64::new(0),
     });
-    let fetcher = FrameFetcher::new(Arc::clone(&work.opener), REQUESTS_AT_ONCE);
-    let as_sink: Arc<dyn FrameSink> = Arc::<Sink>::clone(&sink);
-    let fetched = fetcher.run(wanted, as_sink).await;
+    let mut fetched_bytes = 0_u64;
+    let mut fetched = Ok(());
+    for wanted in wanted {
+        let fetcher = FrameFetcher::new(Arc::clone(&work.opener), REQUESTS_AT_ONCE);
+        let as_sink: Arc<dyn FrameSink> = Arc::<Sink>::clone(&sink);
+        match fetcher.run(wanted, as_sink).await {
+            Ok(stats) => fetched_bytes = fetched_bytes.saturating_add(stats.stored_bytes),
+            Err(error) => {
+                fetched = Err(error);
+                break;
+            }
+        }
+    }
     // The engine goes on to the log: nobody else may hold it.
     sink.close();
-    let stats = fetched?;
+    fetched?;
     progress.finish();
     Ok(BaseDone {
-        fetched_bytes: stats.stored_bytes,
+        fetched_bytes,
         resumed_bytes,
     })
+}
+
+fn holds_layout(unit: &Unit) -> bool {
+    unit.pieces.iter().any(|piece| piece.file == LAYOUT_FILE)
 }
 
 /// Frames by pack, as the fetcher takes them.
@@ -110,7 +133,7 @@ fn wanted(bases: &[Arc<OpenedBase>], names: impl Iterator<Item = FrameName>) -> 
 /// Takes frames on the pool's threads.
 struct Sink {
     units: Vec<Unit>,
-    engine: Mutex<Option<Arc<Box<dyn Materialise>>>>,
+    engine: Mutex<Option<Arc<Engine>>>,
     ledger: Arc<Ledger>,
     progress: Arc<Progress>,
     clock: Arc<dyn Clock>,
@@ -119,7 +142,7 @@ struct Sink {
 }
 
 impl Sink {
-    fn engine(&self) -> Option<Arc<Box<dyn Materialise>>> {
+    fn engine(&self) -> Option<Arc<Engine>> {
         self.engine
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -166,6 +189,13 @@ impl Sink {
         Ok(())
     }
 
+    fn save(&self) -> Result<()> {
+        if let Some(engine) = self.engine() {
+            engine.sync()?;
+        }
+        self.ledger.save()
+    }
+
     /// Whether this thread is the one that saves the notes now.
     fn is_time_to_save(&self) -> bool {
         let now = self.clock.monotonic();
@@ -187,7 +217,7 @@ impl FrameSink for Sink {
         self.take(at, content)?;
         // One thread syncs; the others go on writing.
         if self.is_time_to_save() && self.running.fetch_add(1, Ordering::AcqRel) == 0 {
-            let saved = self.ledger.save();
+            let saved = self.save();
             self.running.store(0, Ordering::Release);
             saved?;
         }

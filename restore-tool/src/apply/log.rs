@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
-use tidemark_engine::Materialise;
 use tidemark_open::OpenedLog;
 use tidemark_storage::{Watcher, watched};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::engine::Engine;
 use super::{Ledger, Work};
 use crate::error::{Error, Result};
 use crate::plan::RestorePlan;
@@ -27,8 +27,8 @@ pub(super) async fn apply(
     work: &Work,
     plan: &RestorePlan,
     ledger: &Arc<Ledger>,
-    engine: Box<dyn Materialise>,
-) -> Result<(Box<dyn Materialise>, u64)> {
+    engine: Engine,
+) -> Result<(Engine, u64)> {
     let kept = ledger.now();
     let objects = u64::try_from(plan.log.len()).unwrap_or(u64::MAX);
     // The last one again in any case: it carries the digest that the proof needs.
@@ -65,26 +65,32 @@ pub(super) async fn apply(
                 let reading = async move { opener.log(&key, link).await };
                 let opened = joined(tokio::spawn(watched(watcher, reading)).await)??;
                 arriving.more(size);
-                Ok::<_, Error>((opened, permit))
+                Ok::<_, Error>((opened, permit, size))
             }
         })
         .buffered(LOG_AHEAD_OBJECTS);
     let mut engine = engine;
     let mut applied = skip;
+    let mut read = 0_u64;
     let mut saved = work.tools.clock.monotonic();
-    while let Some((opened, permit)) = ahead.try_next().await? {
+    let mut heads = todo.iter().map(|object| &object.head);
+    while !engine.has_met_its_stop(heads.next())
+        && let Some((opened, permit, size)) = ahead.try_next().await?
+    {
         engine = one(work, engine, opened, permit).await?;
+        read = read.saturating_add(size);
         applied = applied.saturating_add(1);
         ledger.change(|notes| notes.applied = applied);
         let now = work.tools.clock.monotonic();
         if now.since(saved) >= SAVE_EVERY {
             saved = now;
+            engine.sync()?;
             let ledger = Arc::clone(ledger);
             work.tools.cpu.run(move || ledger.save()).await?;
         }
     }
     progress.finish();
-    Ok((engine, total))
+    Ok((engine, read))
 }
 
 /// What has arrived of one object.
@@ -115,7 +121,7 @@ impl Arriving {
 }
 
 /// A panic goes on where the task is awaited; a cancelled task belongs to a stopped restore.
-fn joined<T>(result: std::result::Result<T, tokio::task::JoinError>) -> Result<T> {
+pub(super) fn joined<T>(result: std::result::Result<T, tokio::task::JoinError>) -> Result<T> {
     result.map_err(|error| match error.try_into_panic() {
         Ok(panic) => std::panic::resume_unwind(panic),
         Err(_cancelled) => Error::Interrupted,
@@ -124,10 +130,10 @@ fn joined<T>(result: std::result::Result<T, tokio::task::JoinError>) -> Result<T
 
 async fn one(
     work: &Work,
-    mut engine: Box<dyn Materialise>,
+    mut engine: Engine,
     opened: OpenedLog,
     permit: OwnedSemaphorePermit,
-) -> Result<Box<dyn Materialise>> {
+) -> Result<Engine> {
     let job = work.tools.cpu.run(move || {
         let applied = engine.apply_log(&opened.payload);
         // The payload's memory is free: the next object may be read.

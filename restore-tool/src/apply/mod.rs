@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! bases ─ cut ─► frames ─ fetched 8 at a time, opened on every core ─► pages into the partial file
-//! log   ─ fetched ahead, in order ─► applied one after the other
-//! engine.finish ─ digest of the whole equals the sealed one ─► fsync ─► rename
+//! log   ─ fetched ahead, in order ─► applied one after the other, until the engine has met its stop
+//! engine.finish ─ digest of the whole equals the sealed one, or a server ended where promised ─►
+//!   fsync ─► rename
 //! ```
 //!
 //! **Bounds.** Requests in flight times 8 MiB for bases, [`LOG_AHEAD_BYTES`] for the log.
@@ -13,17 +14,15 @@
 //! kill loses little. **Failure:** the same; a full disk is an error that leaves the notes.
 
 mod base;
+mod engine;
+mod layout;
 mod log;
 pub mod units;
 
-use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tidemark_engine::{EndProof, Materialise};
-use tidemark_engine_sqlite::SqliteTarget;
-use tidemark_format::heads::BaseHead;
 use tidemark_format::{Hash, SourceName};
 use tidemark_open::{OpenedBase, Opener};
 use tokio_util::sync::CancellationToken;
@@ -32,15 +31,19 @@ use crate::error::{Error, Result};
 use crate::plan::RestorePlan;
 use crate::repository::Tools;
 use crate::target::resume::Notes;
-use crate::target::{Target, TargetError};
+use crate::target::{Partial, Target};
+use crate::timeline::POSTGRESQL;
 
+pub use engine::{Ended, ServerOptions};
 pub use log::LOG_AHEAD_BYTES;
+
+use engine::Engine;
 
 /// What a finished restore has to tell.
 #[derive(Debug, Clone)]
 pub struct Done {
-    /// The engine's proof.
-    pub proof: EndProof,
+    /// What the engine reached and proved.
+    pub proof: Ended,
     /// Bytes read from the regions.
     pub fetched_bytes: u64,
     /// Page bytes of the bases that were on the disk already.
@@ -61,7 +64,7 @@ pub(crate) struct Ledger {
     notes: Mutex<Notes>,
     /// As last made durable.
     durable: Mutex<Notes>,
-    file: File,
+    partial: Partial,
     path: PathBuf,
 }
 
@@ -83,11 +86,7 @@ impl Ledger {
     pub(crate) fn save(&self) -> Result<()> {
         // Taken before the sync: a page noted meanwhile may not be covered by it.
         let notes = self.now();
-        self.file.sync_data().map_err(|source| TargetError::Io {
-            action: "sync",
-            path: self.path.clone(),
-            source,
-        })?;
+        self.partial.sync()?;
         let mut durable = self.durable.lock().unwrap_or_else(PoisonError::into_inner);
         notes.save(&self.path)?;
         *durable = notes;
@@ -111,6 +110,8 @@ pub struct Work {
     pub opener: Arc<Opener>,
     /// Where the database goes.
     pub target: Target,
+    /// What a server's restore takes beside that.
+    pub server: ServerOptions,
     /// Clocks and console.
     pub tools: Tools,
     /// Fires on Ctrl-C.
@@ -127,19 +128,27 @@ pub async fn execute(work: &Work, source: &SourceName, plan: &RestorePlan) -> Re
             "the plan names no base: this is a bug".to_owned(),
         ));
     };
-    work.target.check_space(plan.image_bytes())?;
-    let file = work.target.open_partial()?;
+    work.target.check_space(plan.needed_bytes())?;
+    let mut partial = work.target.open_partial()?;
     let fresh = Notes::new(head.repo, source.clone(), name_of_bases(plan));
     let objects = u64::try_from(plan.log.len()).unwrap_or(u64::MAX);
     let kept = Notes::load(&work.target.notes_path(), &fresh, objects);
     if kept.is_none() {
-        begin_anew(&work.target, &file)?;
+        partial = begin_anew(&work.target, partial)?;
     }
-    let notes = kept.unwrap_or(fresh);
+    let mut notes = kept.unwrap_or_else(|| fresh.clone());
+    let engine = match Engine::open(head, plan, work) {
+        Err(error) if engine::is_begun(&error) => {
+            partial = begin_anew(&work.target, partial)?;
+            notes = fresh;
+            Engine::open(head, plan, work)?
+        }
+        opened => opened?,
+    };
     let ledger = Arc::new(Ledger {
         durable: Mutex::new(notes.clone()),
         notes: Mutex::new(notes),
-        file,
+        partial,
         path: work.target.notes_path(),
     });
     let before = ledger.now();
@@ -148,14 +157,18 @@ pub async fn execute(work: &Work, source: &SourceName, plan: &RestorePlan) -> Re
             "going on where an earlier run of this restore stopped: what it verified is not read again",
         );
     }
-    let ran = run(work, plan, &ledger, head).await;
+    let ran = run(work, plan, &ledger, engine).await;
     match ran {
         Ok(mut done) => {
             done.resumed_objects = before.applied;
-            work.target.publish(&ledger.file)?;
+            work.target.publish(&ledger.partial)?;
             Ok(done)
         }
         Err(error) => {
+            if work.target.is_folder() {
+                // Tablespaces may lie on other disks, and the notes name their pages, too.
+                rustix::fs::sync();
+            }
             // The error is what matters; without notes the next run only begins anew.
             drop(ledger.save());
             Err(error)
@@ -167,10 +180,10 @@ async fn run(
     work: &Work,
     plan: &RestorePlan,
     ledger: &Arc<Ledger>,
-    head: &BaseHead,
+    engine: Engine,
 ) -> Result<Done> {
     let clock = &work.tools.clock;
-    let engine = materialise(head, &work.target)?;
+    let engine = Arc::new(engine);
     let began = clock.monotonic();
     let base = stopped(&work.stop, base::write(work, plan, ledger, &engine)).await?;
     ledger.change(|notes| notes.bases_done = true);
@@ -186,7 +199,7 @@ async fn run(
     note.event(&serde_json::json!({
         "schema": "tidemark-restore.progress", "version": 1, "phase": "prove",
     }));
-    let proof = work.tools.cpu.run(move || engine.finish()).await?;
+    let proof = engine.finish(work).await?;
     Ok(Done {
         proof,
         fetched_bytes: base.fetched_bytes.saturating_add(log_bytes),
@@ -196,6 +209,52 @@ async fn run(
         log: log_took,
         prove: clock.monotonic().since(began),
     })
+}
+
+/// What can be refused before anything is written and only the base itself knows: the version of a
+/// server, whose programs were found.
+///
+/// # Errors
+/// The base can't be read, or the server's programs are not there.
+pub async fn look_at_server(
+    opener: &Arc<Opener>,
+    plan: &RestorePlan,
+    options: &ServerOptions,
+) -> Result<Option<ServerNeeds>> {
+    let Some(newest) = plan.base().filter(|base| base.head.engine == POSTGRESQL) else {
+        return Ok(None);
+    };
+    let base = Arc::new(opener.base(&newest.key, newest.link).await?);
+    let layout = layout::read(opener, &base).await?;
+    Ok(Some(ServerNeeds {
+        programs: engine::check_server(&layout, options)?,
+        version: layout.server,
+        tablespaces: layout
+            .tablespaces
+            .into_iter()
+            .map(|space| space.location)
+            .collect(),
+    }))
+}
+
+/// A server's programs on this host.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Programs {
+    /// Where they are.
+    pub folder: PathBuf,
+    /// Their version.
+    pub version: String,
+}
+
+/// What a base's server needs on this host.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct ServerNeeds {
+    /// Its version.
+    pub version: String,
+    /// The programs of that version here; none if they are not looked for.
+    pub programs: Option<Programs>,
+    /// Where its tablespaces were.
+    pub tablespaces: Vec<String>,
 }
 
 /// Ends with [`Error::Interrupted`] as soon as `stop` fires.
@@ -210,30 +269,18 @@ pub(crate) async fn stopped<T>(
     }
 }
 
-fn materialise(head: &BaseHead, target: &Target) -> Result<Arc<Box<dyn Materialise>>> {
-    match head.engine.as_str() {
-        "sqlite" => {
-            let opened = SqliteTarget::open(target.partial_path(), target.path())?;
-            Ok(Arc::new(Box::new(opened)))
-        }
-        other => Err(Error::EngineUnknown {
-            source_name: head.source.clone(),
-            engine: other.to_owned(),
-        }),
-    }
-}
-
-/// What is in the partial file is of another plan, or nothing.
-fn begin_anew(target: &Target, file: &File) -> Result<()> {
+/// What is in the partial file or folder is of another plan, or nothing.
+fn begin_anew(target: &Target, partial: Partial) -> Result<Partial> {
     drop(std::fs::remove_file(target.notes_path()));
-    file.set_len(0).map_err(|source| {
-        TargetError::Io {
-            action: "empty",
-            path: target.partial_path().to_owned(),
-            source,
-        }
-        .into()
-    })
+    if !target.is_folder() {
+        partial.empty()?;
+        return Ok(partial);
+    }
+    // Tablespaces elsewhere are part of it. The folder goes, and the lock with it.
+    tidemark_engine_postgres::restore::discard(target.partial_path())
+        .map_err(tidemark_engine::Error::from)?;
+    drop(partial);
+    Ok(target.open_partial()?)
 }
 
 /// Names the bases, and with them the cut into units.

@@ -94,7 +94,40 @@ pub fn cut(chain: &[&BaseIndex]) -> Vec<Unit> {
 /// touched and not the largest page number.
 #[derive(Default)]
 struct Seen {
-    chunks: BTreeMap<(u32, u64), [u64; 64]>,
+    chunks: BTreeMap<(u32, u64), Chunk>,
+}
+
+/// A chunk's pages. A server has files by the hundred thousand, nearly all of them a few pages long:
+/// those take a word and no more.
+enum Chunk {
+    /// The first 64 pages; no later one was seen.
+    Small(u64),
+    /// All of them.
+    Whole(Box<[u64; 64]>),
+}
+
+impl Chunk {
+    /// Marks a page; whether it was new.
+    fn mark(&mut self, page: u64) -> bool {
+        let bit = 1u64 << (page % 64);
+        let at = usize::try_from(page / 64).unwrap_or(usize::MAX);
+        if let Self::Small(word) = self
+            && at > 0
+        {
+            let mut words = Box::new([0; 64]);
+            words[0] = *word;
+            *self = Self::Whole(words);
+        }
+        let word = match self {
+            Self::Small(word) => Some(word),
+            Self::Whole(words) => words.get_mut(at),
+        };
+        word.is_some_and(|word| {
+            let new = *word & bit == 0;
+            *word |= bit;
+            new
+        })
+    }
 }
 
 impl Seen {
@@ -130,17 +163,8 @@ impl Seen {
         let chunk = self
             .chunks
             .entry((file, page / CHUNK_PAGES))
-            .or_insert([0; 64]);
-        let within = page % CHUNK_PAGES;
-        let word = usize::try_from(within / 64)
-            .ok()
-            .and_then(|at| chunk.get_mut(at));
-        let bit = 1u64 << (within % 64);
-        word.is_some_and(|word| {
-            let new = *word & bit == 0;
-            *word |= bit;
-            new
-        })
+            .or_insert(Chunk::Small(0));
+        chunk.mark(page % CHUNK_PAGES)
     }
 }
 
@@ -211,6 +235,21 @@ mod tests {
         let units = cut(&[&base(vec![run(7, 1, 0, 0), run(7, 1, 0, 1)])]);
         assert_eq!(units.len(), 1);
         assert_eq!(units[0].name.frame, 1);
+    }
+
+    #[test]
+    fn the_map_of_pages_is_as_large_as_the_files_and_forgets_nothing_when_it_grows() {
+        let mut seen = Seen::default();
+        assert!(seen.mark(1, 3) && !seen.mark(1, 3));
+        assert!(matches!(
+            seen.chunks.values().next(),
+            Some(Chunk::Small(0b1000))
+        ));
+        assert!(seen.mark(1, 64) && !seen.mark(1, 64));
+        assert!(!seen.mark(1, 3), "noted before it grew");
+        assert!(seen.mark(1, 4095) && seen.mark(1, 4096) && seen.mark(2, 3));
+        assert_eq!(seen.chunks.len(), 3);
+        assert!(size_of::<Chunk>() <= 16);
     }
 
     #[test]

@@ -191,7 +191,7 @@ async fn source(timeline: &Timeline, args: &ListArgs) -> Result<SourceListed> {
     Ok(SourceListed {
         source: timeline.source().clone(),
         engine: timeline.engine().map(str::to_owned),
-        commit_times: "observed",
+        commit_times: plan::commit_times(timeline),
         windows,
         beyond,
         points,

@@ -6,6 +6,7 @@ pub mod list;
 pub mod restore;
 pub mod status;
 pub mod verify;
+pub mod wal_get;
 
 use tidemark_host::codes;
 use tidemark_host::config::{ConfigFile, RestoreConfig};
@@ -74,6 +75,10 @@ async fn dispatch(
             let settings = settings(&global, environment)?;
             let tools = with_pool(tools, &settings)?;
             verify::run(&args, &settings, &tools).await
+        }
+        Command::WalGet(args) => {
+            let settings = settings(&global, environment)?;
+            wal_get::run(&args, &settings, tools).await
         }
         Command::Status => Ok(status::run(&settings(&global, environment)?, tools).await),
     }

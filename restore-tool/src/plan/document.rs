@@ -7,8 +7,11 @@ use jiff::tz::TimeZone;
 use serde::Serialize;
 use tidemark_format::{Incarnation, RegionName, SourceName};
 use tidemark_host::output::{self, Document, Table};
+use tidemark_planner::restore::{Bound, Stop};
 
 use super::{Asked, Beyond, Goal, Reached, RestorePlan};
+use crate::apply::ServerNeeds;
+use crate::timeline::POSTGRESQL;
 
 /// What a restore takes per second until something was measured. A careful figure for one region over
 /// a good line; a directory or a near bucket is several times faster.
@@ -61,7 +64,16 @@ pub struct PlanDocument {
     pub estimated_seconds: u64,
     /// What the estimate rests on.
     pub estimate_basis: String,
-    /// The file that will be made.
+    /// Bytes that the target will take; of a server with its log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub needed_bytes: Option<u64>,
+    /// Where replay ends inside the last log object, in words; none if it ends with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stops: Option<String>,
+    /// What the restored server needs on this host, as far as the identity at hand tells.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server: Option<ServerNeeds>,
+    /// The file or folder that will be made.
     pub target: String,
     /// Bytes free there.
     pub free_bytes: u64,
@@ -86,7 +98,12 @@ impl PlanDocument {
         let stored_bytes = plan.stored_bytes();
         let asked_at = match asked.goal {
             Goal::Time(at) => Some(at),
-            Goal::Latest | Goal::Position(..) | Goal::Point(_) | Goal::PointAt(..) => None,
+            Goal::Latest
+            | Goal::Position(..)
+            | Goal::Point(_)
+            | Goal::PointAt(..)
+            | Goal::Lsn(_)
+            | Goal::Xid(_) => None,
         };
         Self {
             source: source.clone(),
@@ -107,11 +124,27 @@ impl PlanDocument {
             image_bytes: plan.image_bytes(),
             estimated_seconds: assumed_time(stored_bytes).as_secs(),
             estimate_basis: format!("{}/s assumed", output::bytes(ASSUMED_BYTES_PER_SECOND)),
+            needed_bytes: None,
+            stops: None,
+            server: None,
             target,
             free_bytes,
             regions,
             notes,
         }
+    }
+
+    /// The same of a server, if `plan` is one's.
+    #[must_use]
+    pub fn with_server(mut self, plan: &RestorePlan, needs: Option<&ServerNeeds>) -> Self {
+        if self.engine != POSTGRESQL {
+            return self;
+        }
+        self.commit_times = RECORDED;
+        self.needed_bytes = Some(plan.needed_bytes());
+        self.stops = stop_in_words(&plan.stop);
+        self.server = needs.cloned();
+        self
     }
 
     fn asked_line(&self) -> String {
@@ -132,6 +165,43 @@ impl PlanDocument {
     }
 }
 
+/// How the times of a server's commits are known: it logs them itself.
+pub const RECORDED: &str = "recorded";
+
+/// Where replay ends, if not with the last log object.
+fn stop_in_words(stop: &Stop) -> Option<String> {
+    let with = |bound: &Bound| match bound {
+        Bound::Included => "with",
+        Bound::Excluded => "ahead of",
+    };
+    Some(match stop {
+        Stop::End => return None,
+        Stop::Time(at, Bound::Included) => format!("every commit up to {}", output::instant(*at)),
+        Stop::Time(at, Bound::Excluded) => format!("every commit before {}", output::instant(*at)),
+        Stop::Lsn(at, bound) => format!("ends {} LSN {at}", with(bound)),
+        Stop::Xid(id, bound) => format!("ends {} transaction {id}", with(bound)),
+        Stop::Name(name) => format!("ends at the point {name:?} that was named on the server"),
+    })
+}
+
+fn server_line(server: &ServerNeeds) -> String {
+    let mut line = format!("PostgreSQL {}", server.version);
+    match &server.programs {
+        Some(found) => {
+            let (version, folder) = (&found.version, found.folder.display());
+            line.push_str(&format!("; its programs {version} are in {folder}"));
+        }
+        None => line.push_str("; whoever starts it brings its programs (--no-finish)"),
+    }
+    if !server.tablespaces.is_empty() {
+        let places = server.tablespaces.join(", ");
+        line.push_str(&format!(
+            "; tablespaces were at {places} (--map-tablespace OLD=NEW)"
+        ));
+    }
+    line
+}
+
 impl Document for PlanDocument {
     const SCHEMA: &'static str = "tidemark-restore.plan";
 
@@ -147,10 +217,11 @@ impl Document for PlanDocument {
         } else {
             ", restorable but not yet sealed"
         };
-        table.row([
-            "reaches".to_owned(),
-            format!("{} {}{sealed}", self.reaches, self.commit_times),
-        ]);
+        let reaches = match &self.stops {
+            None => format!("{} {}{sealed}", self.reaches, self.commit_times),
+            Some(stops) => format!("{stops}, inside {}{sealed}", self.reaches),
+        };
+        table.row(["reaches".to_owned(), reaches]);
         table.row([
             Beyond::label(self.beyond.as_ref()).to_owned(),
             self.because.clone(),
@@ -167,8 +238,11 @@ impl Document for PlanDocument {
             "takes".to_owned(),
             format!("about {time} ({})", self.estimate_basis),
         ]);
+        if let Some(server) = &self.server {
+            table.row(["server".to_owned(), server_line(server)]);
+        }
         let (needs, free) = (
-            output::bytes(self.image_bytes),
+            output::bytes(self.needed_bytes.unwrap_or(self.image_bytes)),
             output::bytes(self.free_bytes),
         );
         table.row([

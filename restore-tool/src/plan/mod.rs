@@ -6,28 +6,29 @@
 
 mod beyond;
 mod document;
+mod reached;
 mod survey;
 mod target;
 
-use jiff::Timestamp;
-use serde::Serialize;
 use tidemark_format::heads::{BaseHead, LogHead, PointHead};
 use tidemark_format::{Epoch, Key, LogSeq, PointSeq, RegionName, keys};
 use tidemark_host::codes::{self, Code};
-use tidemark_host::output;
 use tidemark_ledger::Verified;
 use tidemark_planner::restore::{
-    self as planner, BaseId, PointName, Proof, Reach, RecoverableWindow, Target, Why,
+    self as planner, BaseId, Bound, Mark, PointName, Proof, ServerLog, Stop, Target, Why,
 };
 
 pub use beyond::Beyond;
-pub use document::{ASSUMED_BYTES_PER_SECOND, PlanDocument, assumed_time};
+pub use document::{ASSUMED_BYTES_PER_SECOND, PlanDocument, RECORDED, assumed_time};
+pub use reached::{Reached, ServerReached, Window};
 pub use survey::{Avoid, Scope, Survey};
 pub use target::{Asked, Goal};
 
 use crate::error::{Error, Result};
 use crate::timeline::{EpochView, Lack, Timeline};
 
+/// Segments at both ends of a server's log, and the one that it begins when recovery is over.
+const WAL_SPARE_BYTES: u64 = 48 << 20;
 /// Where recovery points stand.
 const POINTS: &str = "meta/point/";
 /// Heads that turn out bad while a plan is checked: each is another turn, and more is hopeless.
@@ -57,60 +58,13 @@ impl NotRecoverable {
     }
 }
 
-/// A state of the source that a restore reaches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Reached {
-    /// The epoch.
-    pub epoch: Epoch,
-    /// The log object after which it holds.
-    pub seq: LogSeq,
-    /// When its last commit was made, or first seen.
-    pub at: Timestamp,
-}
-
-impl From<&Reach> for Reached {
-    fn from(reach: &Reach) -> Self {
-        Self {
-            epoch: reach.epoch,
-            seq: reach.seq,
-            at: reach.at,
-        }
-    }
-}
-
-impl std::fmt::Display for Reached {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "{} (log:{}:{})",
-            output::instant(self.at),
-            self.epoch,
-            self.seq
-        )
-    }
-}
-
-/// Instants that can be restored, without a gap.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Window {
-    /// The first state.
-    pub from: Reached,
-    /// The last state.
-    pub to: Reached,
-    /// Nothing else was committed up to here: later than `to` when the source was idle.
-    pub covers_until: Timestamp,
-    /// The last state that a recovery point covers.
-    pub sealed_to: Option<Reached>,
-}
-
-impl From<RecoverableWindow> for Window {
-    fn from(window: RecoverableWindow) -> Self {
-        Self {
-            from: (&window.from).into(),
-            to: (&window.to).into(),
-            covers_until: window.until,
-            sealed_to: window.sealed_to.as_ref().map(Into::into),
-        }
+/// How the times of a source's commits are known.
+#[must_use]
+pub fn commit_times(timeline: &Timeline) -> &'static str {
+    if timeline.is_divisible() {
+        RECORDED
+    } else {
+        "observed"
     }
 }
 
@@ -139,8 +93,11 @@ pub struct RestorePlan {
     pub bases: Vec<Verified<BaseHead>>,
     /// Every log object from the last base's start to the end.
     pub log: Vec<Verified<LogHead>>,
-    /// The state it reaches.
+    /// The state it reaches; if replay ends inside the last log object, that object's end, and the last
+    /// instant before the stop that is known without reading it.
     pub end: Reached,
+    /// Where in the last log object replay ends.
+    pub stop: Stop,
     /// Whether that is exactly the state at the instant asked for.
     pub exact: bool,
     /// Whether a recovery point covers the end.
@@ -185,6 +142,19 @@ impl RestorePlan {
         bases.max(end.unwrap_or(0))
     }
 
+    /// Bytes that the target takes: a server keeps its log, too.
+    #[must_use]
+    pub fn needed_bytes(&self) -> u64 {
+        let log = |object: Option<&Verified<LogHead>>| ServerLog::read(&object?.head.facts);
+        let start = log(self.log.first()).and_then(|log| log.start);
+        let end = log(self.log.last()).and_then(|log| log.end);
+        let wal = start.zip(end).map(|(start, end)| {
+            let log = end.since(start);
+            log.saturating_add(WAL_SPARE_BYTES)
+        });
+        self.image_bytes().saturating_add(wal.unwrap_or(0))
+    }
+
     /// Notes what stands past the end: with it the end is not all that there is.
     fn past_the_end(&mut self, beyond: Option<planner::Beyond>, inclusive: bool) {
         self.beyond = beyond.map(Beyond::from);
@@ -220,7 +190,9 @@ pub async fn plan(
 ) -> Result<RestorePlan> {
     let scope = match asked.goal {
         Goal::Latest | Goal::Position(..) => Scope::Newest,
-        Goal::Time(_) | Goal::Point(_) | Goal::PointAt(..) => Scope::Whole,
+        Goal::Time(_) | Goal::Point(_) | Goal::PointAt(..) | Goal::Lsn(_) | Goal::Xid(_) => {
+            Scope::Whole
+        }
     };
     let mut survey = Survey::new(timeline, avoid, scope).await?;
     let mut target = resolve(timeline, &mut survey, asked).await?;
@@ -254,9 +226,32 @@ pub async fn plan(
 
 /// Reads what the goal needs and turns it into `planner`'s words.
 async fn resolve(timeline: &Timeline, survey: &mut Survey<'_>, asked: &Asked) -> Result<Target> {
+    asked.suits(timeline.engine(), |epoch, seq| {
+        let points = timeline.epoch(epoch).map(|view| view.points.iter());
+        let mut points = points.into_iter().flatten();
+        points.any(|point| point.head.seq == seq)
+    })?;
+    let bound = if asked.inclusive {
+        Bound::Included
+    } else {
+        Bound::Excluded
+    };
     let position = match &asked.goal {
+        Goal::Lsn(at) => {
+            let begins = |head: &LogHead| ServerLog::read(&head.facts).and_then(|log| log.start);
+            let before = |head: &LogHead| begins(head).is_some_and(|start| start <= *at);
+            survey.back_until(before).await?;
+            return Ok(Target::Mark(Mark::Lsn(*at, bound)));
+        }
+        Goal::Xid(id) => {
+            survey.back_until(|_| false).await?;
+            return Ok(Target::Mark(Mark::Xid(*id, bound)));
+        }
         Goal::Time(at) => {
             survey.around(*at).await?;
+            if timeline.is_divisible() {
+                survey.on_past(*at).await?;
+            }
             return Ok(if asked.inclusive {
                 Target::At(*at)
             } else {
@@ -271,6 +266,10 @@ async fn resolve(timeline: &Timeline, survey: &mut Survey<'_>, asked: &Asked) ->
         Goal::Position(epoch, seq) => (*epoch, *seq),
         Goal::Point(name) => {
             let Some(position) = points_named(timeline, name).next() else {
+                if timeline.is_divisible() {
+                    survey.back_until(|_| false).await?;
+                    return Ok(Target::Mark(Mark::Name(name.clone())));
+                }
                 return Ok(Target::Point(PointName::Name(name.clone())));
             };
             let position = (position.head.epoch, position.head.log_seq);
@@ -403,7 +402,9 @@ async fn check(
             epoch,
             seq,
             at: decided.reached,
+            server: decided.server.map(Into::into),
         },
+        stop: decided.stop.clone(),
         exact: decided.exact,
         sealed: decided.sealed,
         because: because(decided),
@@ -416,6 +417,11 @@ async fn check(
 fn because(decided: &planner::RestorePlan) -> String {
     let epoch = decided.epoch;
     match &decided.proof {
+        Proof::LaterObject(seq) if decided.stop != Stop::End => {
+            format!(
+                "replay ends inside log:{epoch}:{seq}, ahead of its first commit past the instant"
+            )
+        }
         Proof::LaterObject(seq) if !decided.exact => format!(
             "to the ship interval: log:{epoch}:{seq} holds commits from before the instant and from after it and is left out (--to log:{epoch}:{seq} takes it whole)"
         ),
@@ -427,6 +433,11 @@ fn because(decided: &planner::RestorePlan) -> String {
             format!("point:{epoch}/{point} says that nothing else was committed")
         }
         Proof::Beat => "the agent's beat says that nothing else was committed".to_owned(),
+        Proof::Object => format!(
+            "log:{epoch}:{} itself says that nothing else was committed",
+            decided.last_log
+        ),
+        Proof::AskedFor if decided.stop != Stop::End => "this was asked for".to_owned(),
         Proof::AskedFor => "this position was asked for".to_owned(),
         Proof::EndOfLog => "it is the end of the log in the regions read".to_owned(),
     }
@@ -517,7 +528,7 @@ fn refused(survey: &Survey<'_>, refusal: Box<planner::NotRecoverable>) -> Error 
         _ if !missing.is_empty() => codes::MISSING_OBJECT,
         Why::TooLate => codes::AFTER_WINDOW,
         Why::NothingYet | Why::TooEarly | Why::NoBase { .. } => codes::BEFORE_WINDOW,
-        Why::Unknown(_) => codes::NO_SUCH_STATE,
+        Why::Unknown(_) | Why::OtherLife { .. } => codes::NO_SUCH_STATE,
         Why::NotAPosition => codes::IN_GAP,
         Why::Hole { epoch, seq, .. } => match survey.place(*epoch, *seq) {
             Some(place) if place.found.is_some() => codes::IN_GAP,

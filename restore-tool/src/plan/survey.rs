@@ -8,12 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use jiff::Timestamp;
-use tidemark_format::heads::BaseRef;
+use tidemark_format::heads::{BaseRef, LogHead};
 use tidemark_format::{Epoch, Hash, LogSeq, SessionId, keys};
 use tidemark_ledger::Verified;
 use tidemark_ledger::history::Standing;
 use tidemark_planner::restore::{
-    BaseFact, CaughtUp, Damage, EpochFacts, Facts, LogFact, LogState, PointFact, Voucher,
+    BaseFact, CaughtUp, Damage, EpochFacts, Facts, LogFact, LogState, PointFact, Told, Voucher,
 };
 
 use crate::error::Result;
@@ -23,6 +23,8 @@ use crate::timeline::{EpochView, Lack, Place, Timeline};
 const GAP_OBJECT_BYTES_MAX: u64 = 3072;
 /// Heads read at once while looking for a restorable one.
 const LOOK_BACK: u64 = 16;
+/// Heads read at once while looking for a place in a server's log.
+const LOOK_FAR: u64 = 512;
 
 /// How much of the history a decision is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -192,6 +194,63 @@ impl<'a> Survey<'a> {
         Ok(())
     }
 
+    /// Reads on from a place until a head tells of a commit past an instant.
+    ///
+    /// # Errors
+    /// No region can be read.
+    pub async fn on_past(&mut self, at: Timestamp) -> Result<()> {
+        for view in self.timeline.epochs() {
+            let after = |(_, place): (_, &Place)| {
+                let found = place.found.as_ref();
+                found.is_some_and(|object| object.head.last_commit.is_some_and(|last| last <= at))
+            };
+            let epoch = view.epoch;
+            let whole = (epoch, LogSeq(0))..=(epoch, LogSeq(u64::MAX));
+            let before = self
+                .known
+                .range(whole)
+                .rev()
+                .find(|known| after((known.0, known.1)));
+            let mut from = before.map_or(LogSeq(0), |((_, seq), _)| seq.next());
+            let last = view.names.keys().next_back().copied();
+            while last.is_some_and(|last| from <= last) {
+                let end = LogSeq(from.0.saturating_add(LOOK_BACK));
+                self.read(epoch, from..end).await?;
+                let mut read = self.known.range((epoch, from)..(epoch, end));
+                if read.any(|(_, place)| {
+                    let found = place.found.as_ref();
+                    found.is_none_or(|object| object.head.last_commit.is_some_and(|last| last > at))
+                }) {
+                    break;
+                }
+                from = end;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads heads from the newest back until `enough` says so of one; else all of them.
+    ///
+    /// # Errors
+    /// No region can be read.
+    pub async fn back_until(&mut self, enough: impl Fn(&LogHead) -> bool) -> Result<()> {
+        for view in self.timeline.epochs().iter().rev() {
+            let epoch = view.epoch;
+            let last = view.names.keys().next_back();
+            let mut end = last.map_or(LogSeq(0), |last| last.next());
+            while end > LogSeq(0) {
+                let from = LogSeq(end.0.saturating_sub(LOOK_FAR));
+                self.read(epoch, from..end).await?;
+                let mut read = self.known.range((epoch, from)..(epoch, end));
+                if read.any(|(_, place)| place.found.as_ref().is_some_and(|o| enough(&o.head))) {
+                    return Ok(());
+                }
+                end = from;
+            }
+        }
+        Ok(())
+    }
+
     /// Reads the heads of a range that aren't known yet.
     ///
     /// # Errors
@@ -293,6 +352,17 @@ impl<'a> Survey<'a> {
         self.known.get(&(epoch, seq))
     }
 
+    /// The heads that were read, oldest first.
+    pub fn heads(&self) -> impl DoubleEndedIterator<Item = &Verified<LogHead>> {
+        self.known.values().filter_map(|place| place.found.as_ref())
+    }
+
+    /// Places that were looked at and have no good copy anywhere.
+    pub fn lost(&self) -> impl Iterator<Item = (Epoch, LogSeq)> {
+        let lost = self.known.iter().filter(|(_, place)| place.found.is_none());
+        lost.map(|(place, _)| *place)
+    }
+
     /// Whether the identity is known not to open what a session sealed.
     #[must_use]
     pub fn is_closed(&self, session: Option<SessionId>) -> bool {
@@ -357,8 +427,15 @@ impl<'a> Survey<'a> {
             .bases
             .iter()
             .filter(|base| !self.avoid.bases.contains(&base.link));
+        let whole = (view.epoch, LogSeq(0))..=(view.epoch, LogSeq(u64::MAX));
+        let told = self.known.range(whole).filter_map(|((_, seq), place)| {
+            let head = &place.found.as_ref()?.head;
+            Some((*seq, Told::read(head)?))
+        });
         EpochFacts {
             epoch: view.epoch,
+            divisible: self.timeline.is_divisible(),
+            told: told.collect(),
             log,
             bases: bases
                 .by_ref()

@@ -1,14 +1,18 @@
 //! What `--to` and `--before` mean: `latest`, a time, `log:EPOCH:SEQ`, `point:EPOCH/SEQ`, or
-//! `point:NAME`. One notation, the one that every printed text uses.
+//! `point:NAME`; of a PostgreSQL server also a position of its log as it writes it (`0/3000060`, or
+//! `lsn:0/3000060`) and `xid:ID`. One notation, the one that every printed text uses.
 //!
-//! Bare numbers are never a position: `01:50` is what people write for ten to two.
+//! Bare numbers are never a position of ours: `01:50` is what people write for ten to two. Which of
+//! them a server's position is hangs on the source, so [`Asked::suits`] decides once that is known.
 
 use jiff::Timestamp;
+use tidemark_format::postgres::Lsn;
 use tidemark_format::{Epoch, LogSeq, PointSeq};
 use tidemark_host::time_spec::{self, TimeContext, TimeSpecError};
 
 use crate::cli::RestoreArgs;
 use crate::error::{Error, Result};
+use crate::timeline::POSTGRESQL;
 
 /// What was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +27,10 @@ pub enum Goal {
     Point(String),
     /// The state at a recovery point.
     PointAt(Epoch, PointSeq),
+    /// The state at a position of the server's log.
+    Lsn(Lsn),
+    /// The state at the end of a transaction.
+    Xid(u32),
 }
 
 /// A goal, and whether it is itself included.
@@ -72,6 +80,15 @@ impl Asked {
             })?;
             return Ok(exact(Goal::Position(Epoch(epoch), LogSeq(seq))));
         }
+        if let Some(id) = text.strip_prefix("xid:") {
+            return Ok(exact(Goal::Xid(xid(id)?)));
+        }
+        let named = text.strip_prefix("lsn:");
+        match (named.unwrap_or(text).parse(), named) {
+            (Ok(lsn), _) => return Ok(exact(Goal::Lsn(lsn))),
+            (Err(error), Some(_)) => return Err(Error::TargetText(error.to_string())),
+            (Err(_no_position), None) => {}
+        }
         refuse_bare_numbers(text)?;
         let spec = time_spec::parse(text, context).map_err(|error| or_a_position(text, error))?;
         Ok(Self {
@@ -80,6 +97,60 @@ impl Asked {
             ..exact(Goal::Time(spec.at))
         })
     }
+}
+
+/// What a server's log has and other sources don't.
+
+impl Asked {
+    /// Refuses what a source of this engine doesn't have, and two numbers that may be a recovery point:
+    /// `is_point` knows.
+    ///
+    /// # Errors
+    /// [`Error::TargetText`] with what may have been meant.
+    pub fn suits(
+        &self,
+        engine: Option<&str>,
+        is_point: impl Fn(Epoch, PointSeq) -> bool,
+    ) -> Result<()> {
+        let server = engine == Some(POSTGRESQL);
+        let text = &self.text;
+        match self.goal {
+            Goal::Lsn(_) if !server => {
+                refuse_bare_numbers(text)?;
+                Err(Error::TargetText(format!(
+                    "{text:?} is a position of a PostgreSQL server's log, and this source is no server: write an instant, log:EPOCH:SEQ or point:EPOCH/SEQ, as list shows them"
+                )))
+            }
+            Goal::Lsn(_) => match two_numbers(text, '/') {
+                Some((epoch, seq)) if is_point(Epoch(epoch), PointSeq(seq)) => {
+                    Err(Error::TargetText(format!(
+                        "{text:?} may be a position of the server's log or a recovery point: write lsn:{text} or point:{text}"
+                    )))
+                }
+                _ => Ok(()),
+            },
+            Goal::Xid(_) if !server => Err(Error::TargetText(format!(
+                "{text:?} is a transaction of a PostgreSQL server, and this source is no server"
+            ))),
+            Goal::Xid(_)
+            | Goal::Latest
+            | Goal::Time(_)
+            | Goal::Position(..)
+            | Goal::Point(_)
+            | Goal::PointAt(..) => Ok(()),
+        }
+    }
+}
+
+/// A transaction's id. The server shows it with its epoch in the upper half, and logs the lower one.
+fn xid(text: &str) -> Result<u32> {
+    let whole: Option<u64> = text.parse().ok().filter(|id| *id > 0);
+    let low = whole.map(|id| id & u64::from(u32::MAX));
+    low.and_then(|id| id.try_into().ok()).ok_or_else(|| {
+        Error::TargetText(format!(
+            "xid:{text} names no transaction: write its number, as pg_current_xact_id() shows it (xid:1234)"
+        ))
+    })
 }
 
 /// What `point:` names: `EPOCH/SEQ`, or else a name that a person gave.
@@ -212,9 +283,13 @@ mod tests {
 
     #[test]
     fn bare_numbers_are_refused_with_what_they_may_mean() {
+        let suited = |text: &str, interactive| {
+            let asked = read(text, interactive)?;
+            asked.suits(Some("sqlite"), |_, _| false)
+        };
         for text in ["1:3", "1/3", "1:4711", "1/4711", "14:60", "24:00", "14/31"] {
             for interactive in [false, true] {
-                let said = read(text, interactive).unwrap_err().to_string();
+                let said = suited(text, interactive).unwrap_err().to_string();
                 assert!(
                     said.contains("write log:") && said.contains("point:"),
                     "{said}"
@@ -223,6 +298,42 @@ mod tests {
         }
         for text in [
             "log:", "log:1", "log:1/3", "log:x:3", "log:1:", "log:-1:3", "point:",
+        ] {
+            assert!(
+                matches!(read(text, true), Err(Error::TargetText(_))),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_servers_positions_and_transactions_are_its_own() {
+        for (text, goal) in [
+            ("0/3000060", Goal::Lsn(Lsn(0x300_0060))),
+            ("lsn:16/B374D848", Goal::Lsn(Lsn(0x16_B374_D848))),
+            ("1/42", Goal::Lsn(Lsn(0x1_0000_0042))),
+            ("xid:1234", Goal::Xid(1234)),
+            ("xid:4294967300", Goal::Xid(4)),
+        ] {
+            let asked = read(text, false).unwrap();
+            assert_eq!(asked.goal, goal);
+            asked.suits(Some("postgresql"), |_, _| false).unwrap();
+            for other in [Some("sqlite"), None] {
+                let refused = asked.suits(other, |_, _| false);
+                assert!(matches!(refused, Err(Error::TargetText(_))), "{text}");
+            }
+        }
+        let point = |epoch, seq| (epoch, seq) == (Epoch(1), PointSeq(42));
+        let both = read("1/42", false)
+            .unwrap()
+            .suits(Some("postgresql"), point);
+        let said = both.unwrap_err().to_string();
+        assert!(
+            said.contains("lsn:1/42") && said.contains("point:1/42"),
+            "{said}"
+        );
+        for text in [
+            "lsn:", "lsn:1", "lsn:0/x", "xid:", "xid:0", "xid:-1", "xid:a",
         ] {
             assert!(
                 matches!(read(text, true), Err(Error::TargetText(_))),

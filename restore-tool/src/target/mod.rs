@@ -1,4 +1,4 @@
-//! The file that a restore makes.
+//! The file that a restore makes, or the [`folder`] of a server.
 //!
 //! **Invariants.** Nothing is ever overwritten: the target must not exist when the restore begins,
 //! and the last step is a rename that refuses to replace. Until then the bytes stand beside it in
@@ -8,6 +8,7 @@
 //! **Interruption.** The partial file and its notes ([`resume`]) stay, and the next run of the same
 //! restore goes on from them. One restore at a time: the partial file is locked.
 
+mod folder;
 pub mod resume;
 
 use std::fs::{File, OpenOptions};
@@ -50,6 +51,23 @@ pub enum TargetError {
         "{} is a folder: name the file to make, such as {}", .0.display(), .0.join("restored.db").display()
     )]
     Folder(PathBuf),
+    /// A folder that holds something.
+    #[error(
+        "{} is not empty: a restore never overwrites; move what is in it away or name another folder", .0.display()
+    )]
+    NotEmpty(PathBuf),
+    /// A server's data directory in use.
+    #[error(
+        "{} is the data directory of a server that runs, or was killed: a restore never overwrites; name another folder, \
+         and keep this one (it may hold the last commits of the lost server)", .0.display()
+    )]
+    Running(PathBuf),
+    /// A file system's root.
+    #[error(
+        "{} is where a file system is mounted, and a finished restore is put into place by a rename: name a folder in it, such as {}",
+        .0.display(), .0.join("main").display()
+    )]
+    MountPoint(PathBuf),
     /// A folder of backups.
     #[error(
         "{} lies inside the Tidemark repository {}: a database there would be taken for a backup, or lost with it; choose a target elsewhere",
@@ -120,6 +138,9 @@ impl TargetError {
                     | io::ErrorKind::FileTooLarge
             ),
             Self::Exists(_)
+            | Self::NotEmpty(_)
+            | Self::Running(_)
+            | Self::MountPoint(_)
             | Self::Stray(_)
             | Self::NoFolder(_)
             | Self::NoName(_)
@@ -136,14 +157,63 @@ pub struct Target {
     path: PathBuf,
     folder: PathBuf,
     partial: PathBuf,
+    shape: Shape,
+}
+
+/// What stands at the target in the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    File,
+    Folder,
+}
+
+/// The partial file or folder, locked as long as this is there.
+#[derive(Debug)]
+pub struct Partial {
+    handle: File,
+    path: PathBuf,
+    shape: Shape,
+}
+
+impl Partial {
+    /// Makes durable what was written.
+    ///
+    /// # Errors
+    /// [`TargetError::Io`].
+    pub fn sync(&self) -> Result<(), TargetError> {
+        match self.shape {
+            Shape::File => self.handle.sync_data(),
+            // Hundreds of thousands of files: the whole file system at once.
+            Shape::Folder => rustix::fs::syncfs(&self.handle).map_err(io::Error::from),
+        }
+        .map_err(TargetError::io("sync", &self.path))
+    }
+
+    /// Throws away what was written into a file.
+    ///
+    /// # Errors
+    /// [`TargetError::Io`].
+    pub fn empty(&self) -> Result<(), TargetError> {
+        self.handle
+            .set_len(0)
+            .map_err(TargetError::io("empty", &self.path))
+    }
 }
 
 impl Target {
-    /// Checks everything about `path` that can be known before writing, and writes nothing.
+    /// Checks everything about the file `path` that can be known before writing, and writes nothing.
     ///
     /// # Errors
     /// [`TargetError`] with the remedy.
     pub fn check(path: &Path) -> Result<Self, TargetError> {
+        Self::look(path)?.into_file()
+    }
+
+    /// Checks what is the same for a file and for a folder.
+    ///
+    /// # Errors
+    /// [`TargetError`] with the remedy.
+    pub fn look(path: &Path) -> Result<Self, TargetError> {
         let path = std::path::absolute(path).map_err(TargetError::io("find", path))?;
         let name = path
             .file_name()
@@ -155,20 +225,12 @@ impl Target {
         if !folder.is_dir() {
             return Err(TargetError::NoFolder(folder));
         }
-        if path.is_dir() || path.as_os_str().as_bytes().ends_with(b"/") {
-            return Err(TargetError::Folder(path));
-        }
         // A dangling link is something, too.
-        if path.symlink_metadata().is_ok() {
+        if path
+            .symlink_metadata()
+            .is_ok_and(|there| !there.is_dir() && !path.is_dir())
+        {
             return Err(TargetError::Exists(path));
-        }
-        for suffix in COMPANIONS {
-            let mut stray = name.to_owned();
-            stray.push(suffix);
-            let stray = folder.join(stray);
-            if stray.symlink_metadata().is_ok() {
-                return Err(TargetError::Stray(stray));
-            }
         }
         if let Some(repository) = repository_around(&folder) {
             return Err(TargetError::InRepository {
@@ -192,7 +254,61 @@ impl Target {
             path,
             folder,
             partial,
+            shape: Shape::File,
         })
+    }
+
+    /// Checks that a file may be made there.
+    ///
+    /// # Errors
+    /// [`TargetError`] with the remedy.
+    pub fn into_file(self) -> Result<Self, TargetError> {
+        let path = &self.path;
+        if path.is_dir() || path.as_os_str().as_bytes().ends_with(b"/") {
+            return Err(TargetError::Folder(self.path));
+        }
+        if path.symlink_metadata().is_ok() {
+            return Err(TargetError::Exists(self.path));
+        }
+        self.refuse_companions()?;
+        Ok(Self {
+            shape: Shape::File,
+            ..self
+        })
+    }
+
+    /// Checks that a server's data directory may be made there.
+    ///
+    /// # Errors
+    /// [`TargetError`] with the remedy.
+    pub fn into_folder(self) -> Result<Self, TargetError> {
+        // Without a slash at its end.
+        let path: PathBuf = self.path.components().collect();
+        folder::check(&path, &self.folder)?;
+        Ok(Self {
+            path,
+            shape: Shape::Folder,
+            ..self
+        })
+    }
+
+    /// Whether it is a server's data directory.
+    #[must_use]
+    pub fn is_folder(&self) -> bool {
+        self.shape == Shape::Folder
+    }
+
+    /// What SQLite would take for the database's own.
+    fn refuse_companions(&self) -> Result<(), TargetError> {
+        for suffix in COMPANIONS {
+            let mut stray = self.path.clone().into_os_string();
+            stray.push(suffix);
+            let stray = PathBuf::from(stray);
+            if stray.symlink_metadata().is_ok() {
+                return Err(TargetError::Stray(stray));
+            }
+        }
+        Ok(())
     }
 
     /// Where the database will stand.
@@ -234,8 +350,12 @@ impl Target {
     /// [`TargetError::NoSpace`].
     pub fn check_space(&self, image_bytes: u64) -> Result<(), TargetError> {
         let free = self.free_bytes()?;
-        let have =
-            std::fs::metadata(&self.partial).map_or(0, |meta| meta.blocks().saturating_mul(512));
+        let have = match self.shape {
+            Shape::File => {
+                std::fs::metadata(&self.partial).map_or(0, |meta| meta.blocks().saturating_mul(512))
+            }
+            Shape::Folder => folder::used(&self.partial),
+        };
         let needed = image_bytes.saturating_add(SPARE_BYTES);
         if free.saturating_add(have) < needed {
             return Err(TargetError::NoSpace {
@@ -247,23 +367,36 @@ impl Target {
         Ok(())
     }
 
-    /// Opens and locks the partial file, made if it isn't there. The lock is held as long as the
-    /// file is open.
+    /// Opens and locks the partial file or folder, made if it isn't there. The lock is held as long as
+    /// what is returned.
     ///
     /// # Errors
     /// [`TargetError::Busy`] when another restore has it.
-    pub fn open_partial(&self) -> Result<File, TargetError> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(libc_nofollow())
-            .open(&self.partial)
-            .map_err(TargetError::io("create", &self.partial))?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(file),
+    pub fn open_partial(&self) -> Result<Partial, TargetError> {
+        let handle = match self.shape {
+            Shape::File => OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .custom_flags(libc_nofollow())
+                .open(&self.partial)
+                .map_err(TargetError::io("create", &self.partial))?,
+            Shape::Folder => folder::open(&self.partial)?,
+        };
+        match rustix::fs::flock(&handle, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {
+                if self.is_folder() {
+                    // The server that ends recovery runs as whom it belongs to.
+                    self.adopt_owner(&handle)?;
+                }
+                Ok(Partial {
+                    handle,
+                    path: self.partial.clone(),
+                    shape: self.shape,
+                })
+            }
             Err(rustix::io::Errno::WOULDBLOCK) => Err(TargetError::Busy(self.partial.clone())),
             Err(errno) => Err(TargetError::io("lock", &self.partial)(errno.into())),
         }
@@ -274,17 +407,15 @@ impl Target {
     ///
     /// # Errors
     /// [`TargetError::Exists`] when somebody took the name meanwhile: the partial file then stays.
-    pub fn publish(&self, file: &File) -> Result<(), TargetError> {
-        self.adopt_owner(file)?;
-        for suffix in COMPANIONS {
-            let mut stray = self.path.clone().into_os_string();
-            stray.push(suffix);
-            let stray = PathBuf::from(stray);
-            if stray.symlink_metadata().is_ok() {
-                return Err(TargetError::Stray(stray));
+    pub fn publish(&self, partial: &Partial) -> Result<(), TargetError> {
+        self.adopt_owner(&partial.handle)?;
+        match self.shape {
+            Shape::File => {
+                self.refuse_companions()?;
+                self.rename()?;
             }
+            Shape::Folder => folder::rename(self)?,
         }
-        self.rename()?;
         File::open(&self.folder)
             .and_then(|folder| folder.sync_all())
             .map_err(TargetError::io("sync", &self.folder))?;

@@ -10,4 +10,5 @@ mod look;
 mod program;
 mod restore;
 mod resume;
+mod server;
 mod world;

@@ -120,6 +120,7 @@ pub(crate) struct World {
     pub(crate) agent: SigningKey,
     pub(crate) regions: Vec<RegionDir>,
     pub(crate) source: SourceName,
+    pub(crate) engine: &'static str,
     pub(crate) clock: SimClock,
     /// The database's bytes after each log object that is a restore position.
     pub(crate) images: BTreeMap<LogSeq, Vec<u8>>,
@@ -177,6 +178,7 @@ impl World {
             agent,
             regions,
             source: SourceName::new("app").unwrap(),
+            engine: "sqlite",
             clock,
             images: BTreeMap::new(),
             times: BTreeMap::new(),
@@ -349,7 +351,7 @@ impl World {
     fn draft(&self, commit: Option<Timestamp>) -> LogDraft {
         LogDraft {
             source: self.source.clone(),
-            engine: "sqlite".into(),
+            engine: self.engine.into(),
             incarnation: self.incarnation,
             epoch: self.epoch,
             seq: self.log_seq,
@@ -461,6 +463,78 @@ impl World {
         self.base()
     }
 
+    /// Ships a payload of any engine with what its head says.
+    pub(crate) fn payload(
+        &mut self,
+        payload: &[u8],
+        facts: Facts,
+        commits: Option<(Timestamp, Timestamp)>,
+    ) -> LogSeq {
+        let draft = LogDraft {
+            facts,
+            transactions: u64::from(commits.is_some()),
+            first_commit: commits.map(|(first, _)| first),
+            ..self.draft(commits.map(|(_, last)| last))
+        };
+        let rng = self.rng.as_ref();
+        let sealed = seal_log(&self.session, draft, payload, 1, &self.agent, rng);
+        let sealed = sealed.unwrap().0;
+        self.append(&sealed)
+    }
+
+    /// A complete base of whole files, usable from the log object before.
+    pub(crate) fn files(&mut self, start: LogSeq, files: &[(&str, Vec<u8>)]) {
+        let draft = BaseDraft {
+            source: self.source.clone(),
+            engine: self.engine.into(),
+            incarnation: self.incarnation,
+            epoch: self.epoch,
+            generation: self.generation,
+            number: BaseNumber(0),
+            parent: None,
+            start,
+            started_at: self.now(),
+            digest_key: self.digest_key,
+        };
+        let tools = BaseTools {
+            level: 1,
+            cpu: Cpu::Inline,
+            signer: self.agent.clone(),
+            rng: Arc::clone(&self.rng),
+        };
+        let mut writer = BaseWriter::new(&self.session, draft, tools);
+        let mut table = Vec::new();
+        for (number, (path, bytes)) in (0..).zip(files) {
+            let mut padded = bytes.clone();
+            padded.resize(bytes.len().next_multiple_of(8192), 0);
+            let packs = writer.push(number, 0, 8192, &padded).unwrap();
+            packs.iter().for_each(|pack| self.put(pack));
+            table.push(FileEntry {
+                path: (*path).into(),
+                bytes: u64::try_from(bytes.len()).unwrap(),
+            });
+        }
+        let finished = writer.finish(BaseEnd {
+            usable_from: self.log_seq.previous().unwrap(),
+            usable_link: self.prev.unwrap(),
+            finished_at: self.now(),
+            image_bytes: table.iter().map(|file| file.bytes).sum(),
+            files: table,
+            facts: Facts::new(),
+        });
+        let finished = finished.unwrap();
+        finished.packs.iter().for_each(|pack| self.put(pack));
+        self.put(&finished.base);
+        let reference = finished.head.reference(finished.base.link);
+        self.bases.push((reference, Vec::new()));
+    }
+
+    /// From here on another life of the source.
+    pub(crate) fn new_life(&mut self) {
+        self.incarnation = self.rng.id();
+        self.new_generation();
+    }
+
     /// From here on a new generation, whose first base is complete.
     pub(crate) fn new_generation(&mut self) {
         self.generation = self.log_seq;
@@ -491,7 +565,7 @@ impl World {
         let head = PointHead {
             repo: self.repo(),
             source: self.source.clone(),
-            engine: "sqlite".into(),
+            engine: self.engine.into(),
             incarnation: self.incarnation,
             epoch: self.epoch,
             seq,

@@ -9,6 +9,7 @@
 mod closed;
 mod prepare;
 mod report;
+mod server;
 
 use std::sync::Arc;
 
@@ -23,7 +24,7 @@ pub use report::Report;
 
 use prepare::Prepared;
 
-use crate::apply::{self, Done, Work, stopped};
+use crate::apply::{self, Done, ServerNeeds, Work, stopped};
 use crate::cli::RestoreArgs;
 use crate::error::{Error, Result};
 use crate::identity;
@@ -38,13 +39,33 @@ pub async fn plan_only(args: &RestoreArgs, settings: &Settings, tools: &Tools) -
     let trust = identity::trust_if_at_hand(settings);
     let prepared = Prepared::look(args, settings, trust, tools).await?;
     let plan = prepared.plan(&Avoid::default()).await?;
-    prepared.target.check_space(plan.image_bytes())?;
-    tools.console.show(&prepared.document(&plan)?);
+    prepared.target.check_space(plan.needed_bytes())?;
+    let needs = needs_at_hand(&prepared, &plan, settings, tools).await?;
+    tools
+        .console
+        .show(&prepared.document(&plan, needs.as_ref())?);
     Ok(if prepared.exceptions.is_empty() && plan.beyond.is_none() {
         Exit::Ok
     } else {
         Exit::Exceptions
     })
+}
+
+/// What the base's server needs: in the base itself, which only the identity opens. Without one at hand
+/// the plan says less.
+async fn needs_at_hand(
+    prepared: &Prepared,
+    plan: &RestorePlan,
+    settings: &Settings,
+    tools: &Tools,
+) -> Result<Option<ServerNeeds>> {
+    let path = settings.identity.as_deref();
+    let identity = path.and_then(|path| tidemark_open::Identity::load(path, None).ok());
+    let Some(identity) = identity.filter(|_| prepared.timeline.is_divisible()) else {
+        return Ok(None);
+    };
+    let opener = Arc::new(opener(&prepared.repository, identity, tools)?);
+    apply::look_at_server(&opener, plan, &prepared.server).await
 }
 
 /// `restore`.
@@ -67,12 +88,14 @@ pub async fn run(
     let work = Work {
         opener: Arc::new(opener),
         target: prepared.target.clone(),
+        server: prepared.server.clone(),
         tools: tools.clone(),
         stop: stop.clone(),
     };
-    let (plan, done) = execute(&prepared, &work).await?;
+    let (plan, done, needs) = execute(&prepared, &work).await?;
     let took = tools.clock.monotonic().since(began);
     let report = Report::new(&prepared, &work, &plan, &done, took, settings);
+    let report = report.with_server(&prepared, &done, needs.as_ref());
     tools.console.show(&report);
     Ok(if report.exceptions.is_empty() {
         Exit::Ok
@@ -83,7 +106,10 @@ pub async fn run(
 
 /// Executes the plan; when something it needs is damaged everywhere, one that reaches the same state
 /// without it. If there is none, the error names what can be had instead.
-async fn execute(prepared: &Prepared, work: &Work) -> Result<(RestorePlan, Done)> {
+async fn execute(
+    prepared: &Prepared,
+    work: &Work,
+) -> Result<(RestorePlan, Done, Option<ServerNeeds>)> {
     let mut avoid = Avoid::default();
     let mut damage: Option<(Error, Reached)> = None;
     loop {
@@ -110,9 +136,16 @@ async fn execute(prepared: &Prepared, work: &Work) -> Result<(RestorePlan, Done)
             damage = Some((error, plan.end));
             continue;
         }
-        work.tools.console.show_first(&prepared.document(&plan)?);
-        match apply::execute(work, prepared.timeline.source(), &plan).await {
-            Ok(done) => return Ok((plan, done)),
+        let ran = async {
+            let looked = apply::look_at_server(&work.opener, &plan, &work.server);
+            let needs = stopped(&work.stop, looked).await?;
+            let document = prepared.document(&plan, needs.as_ref())?;
+            work.tools.console.show_first(&document);
+            let done = apply::execute(work, prepared.timeline.source(), &plan).await?;
+            Ok((done, needs))
+        };
+        match ran.await {
+            Ok((done, needs)) => return Ok((plan, done, needs)),
             Err(error) => {
                 if !leave_out(&mut avoid, &plan, &error) {
                     return Err(error);

@@ -1,10 +1,12 @@
 //! Everything looked at before the first byte is written: the target, the regions, how new they are.
 
 use jiff::tz::TimeZone;
+use tidemark_engine_postgres::restore::TablespaceMap;
 use tidemark_host::output;
 use tidemark_host::time_spec::TimeContext;
 use tidemark_ledger::history::{Expect, LoadOptions, PointsWanted};
 
+use crate::apply::{ServerNeeds, ServerOptions};
 use crate::cli::RestoreArgs;
 use crate::error::{Error, Result};
 use crate::plan::{self, Asked, Avoid, Goal, PlanDocument, RestorePlan};
@@ -22,6 +24,7 @@ const LAG_THAT_COUNTS: jiff::SignedDuration = jiff::SignedDuration::from_mins(15
 pub(super) struct Prepared {
     pub(super) asked: Asked,
     pub(super) target: Target,
+    pub(super) server: ServerOptions,
     pub(super) repository: Repository,
     pub(super) timeline: Timeline,
     pub(super) notes: Vec<String>,
@@ -31,13 +34,43 @@ pub(super) struct Prepared {
 
 impl Prepared {
     /// What can be refused without asking anybody: words and target.
-    pub(super) fn words(args: &RestoreArgs, tools: &Tools) -> Result<(Asked, Target)> {
+    pub(super) fn words(
+        args: &RestoreArgs,
+        tools: &Tools,
+    ) -> Result<(Asked, Target, ServerOptions)> {
         let context = TimeContext {
             now: tools.clock.now(),
             local: TimeZone::system(),
             interactive: tools.console.out_is_terminal,
         };
-        Ok((Asked::read(args, &context)?, Target::check(&args.target)?))
+        let moves = args.map_tablespace.iter().map(String::as_str);
+        let tablespaces = TablespaceMap::parse(moves);
+        let server = ServerOptions {
+            tablespaces: tablespaces.map_err(|error| Error::TargetText(error.to_string()))?,
+            pg_bin: args.pg_bin.clone(),
+            no_finish: args.no_finish,
+        };
+        let target = Target::look(&args.target)?;
+        Ok((Asked::read(args, &context)?, target, server))
+    }
+
+    /// What the target must be for this source; only a server has options of its own.
+    fn shaped(target: Target, timeline: &Timeline, args: &RestoreArgs) -> Result<Target> {
+        if timeline.is_divisible() {
+            return Ok(target.into_folder()?);
+        }
+        let given = [
+            (args.no_finish, "--no-finish"),
+            (args.pg_bin.is_some(), "--pg-bin"),
+            (!args.map_tablespace.is_empty(), "--map-tablespace"),
+        ];
+        if let Some((_, word)) = given.into_iter().find(|(given, _)| *given) {
+            return Err(Error::TargetText(format!(
+                "{word} is for PostgreSQL servers, and source {} is none",
+                timeline.source()
+            )));
+        }
+        Ok(target.into_file()?)
     }
 
     pub(super) async fn look(
@@ -46,12 +79,14 @@ impl Prepared {
         trust: Option<tidemark_ledger::Trust>,
         tools: &Tools,
     ) -> Result<Self> {
-        let (asked, target) = Self::words(args, tools)?;
+        let (asked, target, server) = Self::words(args, tools)?;
         let repository = Repository::open(settings, trust, tools).await?;
         let source = repository.source(settings.source.as_ref()).await?;
         let points = match asked.goal {
             Goal::Latest | Goal::Position(..) => PointsWanted::Newest(NEWEST_POINTS),
-            Goal::Time(_) | Goal::Point(_) | Goal::PointAt(..) => PointsWanted::All,
+            Goal::Time(_) | Goal::Point(_) | Goal::PointAt(..) | Goal::Lsn(_) | Goal::Xid(_) => {
+                PointsWanted::All
+            }
         };
         let points = if args.expect.is_some() {
             PointsWanted::All
@@ -61,9 +96,11 @@ impl Prepared {
         let timeline = repository
             .timeline(&source, &LoadOptions { points })
             .await?;
+        let target = Self::shaped(target, &timeline, args)?;
         let mut prepared = Self {
             asked,
             target,
+            server,
             repository,
             timeline,
             notes: Vec::new(),
@@ -211,7 +248,11 @@ impl Prepared {
         plan::plan(&self.timeline, &self.asked, avoid, self.accept_older).await
     }
 
-    pub(super) fn document(&self, plan: &RestorePlan) -> Result<PlanDocument> {
+    pub(super) fn document(
+        &self,
+        plan: &RestorePlan,
+        needs: Option<&ServerNeeds>,
+    ) -> Result<PlanDocument> {
         let mut notes = self.notes.clone();
         notes.extend(self.exceptions.iter().cloned());
         if self.asked.assumed_today {
@@ -234,6 +275,7 @@ impl Prepared {
             (target, free),
             regions,
             notes,
-        ))
+        )
+        .with_server(plan, needs))
     }
 }

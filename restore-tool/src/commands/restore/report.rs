@@ -36,7 +36,8 @@ pub struct Report {
     pub beyond: Option<Beyond>,
     /// Bytes of the database.
     pub bytes: u64,
-    /// `digest-equal`, or `chain-only` when the last object carried no digest.
+    /// `digest-equal`, or `chain-only` when the last object carried no digest; of a server `replayed`, or
+    /// `end-not-proved` with --no-finish.
     pub proof: &'static str,
     /// The digest of the whole.
     pub digest: Option<String>,
@@ -58,9 +59,17 @@ pub struct Report {
     pub exceptions: Vec<String>,
     /// What the reader should know.
     pub notes: Vec<String>,
+    /// How to start the restored server.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub start: Vec<String>,
     /// How to protect the restored database again.
     pub protect_again: Vec<String>,
 }
+
+/// A server replayed the log and ended where it was to.
+pub(super) const REPLAYED: &str = "replayed";
+/// Recovery is left to the user.
+pub(super) const NOT_PROVED: &str = "end-not-proved";
 
 impl Report {
     pub(super) fn new(
@@ -77,9 +86,9 @@ impl Report {
         exceptions.extend(damages(work, plan));
         let (proof, unproved) = match done.proof.result {
             ProofResult::Equal => ("digest-equal", None),
-            ProofResult::Replayed => ("replayed", None),
+            ProofResult::Replayed => (REPLAYED, None),
             ProofResult::Unproved => (
-                "end-not-proved",
+                NOT_PROVED,
                 Some(
                     "the end is not proved: recovery was left to you, and runs when you start the server",
                 ),
@@ -117,6 +126,7 @@ impl Report {
             phases_ms: [ms(done.bases), ms(done.log), ms(done.prove)],
             exceptions,
             notes: prepared.notes.clone(),
+            start: Vec::new(),
             protect_again: protect_again(prepared, settings),
         }
     }
@@ -148,16 +158,18 @@ fn damages(work: &Work, plan: &RestorePlan) -> Vec<String> {
     lines
 }
 
+/// A word as a shell takes it.
+pub(super) fn quote(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,+@%".contains(c);
+    if word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
 /// The exact commands that protect the restored database again.
 fn protect_again(prepared: &Prepared, settings: &Settings) -> Vec<String> {
-    let quote = |word: &str| {
-        let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,+@%".contains(c);
-        if word.chars().all(plain) {
-            word.to_owned()
-        } else {
-            format!("'{}'", word.replace('\'', r"'\''"))
-        }
-    };
     let regions: Vec<String> = settings
         .regions
         .iter()
@@ -170,10 +182,15 @@ fn protect_again(prepared: &Prepared, settings: &Settings) -> Vec<String> {
         .map(|entry| format!("--recipient {}", entry.key))
         .collect();
     let (regions, source) = (regions.join(" "), prepared.timeline.source());
-    let target = quote(&prepared.target.path().display().to_string());
+    let what = if prepared.timeline.is_divisible() {
+        "--postgres postgresql:///postgres".to_owned()
+    } else {
+        let target = prepared.target.path().display().to_string();
+        format!("--sqlite {}", quote(&target))
+    };
     vec![
         format!(
-            "tidemark-agent init --sqlite {target} --name {source} {regions} {} --systemd",
+            "tidemark-agent init {what} --name {source} {regions} {} --systemd",
             recipients.join(" ")
         ),
         format!("tidemark-restore keys enrol --all --root ROOT_KEY_FILE {regions}"),
@@ -205,6 +222,8 @@ impl Document for Report {
             self.because.clone(),
         ]);
         let proved = match (&self.digest, self.proof) {
+            (_, REPLAYED) => "the server replayed every record and stopped exactly there, as its new timeline's history says; every signature, link and hash checked".to_owned(),
+            (_, NOT_PROVED) => "end not proved: the server that you start replays the log; every signature, link and hash checked".to_owned(),
             (Some(digest), "digest-equal") => format!(
                 "equal to the source: digest {digest} over {}; every signature, link and hash checked",
                 output::bytes(self.bytes)
@@ -237,6 +256,12 @@ impl Document for Report {
             for exception in &self.exceptions {
                 out.push_str(&format!("  {exception}\n"));
             }
+        }
+        if !self.start.is_empty() {
+            out.push_str("To start it:\n");
+        }
+        for line in &self.start {
+            out.push_str(&format!("  {line}\n"));
         }
         out.push_str("To protect it again:\n");
         for command in &self.protect_again {

@@ -20,7 +20,7 @@ use crate::identity::KeyHolder;
 use crate::progress::Progress;
 use crate::repository::{OpenRegion, Repository, Tools};
 
-use super::{DamageFound, VerifyReport};
+use super::{DamageFound, VerifyReport, wal};
 /// Objects read at once: packs of 8 MiB.
 const OBJECTS_AT_ONCE: usize = 8;
 
@@ -216,14 +216,27 @@ impl Check<'_> {
         let mut reads = stream::iter(logs.to_vec())
             .map(|(key, link, size)| {
                 let opener = Arc::clone(opener);
-                async move { (opener.log(&key, link).await.map(drop), key, size) }
+                async move {
+                    let opened = opener.log(&key, link).await;
+                    (
+                        opened.map(|opened| wal::Part::read(&key, &opened)),
+                        key,
+                        size,
+                    )
+                }
             })
             .buffer_unordered(OBJECTS_AT_ONCE);
+        let mut parts = Vec::new();
         while let Some((read, key, size)) = reads.next().await {
             progress.add(size);
-            if let Err(error) = read {
-                self.opened(&key, error)?;
+            match read {
+                Ok(Ok(part)) => parts.extend(part),
+                Ok(Err(why)) => self.damage(&key, why),
+                Err(error) => self.opened(&key, error)?,
             }
+        }
+        for (key, why) in wal::breaks(parts) {
+            self.damage(&key, why);
         }
         Ok(())
     }

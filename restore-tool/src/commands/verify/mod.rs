@@ -8,6 +8,8 @@
 mod check;
 mod lag;
 
+mod wal;
+
 use serde::Serialize;
 use tidemark_format::{RegionName, SourceName, keys};
 use tidemark_host::Exit;
