@@ -419,6 +419,10 @@ fn copied_under_load(seed: u64, vacuumed: bool) {
         let error = turn(&mut rig, &mut cut_at);
         assert!(error.is_none(), "seed {seed}: a false alarm: {error:?}");
     }
+    if last.wait().is_err() {
+        // So damaged that SQLite doesn't even open it: there is nothing that could be compared.
+        return;
+    }
     rig.cut();
     assert_equals_the_source(&lab, rig);
 }
