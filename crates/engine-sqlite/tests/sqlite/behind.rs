@@ -401,8 +401,13 @@ fn copied_under_load(seed: u64, vacuumed: bool) {
     while turn(&mut rig, &mut cut_at).is_none() {
         assert!(now() < deadline, "seed {seed}: nobody noticed");
     }
-    open_again(&mut rig);
     std::fs::write(&stop, "").expect("a step of the test");
+    if vacuumed {
+        // Pages in another order and fewer of them: SQLite may not even open or checkpoint the mixture.
+        drop(writer.wait());
+        return;
+    }
+    open_again(&mut rig);
     // It may have ended on a damaged database: nobody's fault but the copy's.
     drop(writer.wait());
     while let Some(error) = turn(&mut rig, &mut cut_at) {
