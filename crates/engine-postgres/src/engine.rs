@@ -20,7 +20,7 @@ use crate::base::{self, Bases};
 use crate::capture::plan::{Place, Plan, branch_of, decide};
 use crate::capture::record::{Cursor, State, StateFolder};
 use crate::capture::server::{Connector, LookError, Looked, look, slot_of, within};
-use crate::capture::{Ack, Begin, Limits, PgCapture, drop_slot};
+use crate::capture::{Ack, Begin, Limits, PgCapture, Seen, drop_slot};
 use crate::conninfo::Surroundings;
 use crate::error::PostgresError;
 use crate::replication;
@@ -118,6 +118,8 @@ struct Life {
     verdict: Verdict,
     /// Cuts sealed before whose records were kept.
     sealed: Vec<(LogSeq, Lsn)>,
+    /// What the server said about itself.
+    seen: Seen,
 }
 
 impl PostgresEngine {
@@ -147,6 +149,11 @@ impl PostgresEngine {
         );
         let looked = looked.await.map_err(opening)?;
         check_version(looked.version.as_deref())?;
+        let seen = Seen {
+            version: looked.version.clone(),
+            standby: looked.view.standby,
+            identity: looked.view.identity.clone(),
+        };
         let slot = looked.view.slot.as_ref();
         if let Some(kind) = slot
             .map(|slot| &slot.kind)
@@ -163,6 +170,7 @@ impl PostgresEngine {
                 state,
                 verdict: Verdict::New,
                 sealed: Vec::new(),
+                seen,
             });
         };
         let reason = state.broken.clone().or_else(|| broken(&looked, &state));
@@ -172,6 +180,7 @@ impl PostgresEngine {
                 state,
                 verdict: Verdict::NewIncarnation { reason },
                 sealed: Vec::new(),
+                seen,
             });
         }
         state.acked = told_before(&looked, &state, self.config.ack);
@@ -183,6 +192,7 @@ impl PostgresEngine {
             state,
             verdict,
             sealed: past.sealed,
+            seen,
         })
     }
 
@@ -232,7 +242,7 @@ impl PostgresEngine {
         let timeline = branch_of(&view, restart);
         let cursor = Cursor::begin(view.identity.system, timeline, view.segment, restart);
         let lives = before.map_or(1, |state| state.lives.saturating_add(1));
-        let incarnation = another(candidate, before, &cursor, lives);
+        let incarnation = another(candidate, &cursor, lives);
         Ok(State::begin(incarnation, lives, cursor))
     }
 
@@ -260,10 +270,16 @@ fn past(
     records: &mut dyn Iterator<Item = (LogSeq, Vec<u8>)>,
 ) -> Result<Past, PostgresError> {
     let mut state = folder.load()?;
-    let sealed = match &mut state {
-        Some(state) => state.replay(records, folder.path())?,
-        None => Vec::new(),
-    };
+    let mut sealed = Vec::new();
+    if let Some(state) = &mut state {
+        state.acked = state.acked.max(folder.noted_acked());
+        match state.replay(records, folder.path()) {
+            Ok(ends) => sealed = ends,
+            Err(error) => {
+                state.broken.get_or_insert_with(|| error.to_string());
+            }
+        }
+    }
     Ok(Past { state, sealed })
 }
 
@@ -296,16 +312,9 @@ fn told_before(looked: &Looked, state: &State, ack: Ack) -> u64 {
     state.acked.max(sealed).max(heard.unwrap_or(0))
 }
 
-/// The id of a new life: the candidate, unless the life before has it.
-fn another(
-    candidate: Incarnation,
-    before: Option<&State>,
-    cursor: &Cursor,
-    lives: u64,
-) -> Incarnation {
-    if before.is_none_or(|state| state.incarnation != candidate) {
-        return candidate;
-    }
+/// The id of a new life. The candidate may be the life before, which the agent remembers and this folder
+/// may have lost: no life may ever go on under the id of another.
+fn another(candidate: Incarnation, cursor: &Cursor, lives: u64) -> Incarnation {
     let mut hasher = blake3::Hasher::new_derive_key("tidemark postgresql incarnation v1");
     hasher.update(candidate.as_bytes());
     for number in [lives, cursor.system, cursor.end.at] {
@@ -356,6 +365,7 @@ impl Engine for PostgresEngine {
         let life = self
             .runtime
             .block_on(Box::pin(self.settle(past, request.candidate)))?;
+        folder.note_acked(life.state.acked)?;
         folder.store(&life.state)?;
         folder.forget_others(life.state.incarnation);
         let bases = self.bases(&folder, &life.state, &request)?;
@@ -366,6 +376,7 @@ impl Engine for PostgresEngine {
             folder,
             bases,
             sealed: life.sealed,
+            seen: life.seen,
             connector: self.connector.clone(),
             slot: self.config.slot.clone(),
             ack: self.config.ack,
@@ -435,10 +446,8 @@ mod tests {
         use tidemark_format::postgres::{SegmentSize, TimelineId};
         let cursor = Cursor::begin(7, TimelineId(1), SegmentSize::DEFAULT, Lsn(0x0300_0000));
         let (old, new) = (Incarnation([1; 16]), Incarnation([2; 16]));
-        let state = State::begin(old, 1, cursor.clone());
-        assert_eq!(another(new, Some(&state), &cursor, 2), new);
-        assert_eq!(another(old, None, &cursor, 1), old);
-        let derived = another(old, Some(&state), &cursor, 2);
-        assert!(derived != old && derived != another(old, Some(&state), &cursor, 3));
+        let once = another(old, &cursor, 1);
+        assert!(once != old && once != another(new, &cursor, 1));
+        assert!(once != another(old, &cursor, 2) && once != another(once, &cursor, 1));
     }
 }

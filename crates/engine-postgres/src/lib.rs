@@ -1,8 +1,9 @@
 //! PostgreSQL 14 to 18: what a server's log is made of, and where its positions lie.
 //!
-//! Built so far: timelines and their histories ([`timeline`]), and the reader of the write-ahead log
-//! ([`wal`]), which finds commits, named points and switches in a stream of any piece size. Nothing
-//! captures or restores a server yet. Positions are persisted, so they are `format`'s.
+//! Own protocol, no client library: [`conninfo`] (as libpq's users write it), [`wire`] (messages, TLS,
+//! log-in), [`replication`] (its commands). On them stands capture: [`PostgresEngine`] opens a server, a
+//! stream on a slot becomes cuts, [`base`] its files' pages. [`wal`] reads the log itself, which knows
+//! better than any clock what was committed when. Positions are persisted, so they are `format`'s.
 
 pub mod base;
 mod capture;

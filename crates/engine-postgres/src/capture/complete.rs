@@ -2,7 +2,8 @@
 //!
 //! Only the server knows up to where its log is flushed, and its keepalives tell what was *sent*. So it is
 //! asked who it is, on a second connection; once as much was received as it had flushed when it was
-//! asked, everything committed by then is here. Pure.
+//! asked, everything committed by then is here. (What the server has not flushed when it says "committed",
+//! as with `synchronous_commit = off`, a crash of its own would lose, too.) Pure.
 
 use std::collections::VecDeque;
 

@@ -23,13 +23,15 @@ use super::pulse::Pulse;
 use super::receiver::Receiver;
 use super::record::{Record, State, StateFolder};
 use super::server::Connector;
-use super::shared::{Inner, Shared};
+use super::shared::{Inner, Seen, Shared};
 use super::{Ack, CUT_BYTES, Limits};
 use crate::base::{Bases, LogStart};
 use crate::error::PostgresError;
 
 /// How soon a poll follows if nothing wakes it.
 const POLL_EVERY: Duration = Duration::from_millis(500);
+/// While a whole cut waits: the next one is made that soon, and a caller that holds cuts back does not spin.
+const POLL_SOON: Duration = Duration::from_millis(10);
 /// A pulse older than this is asked for anew by every poll.
 const PULSE_FRESH: Duration = Duration::from_millis(250);
 /// Commits that wait longer than this for the regions are told.
@@ -45,6 +47,7 @@ pub(crate) struct Begin {
     pub(crate) bases: Bases,
     /// Cuts sealed before whose records were kept.
     pub(crate) sealed: Vec<(LogSeq, Lsn)>,
+    pub(crate) seen: Seen,
     pub(crate) connector: Connector,
     pub(crate) slot: String,
     pub(crate) ack: Ack,
@@ -88,6 +91,7 @@ impl PgCapture {
             folder,
             bases,
             sealed,
+            seen,
             connector,
             slot,
             ack,
@@ -99,6 +103,7 @@ impl PgCapture {
         let cuts = Cuts::new(ack, &sealed, clock.monotonic());
         let buffer = Buffer::after(&state.cursor);
         let shared = Shared::new(buffer, Lsn(state.acked), clock, wake, limits.buffer_max);
+        shared.saw(seen);
         let shared = Arc::new(shared);
         let receiver = Receiver {
             shared: Arc::clone(&shared),
@@ -177,15 +182,20 @@ impl PgCapture {
         alerts
     }
 
-    fn tell(&mut self, acked: Option<Lsn>) {
-        let Some(acked) = acked else {
-            return;
+    fn tell(&mut self, acked: Option<Lsn>) -> Result<(), PostgresError> {
+        let Some(acked) = acked.filter(|acked| acked.0 > self.state.acked) else {
+            return Ok(());
         };
-        self.state.acked = self.state.acked.max(acked.0);
+        if self.ack == Ack::Regions {
+            // Sealed cuts tell it after a crash; durable ones don't.
+            self.folder.note_acked(acked.0)?;
+        }
+        self.state.acked = acked.0;
         let mut inner = self.shared.lock();
         inner.acked = inner.acked.max(acked);
         drop(inner);
         self.shared.nudge.notify_one();
+        Ok(())
     }
 
     fn cut_of(
@@ -270,7 +280,7 @@ fn facts_of(piece: &Piece) -> Value {
 
 /// Everything committed by then is here.
 fn complete_until(inner: &Inner) -> Option<Timestamp> {
-    if inner.standby {
+    if inner.is_standby() {
         let newest = inner.buffer.latest_commit()?;
         return newest.checked_sub(STANDBY_SLACK).ok();
     }
@@ -291,7 +301,7 @@ impl Capture for PgCapture {
         let at_once = self.ack == Ack::Regions && self.cuts.is_settled() && pending > 0;
         let poll = Poll {
             next: if pending >= CUT_BYTES {
-                Duration::ZERO
+                POLL_SOON
             } else {
                 POLL_EVERY
             },
@@ -318,7 +328,7 @@ impl Capture for PgCapture {
         let Some(piece) = taken else {
             return Ok(None);
         };
-        let complete = if inner.standby {
+        let complete = if inner.is_standby() {
             complete_until(&inner)
         } else {
             inner.complete.cut_at(piece.cursor.end())
@@ -344,13 +354,12 @@ impl Capture for PgCapture {
             self.state.cursor = cursor;
             self.state.sealed = Some(seq);
         }
-        self.tell(acked);
-        Ok(())
+        Ok(self.tell(acked)?)
     }
 
     fn durable(&mut self, seq: LogSeq) -> Result<(), Error> {
         let acked = self.cuts.durable(seq);
-        self.tell(acked);
+        self.tell(acked)?;
         if acked.is_some() && self.ack == Ack::Regions {
             // What came meanwhile may be cut at once.
             self.shared.wake();
@@ -423,16 +432,20 @@ impl Capture for PgCapture {
                 inner.buffer.received().to_string().into(),
             ),
             ("acknowledged".to_owned(), inner.acked.to_string().into()),
-            ("standby".to_owned(), inner.standby.into()),
+            ("standby".to_owned(), inner.is_standby().into()),
         ]);
         let mut held = 0;
-        if let Some(identity) = &inner.identity {
+        if let Some(Seen { identity, .. }) = &inner.seen {
             held = identity.flushed.since(inner.acked);
             facts.insert("timeline".to_owned(), identity.timeline.0.into());
         }
         Ok(Probe {
             log_bytes: if inner.acked == Lsn(0) { 0 } else { held },
-            version: inner.version.clone().unwrap_or_default(),
+            version: inner
+                .seen
+                .as_ref()
+                .and_then(|seen| seen.version.clone())
+                .unwrap_or_default(),
             facts,
             ..Probe::default()
         })

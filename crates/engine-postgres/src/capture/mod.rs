@@ -45,6 +45,7 @@ use std::time::Duration;
 
 pub(crate) use live::{Begin, PgCapture};
 pub(crate) use receiver::drop_slot;
+pub(crate) use shared::Seen;
 
 /// Bytes of log in one cut at most.
 pub(crate) const CUT_BYTES: usize = 8 << 20;

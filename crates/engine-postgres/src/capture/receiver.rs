@@ -16,7 +16,7 @@ use super::Limits;
 use super::alerts::Trouble;
 use super::plan::{Place, Plan, SlotStep, decide};
 use super::server::{Connector, LookError, Looked, NO_FILE, histories, look, within};
-use super::shared::Shared;
+use super::shared::{Seen, Shared};
 use super::stream::{Ended, Streaming};
 use crate::replication::{self, Started};
 use crate::wire::{Connection, WireError, WireErrorKind};
@@ -125,10 +125,12 @@ impl Receiver {
         } = looked;
         let (tip, lacks_histories) = self.shared.tip();
         let place = {
-            let mut inner = self.shared.lock();
-            inner.standby = view.standby;
-            inner.version = version;
-            inner.identity = Some(view.identity.clone());
+            self.shared.saw(Seen {
+                version,
+                standby: view.standby,
+                identity: view.identity.clone(),
+            });
+            let inner = self.shared.lock();
             Place {
                 system: inner.buffer.system(),
                 segment: inner.buffer.segment(),

@@ -18,6 +18,8 @@ use crate::wal::Span;
 
 /// The state file's name in the engine's folder.
 const STATE: &str = "capture.json";
+/// The file beside it with what the server was told last.
+const ACKED: &str = "acknowledged";
 const VERSION: u32 = 1;
 
 /// The hash of a segment's bytes from its start up to a position: the same position in another log
@@ -237,6 +239,26 @@ impl StateFolder {
         Ok(state.filter(|state| {
             state.version == VERSION && SegmentSize::new(state.cursor.segment_bytes).is_some()
         }))
+    }
+
+    /// Notes what the server is about to be told as flushed, not durably: it outlives this process, and
+    /// after a crash of the machine the server's slot itself says what it heard.
+    pub(crate) fn note_acked(&self, acked: u64) -> Result<(), PostgresError> {
+        let path = self.0.join(ACKED);
+        std::fs::write(&path, format!("{acked:016x}")).map_err(|source| PostgresError::Io {
+            action: "write",
+            path,
+            source,
+        })
+    }
+
+    /// What was noted last; 0 if nothing was.
+    pub(crate) fn noted_acked(&self) -> u64 {
+        std::fs::read_to_string(self.0.join(ACKED))
+            .ok()
+            .filter(|text| text.len() == 16)
+            .and_then(|text| u64::from_str_radix(&text, 16).ok())
+            .unwrap_or(0)
     }
 
     /// Stores the state, durably.

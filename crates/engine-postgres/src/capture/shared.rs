@@ -29,12 +29,26 @@ pub(super) struct LetGo {
     pub(super) dropped: bool,
 }
 
+/// What a server last said about itself.
+#[derive(Debug, Clone)]
+pub(crate) struct Seen {
+    /// As in `17.4`.
+    pub(crate) version: Option<String>,
+    /// Whether it is in recovery.
+    pub(crate) standby: bool,
+    /// Who it is, and how far.
+    pub(crate) identity: Identity,
+}
+
 /// What keeps the stream from flowing, and since when.
 #[derive(Debug, Clone)]
 struct Since {
     trouble: Trouble,
     since: Monotonic,
 }
+
+/// A stream that lasted this long has left behind what was wrong before.
+const STEADY: Duration = Duration::from_secs(5);
 
 /// Guarded by the lock.
 #[derive(Debug)]
@@ -49,12 +63,11 @@ pub(super) struct Inner {
     pub(super) broken: Option<String>,
     pub(super) let_go: Option<LetGo>,
     trouble: Option<Since>,
+    /// Since when it streams.
+    flows: Option<Monotonic>,
     /// Whom the log streams from.
     pub(super) peer: Option<String>,
-    pub(super) standby: bool,
-    pub(super) version: Option<String>,
-    /// What the server last said about itself.
-    pub(super) identity: Option<Identity>,
+    pub(super) seen: Option<Seen>,
     /// What the slot may hold now: more than it should only while it holds less and less.
     allowance: Option<u64>,
     last_pulse: Option<Monotonic>,
@@ -96,10 +109,9 @@ impl Shared {
                 broken: None,
                 let_go: None,
                 trouble: None,
+                flows: None,
                 peer: None,
-                standby: false,
-                version: None,
-                identity: None,
+                seen: None,
                 allowance: None,
                 last_pulse: None,
             }),
@@ -147,16 +159,24 @@ impl Shared {
             inner.complete.forget();
             inner.peer = Some(peer.to_owned());
         }
-        inner.trouble = None;
+        inner.flows = Some(self.clock.monotonic());
         drop(inner);
         self.ask.notify_one();
+    }
+
+    /// A server was looked at.
+    pub(super) fn saw(&self, seen: Seen) {
+        self.lock().seen = Some(seen);
     }
 
     /// The stream does not flow.
     pub(super) fn trouble(&self, trouble: Trouble) {
         let now = self.clock.monotonic();
         let mut inner = self.lock();
-        let since = inner.trouble.as_ref().map_or(now, |known| known.since);
+        // One that comes again as soon as it streams is still the same one.
+        let flowed = inner.flows.take().is_some_and(|at| now.since(at) >= STEADY);
+        let known = inner.trouble.as_ref().filter(|_| !flowed);
+        let since = known.map_or(now, |known| known.since);
         inner.trouble = Some(Since { trouble, since });
     }
 
@@ -177,6 +197,7 @@ impl Shared {
         let was_empty = inner.buffer.bytes() == 0;
         let was_due = inner.buffer.is_due(CUT_BYTES);
         inner.buffer.append(bytes, last, found, now)?;
+        inner.trouble = None;
         let wakes = was_empty || (!was_due && inner.buffer.is_due(CUT_BYTES));
         drop(inner);
         if wakes {
@@ -209,7 +230,9 @@ impl Shared {
         }
         inner.complete.told(identity.flushed, asked);
         let held = identity.flushed.since(inner.acked.max(inner.floor));
-        inner.identity = Some(identity);
+        if let Some(seen) = &mut inner.seen {
+            seen.identity = identity;
+        }
         inner.last_pulse = Some(self.clock.monotonic());
         if let Some(keep_max) = keep_max
             && inner.let_go.is_none()
@@ -249,6 +272,10 @@ impl Inner {
         held > allowance
     }
 
+    pub(super) fn is_standby(&self) -> bool {
+        self.seen.as_ref().is_some_and(|seen| seen.standby)
+    }
+
     /// What is asked for often is answered often: how long ago the last pulse was.
     pub(super) fn pulse_age(&self, now: Monotonic) -> Option<Duration> {
         self.last_pulse.map(|last| now.since(last))
@@ -279,7 +306,8 @@ impl Inner {
             };
             now.since(since.since) >= patience
         };
-        if let Some(since) = self.trouble.as_ref().filter(long) {
+        let steady = self.flows.is_some_and(|at| now.since(at) >= STEADY);
+        if let Some(since) = self.trouble.as_ref().filter(long).filter(|_| !steady) {
             alerts.push(Alert {
                 code: since.trouble.code,
                 message: since.trouble.message.clone(),

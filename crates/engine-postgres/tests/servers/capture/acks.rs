@@ -5,7 +5,7 @@ use std::time::Duration;
 use tidemark_engine_postgres::{Ack, Lsn};
 use tidemark_testkit::postgres::{Cluster, Options, Postgres};
 
-use super::{Desk, conninfo, eventually, flushed};
+use super::{Desk, conninfo, eventually, flushed, now, since};
 
 fn synchronous(postgres: &Postgres, ack: Ack) -> (Cluster, Desk) {
     let options = Options::default().with("synchronous_standby_names", "tide");
@@ -67,14 +67,14 @@ fn commits_that_wait_for_the_regions_are_told_within_ten_seconds() {
     std::thread::scope(|scope| {
         let commit = scope.spawn(|| cluster.sql("INSERT INTO t VALUES (1)"));
         eventually("it waits", || waits(&cluster));
-        let told = std::time::Instant::now();
+        let told = now();
         desk.run_until("it is told", |desk| {
             let alerts = desk.poll().alerts;
             alerts
                 .iter()
                 .any(|alert| alert.code == "postgresql.commits-wait")
         });
-        assert!(told.elapsed() < Duration::from_secs(10));
+        assert!(since(told) < Duration::from_secs(10));
         let last = desk.kept.last().expect("there").seq;
         desk.capture().durable(last).expect("durable");
         desk.durable_at_once = true;
@@ -92,7 +92,7 @@ fn a_commit_returns_once_it_is_sealed_if_the_spool_is_enough() {
     desk.durable_at_once = false;
     std::thread::scope(|scope| {
         let commit = scope.spawn(|| {
-            cluster.sql("SET synchronous_commit = remote_apply; INSERT INTO t VALUES (1)")
+            cluster.sql("SET synchronous_commit = remote_apply; INSERT INTO t VALUES (1)");
         });
         eventually("it waits", || waits(&cluster));
         desk.run_until("it returns", |_| commit.is_finished());
@@ -110,7 +110,7 @@ fn a_full_buffer_keeps_the_connection_and_loses_nothing() {
         .with("wal_keep_size", "1GB");
     let cluster = Cluster::start(&postgres, &options).expect("a cluster");
     let mut desk = Desk::new(&conninfo(&cluster), |config| {
-        config.limits.buffer_max = 1 << 20
+        config.limits.buffer_max = 1 << 20;
     });
     desk.open();
     cluster.sql("CREATE TABLE t (n int)");
@@ -122,11 +122,11 @@ fn a_full_buffer_keeps_the_connection_and_loses_nothing() {
     eventually("the buffer is full", || {
         desk.poll().pending_bytes >= 1 << 20
     });
-    let full = std::time::Instant::now();
+    let full = now();
     eventually("time passes", || {
         let poll = desk.poll();
         assert!(poll.pending_bytes < 2 << 20, "{}", poll.pending_bytes);
-        full.elapsed() > Duration::from_secs(6)
+        since(full) > Duration::from_secs(6)
     });
     // THEN it is still the same connection, and everything comes
     assert_eq!(pid(), before, "the server did not hang up");

@@ -1,13 +1,13 @@
 //! Bases made through the capture: they fit onto the log that is cut beside them.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tidemark_engine::{BaseStart, ErrorKind};
 use tidemark_engine_postgres::Lsn;
 use tidemark_format::LogSeq;
 use tidemark_testkit::postgres::{Cluster, Options, Postgres};
 
-use super::Desk;
+use super::{Desk, PATIENCE, now, since};
 
 struct Base {
     start: BaseStart,
@@ -24,10 +24,10 @@ fn base(desk: &mut Desk, complete: bool) -> Base {
         .begin_base(next, complete)
         .expect("it begins");
     assert_eq!(start.start, next);
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let begun = now();
     let mut pages = 0;
     let files = loop {
-        assert!(Instant::now() < deadline, "the base never ends");
+        assert!(since(begun) < PATIENCE, "the base never ends");
         match desk.slice(1 << 20) {
             Ok(slice) => {
                 pages += slice
@@ -46,7 +46,7 @@ fn base(desk: &mut Desk, complete: bool) -> Base {
         std::thread::sleep(Duration::from_millis(2));
     };
     let usable = loop {
-        assert!(Instant::now() < deadline, "no restorable cut comes");
+        assert!(since(begun) < PATIENCE, "no restorable cut comes");
         desk.poll();
         if desk.cut() && desk.kept.last().is_some_and(|kept| kept.cut.restorable) {
             break desk.kept.last().expect("there").seq;

@@ -294,6 +294,27 @@ fn what_was_given_up_ends_the_life() {
 }
 
 #[test]
+fn a_lost_folder_never_goes_on_under_the_same_id() {
+    let Some(postgres) = Postgres::of(14) else {
+        return;
+    };
+    let cluster = Cluster::start(&postgres, &keeping()).expect("a cluster");
+    let mut desk = Desk::of(&cluster);
+    desk.open();
+    cluster.sql("CREATE TABLE t (n int)");
+    desk.catch_up(&cluster);
+    let before = desk.incarnation;
+    // WHEN what was kept here is lost, and log may be missing
+    desk.crash();
+    desk.lose_folder();
+    assert_eq!(desk.open(), Verdict::New);
+    // THEN nothing is appended to the life before
+    assert!(desk.incarnation != before);
+    cluster.sql("INSERT INTO t VALUES (1)");
+    desk.catch_up(&cluster);
+}
+
+#[test]
 fn a_retired_source_leaves_no_slot() {
     for postgres in Postgres::all() {
         let cluster = Cluster::start(&postgres, &keeping()).expect("a cluster");

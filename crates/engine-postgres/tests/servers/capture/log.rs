@@ -3,7 +3,7 @@
 use std::process::Stdio;
 
 use tidemark_engine::{COMPLETE_UNTIL, Verdict};
-use tidemark_engine_postgres::wal::{Event, Outcome};
+use tidemark_engine_postgres::wal::{Event, Outcome, Record};
 use tidemark_engine_postgres::{Ack, Lsn, SegmentSize, TimelineId};
 use tidemark_testkit::postgres::{Cluster, Options, Postgres, Stop};
 
@@ -22,6 +22,21 @@ fn stop_while_draining(desk: &mut Desk, cluster: &Cluster, how: Stop) {
         let stops = scope.spawn(|| cluster.stop(how).expect("it stops"));
         desk.run_until("the server has stopped", |_| stops.is_finished());
     });
+}
+
+/// Cuts counted every commit of the log, and each once.
+fn assert_counted_once(desk: &Desk, found: &[Record]) {
+    let commits = found.iter().filter(|record| {
+        matches!(
+            record.event,
+            Event::End {
+                outcome: Outcome::Committed,
+                ..
+            }
+        )
+    });
+    let counted: u64 = desk.kept.iter().map(|kept| kept.cut.transactions).sum();
+    assert_eq!(counted, u64::try_from(commits.count()).expect("fits"));
 }
 
 fn survives_the_server(postgres: &Postgres) {
@@ -58,7 +73,12 @@ fn survives_the_server(postgres: &Postgres) {
         "{last:?}"
     );
     assert!(desk.assert_same_as(beside.path(), FIRST, SEGMENT) > 5_000_000);
-    // WHEN it runs again, crashes twice in the middle of writing, and runs again
+    crashes_while_writing(&mut desk, &cluster);
+    everything_is_there_once(&mut desk, &cluster);
+}
+
+/// It runs again, crashes twice in the middle of writing, and runs again.
+fn crashes_while_writing(desk: &mut Desk, cluster: &Cluster) {
     for _ in 0..2 {
         cluster.start_again().expect("it starts");
         std::thread::scope(|scope| {
@@ -80,24 +100,17 @@ fn survives_the_server(postgres: &Postgres) {
     }
     cluster.start_again().expect("it starts");
     cluster.sql("INSERT INTO t VALUES (-1, 'last')");
-    // THEN it is all there, in one life, byte for byte as in the server's files
-    let end = desk.catch_up(&cluster);
+}
+
+/// It is all there, in one life, byte for byte as in the server's files.
+fn everything_is_there_once(desk: &mut Desk, cluster: &Cluster) {
+    let end = desk.catch_up(cluster);
     let compared = desk.assert_same_as(&cluster.data_dir().join("pg_wal"), FIRST, SEGMENT);
     assert!(compared > 40_000_000, "{compared}");
     let (found, scanner) = desk.scanned(FIRST, SEGMENT);
     assert_eq!(scanner.last().map(|last| last.end), Some(end));
     // AND every commit was counted once, their times never go back, and the point is named
-    let commits = found.iter().filter(|record| {
-        matches!(
-            record.event,
-            Event::End {
-                outcome: Outcome::Committed,
-                ..
-            }
-        )
-    });
-    let counted: u64 = desk.kept.iter().map(|kept| kept.cut.transactions).sum();
-    assert_eq!(counted, u64::try_from(commits.count()).expect("fits"));
+    assert_counted_once(desk, &found);
     let times: Vec<_> = desk
         .kept
         .iter()
@@ -222,6 +235,38 @@ fn a_failover_that_lost_what_was_captured_begins_a_new_life() {
     );
 }
 
+/// Everything is in memory.
+fn receives_all(desk: &mut Desk, cluster: &Cluster) {
+    let end = flushed(cluster);
+    eventually("it is received", || {
+        let poll = desk.poll();
+        assert!(poll.pending_bytes <= 8 << 20);
+        let probe = desk.capture().probe().expect("probed");
+        let received = probe.facts["received"].as_str().expect("text");
+        received.parse::<Lsn>().expect("a position") >= end
+    });
+}
+
+/// It dies before the cut, after it, with its record in the spool, or sealed.
+fn dies_at_some_point(desk: &mut Desk, round: u32) {
+    let cut = if round.is_multiple_of(4) {
+        None
+    } else {
+        desk.cut_unsealed()
+    };
+    match (round % 4, cut) {
+        (2, Some(cut)) => {
+            desk.spool(cut);
+        }
+        (3, Some(cut)) => {
+            let seq = desk.spool(cut);
+            desk.capture().sealed(seq).expect("sealed");
+            desk.capture().durable(seq).expect("durable");
+        }
+        _ => {}
+    }
+}
+
 #[test]
 fn the_agent_may_die_at_any_point_and_nothing_is_twice_or_missing() {
     let Some(postgres) = Postgres::of(15) else {
@@ -241,35 +286,9 @@ fn the_agent_may_die_at_any_point_and_nothing_is_twice_or_missing() {
             if round % 7 == 3 {
                 cluster.sql("SELECT pg_switch_wal()");
             }
-            let end = flushed(&cluster);
-            eventually("it is received", || {
-                let poll = desk.poll();
-                let received = &desk.capture().probe().expect("probed").facts["received"];
-                let received: Lsn = received
-                    .as_str()
-                    .expect("text")
-                    .parse()
-                    .expect("a position");
-                assert!(poll.pending_bytes <= 8 << 20);
-                received >= end
-            });
-            // WHEN it dies before the cut, after it, with its record in the spool, or sealed
-            let cut = if round % 4 == 0 {
-                None
-            } else {
-                desk.cut_unsealed()
-            };
-            match (round % 4, cut) {
-                (2, Some(cut)) => {
-                    desk.spool(cut);
-                }
-                (3, Some(cut)) => {
-                    let seq = desk.spool(cut);
-                    desk.capture().sealed(seq).expect("sealed");
-                    desk.capture().durable(seq).expect("durable");
-                }
-                _ => {}
-            }
+            receives_all(&mut desk, &cluster);
+            // WHEN
+            dies_at_some_point(&mut desk, round);
             if round % 3 == 0 {
                 desk.sync();
             }
@@ -290,17 +309,7 @@ fn the_agent_may_die_at_any_point_and_nothing_is_twice_or_missing() {
             desk.assert_same_as(&cluster.data_dir().join("pg_wal"), FIRST, SEGMENT) > 1_000_000
         );
         let (found, _) = desk.scanned(FIRST, SEGMENT);
-        let commits = found.iter().filter(|record| {
-            matches!(
-                record.event,
-                Event::End {
-                    outcome: Outcome::Committed,
-                    ..
-                }
-            )
-        });
-        let counted: u64 = desk.kept.iter().map(|kept| kept.cut.transactions).sum();
-        assert_eq!(counted, u64::try_from(commits.count()).expect("fits"));
+        assert_counted_once(&desk, &found);
         // AND what is told to the server arrives there
         let end = desk.end().expect("a log").to_string();
         eventually("the slot moves on", || {

@@ -13,7 +13,7 @@ mod trouble;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tempfile::TempDir;
 use tidemark_engine::{
@@ -26,7 +26,7 @@ use tidemark_engine_postgres::{
 };
 use tidemark_format::postgres::LogRange;
 use tidemark_format::{Incarnation, LogSeq};
-use tidemark_host::SystemClock;
+use tidemark_host::{Clock as _, Monotonic, SystemClock};
 use tidemark_testkit::postgres::Cluster;
 
 use crate::replication::Nothing;
@@ -34,6 +34,14 @@ use crate::replication::Nothing;
 /// Nothing here takes this long.
 const PATIENCE: Duration = Duration::from_secs(60);
 const STEP: Duration = Duration::from_millis(5);
+
+pub(crate) fn now() -> Monotonic {
+    SystemClock.monotonic()
+}
+
+pub(crate) fn since(begun: Monotonic) -> Duration {
+    now().since(begun)
+}
 
 /// A sealed cut.
 pub(crate) struct Kept {
@@ -124,11 +132,11 @@ impl Desk {
 
     /// Opens, as often as the agent would.
     pub(crate) fn open(&mut self) -> Verdict {
-        let deadline = Instant::now() + PATIENCE;
+        let begun = now();
         loop {
             match self.try_open() {
                 Ok(verdict) => return verdict,
-                Err(error) if error.kind() == ErrorKind::Vanished && Instant::now() < deadline => {
+                Err(error) if error.kind() == ErrorKind::Vanished && since(begun) < PATIENCE => {
                     std::thread::sleep(STEP * 10);
                 }
                 Err(error) => panic!("it does not open: {error} {error:?}"),
@@ -188,6 +196,11 @@ impl Desk {
         true
     }
 
+    /// The engine's folder is gone.
+    pub(crate) fn lose_folder(&mut self) {
+        std::fs::remove_dir_all(self.folder.path().join("engine")).expect("removed");
+    }
+
     /// The number of the next cut.
     pub(crate) const fn next_seq(&self) -> LogSeq {
         self.next
@@ -218,7 +231,7 @@ impl Desk {
         what: &str,
         mut done: impl FnMut(&mut Self) -> bool,
     ) -> Vec<Verdict> {
-        let deadline = Instant::now() + PATIENCE;
+        let begun = now();
         let mut verdicts = Vec::new();
         loop {
             match self.try_poll() {
@@ -232,7 +245,7 @@ impl Desk {
             if done(self) {
                 return verdicts;
             }
-            if Instant::now() > deadline {
+            if since(begun) > PATIENCE {
                 let alerts = self.try_poll().map(|poll| poll.alerts);
                 panic!("never: {what}; kept up to {:?}; {alerts:?}", self.end());
             }
@@ -329,9 +342,9 @@ pub(crate) fn flushed(cluster: &Cluster) -> Lsn {
 
 /// Waits for something that the server does by itself.
 pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let begun = now();
     while !holds() {
-        assert!(Instant::now() < deadline, "never: {what}");
+        assert!(since(begun) < PATIENCE, "never: {what}");
         std::thread::sleep(STEP);
     }
 }
