@@ -14,6 +14,7 @@ mod machine;
 mod manual;
 mod objects;
 mod people;
+mod pg_restore;
 mod pg_site;
 mod postgres;
 mod process;
