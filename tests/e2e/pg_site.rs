@@ -1,7 +1,6 @@
 //! A site whose database is a PostgreSQL cluster of the test's own: `init --postgres`, the agent, and
 //! what the server says. Restores join it through [`PgSite::site`], whose regions and identity they use.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -10,7 +9,7 @@ use tidemark_testkit::postgres::{Cluster, Options, Postgres};
 use tidemark_tests::eventually;
 
 use crate::process::{Daemon, Ran, now};
-use crate::site::{Site, instant};
+use crate::site::Site;
 
 /// The role that the agent logs in as.
 pub(crate) const ROLE: &str = "tidemark";
@@ -109,11 +108,6 @@ impl PgSite {
     pub(crate) fn slot(&self) -> Option<(bool, String)> {
         slot(&self.cluster)
     }
-
-    /// A folder for something restored, whose parent the servers' user may write.
-    pub(crate) fn fresh_target(&self) -> PathBuf {
-        self.site.fresh("restored-cluster")
-    }
 }
 
 /// A connection string that names clusters, in this order.
@@ -156,9 +150,4 @@ pub(crate) fn slot(cluster: &Cluster) -> Option<(bool, String)> {
     ));
     let (active, restart) = row.split_once('|')?;
     Some((active == "t", restart.to_owned()))
-}
-
-/// The newest commit of the cluster that the agent says is in every cut.
-pub(crate) fn caught_up_at(live: &Value) -> Option<Timestamp> {
-    instant(&live["caught_up_at"])
 }

@@ -277,6 +277,10 @@ impl Driver {
         let another = self.record.incarnation != Some(opened.incarnation);
         let no_generation = self.record.generation.is_none();
         self.record.incarnation = Some(opened.incarnation);
+        if another {
+            // Nothing of this life can be replayed onto a base of the one before: no point may say so.
+            self.record.base = None;
+        }
         self.changed();
         self.acknowledge_anew();
         self.parts.slot.tell(Command::Probe);

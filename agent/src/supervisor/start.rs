@@ -166,7 +166,6 @@ impl Running {
         let mut beats = JoinSet::new();
         beats.spawn(first.beats.run(senders, stop_beats.clone()));
         let asked = starting.control(config, &reporter).await?;
-        starting.sizes(config);
         let alive_at = components.clock.monotonic();
         let mut running = Self {
             shared,

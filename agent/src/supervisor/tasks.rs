@@ -84,12 +84,13 @@ impl Starting {
         }
     }
 
-    /// Starts the control socket and the metrics endpoint.
+    /// Starts the control socket, the metrics endpoint, and the questions after clusters' sizes.
     pub(super) async fn control(
         &mut self,
         config: &AgentConfig,
         reporter: &Arc<Reporter>,
     ) -> Result<mpsc::Receiver<Asked>> {
+        self.sizes(config);
         let (asked_to, asked) = mpsc::channel(REQUESTS_MAX);
         let path = self.shared.state.control_socket();
         let stop = self.stop_rest.clone();
