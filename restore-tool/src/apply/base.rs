@@ -84,27 +84,31 @@ pub(super) async fn write(
         saved: Mutex::new(work.tools.clock.monotonic()),
         running: AtomicU64::new(0),
     });
-    let mut fetched_bytes = 0_u64;
-    let mut fetched = Ok(());
-    for wanted in wanted {
-        let fetcher = FrameFetcher::new(Arc::clone(&work.opener), REQUESTS_AT_ONCE);
-        let as_sink: Arc<dyn FrameSink> = Arc::<Sink>::clone(&sink);
-        match fetcher.run(wanted, as_sink).await {
-            Ok(stats) => fetched_bytes = fetched_bytes.saturating_add(stats.stored_bytes),
-            Err(error) => {
-                fetched = Err(error);
-                break;
-            }
-        }
-    }
+    let fetched = fetch(work, wanted, &sink).await;
     // The engine goes on to the log: nobody else may hold it.
     sink.close();
-    fetched?;
+    let fetched_bytes = fetched?;
     progress.finish();
     Ok(BaseDone {
         fetched_bytes,
         resumed_bytes,
     })
+}
+
+/// Fetches one group of frames after the other; the bytes read.
+async fn fetch(
+    work: &Work,
+    groups: impl Iterator<Item = Vec<PackFrames>>,
+    sink: &Arc<Sink>,
+) -> Result<u64> {
+    let mut bytes = 0_u64;
+    for wanted in groups {
+        let fetcher = FrameFetcher::new(Arc::clone(&work.opener), REQUESTS_AT_ONCE);
+        let sink: Arc<dyn FrameSink> = Arc::<Sink>::clone(sink);
+        let stats = fetcher.run(wanted, sink).await?;
+        bytes = bytes.saturating_add(stats.stored_bytes);
+    }
+    Ok(bytes)
 }
 
 fn holds_layout(unit: &Unit) -> bool {

@@ -224,8 +224,9 @@ pub async fn plan(
     ))
 }
 
-/// Reads what the goal needs and turns it into `planner`'s words.
-async fn resolve(timeline: &Timeline, survey: &mut Survey<'_>, asked: &Asked) -> Result<Target> {
+/// A place that only the log of a server knows, if that is what was asked for. Reads the heads that may
+/// tell of it.
+async fn mark(timeline: &Timeline, survey: &mut Survey<'_>, asked: &Asked) -> Result<Option<Mark>> {
     asked.suits(timeline.engine(), |epoch, seq| {
         let points = timeline.epoch(epoch).map(|view| view.points.iter());
         let mut points = points.into_iter().flatten();
@@ -236,17 +237,34 @@ async fn resolve(timeline: &Timeline, survey: &mut Survey<'_>, asked: &Asked) ->
     } else {
         Bound::Excluded
     };
-    let position = match &asked.goal {
+    let mark = match &asked.goal {
         Goal::Lsn(at) => {
             let begins = |head: &LogHead| ServerLog::read(&head.facts).and_then(|log| log.start);
             let before = |head: &LogHead| begins(head).is_some_and(|start| start <= *at);
             survey.back_until(before).await?;
-            return Ok(Target::Mark(Mark::Lsn(*at, bound)));
+            return Ok(Some(Mark::Lsn(*at, bound)));
         }
-        Goal::Xid(id) => {
-            survey.back_until(|_| false).await?;
-            return Ok(Target::Mark(Mark::Xid(*id, bound)));
+        Goal::Xid(id) => Mark::Xid(*id, bound),
+        Goal::Point(name) if timeline.is_divisible() => {
+            if points_named(timeline, name).next().is_some() {
+                return Ok(None);
+            }
+            Mark::Name(name.clone())
         }
+        Goal::Latest | Goal::Time(_) | Goal::Position(..) | Goal::Point(_) | Goal::PointAt(..) => {
+            return Ok(None);
+        }
+    };
+    survey.back_until(|_| false).await?;
+    Ok(Some(mark))
+}
+
+/// Reads what the goal needs and turns it into `planner`'s words.
+async fn resolve(timeline: &Timeline, survey: &mut Survey<'_>, asked: &Asked) -> Result<Target> {
+    if let Some(mark) = mark(timeline, survey, asked).await? {
+        return Ok(Target::Mark(mark));
+    }
+    let position = match &asked.goal {
         Goal::Time(at) => {
             survey.around(*at).await?;
             if timeline.is_divisible() {
@@ -259,6 +277,8 @@ async fn resolve(timeline: &Timeline, survey: &mut Survey<'_>, asked: &Asked) ->
             });
         }
         Goal::Latest if asked.inclusive => return Ok(Target::Latest),
+        // A mark, and none was found: no way leads here.
+        Goal::Lsn(_) | Goal::Xid(_) => return Err(Error::TargetText(asked.text.clone())),
         Goal::Latest => match planner::plan(&survey.facts(), &Target::Latest) {
             Ok(latest) => (latest.epoch, latest.last_log),
             Err(refusal) => return Err(refused(survey, refusal)),
@@ -266,10 +286,6 @@ async fn resolve(timeline: &Timeline, survey: &mut Survey<'_>, asked: &Asked) ->
         Goal::Position(epoch, seq) => (*epoch, *seq),
         Goal::Point(name) => {
             let Some(position) = points_named(timeline, name).next() else {
-                if timeline.is_divisible() {
-                    survey.back_until(|_| false).await?;
-                    return Ok(Target::Mark(Mark::Name(name.clone())));
-                }
                 return Ok(Target::Point(PointName::Name(name.clone())));
             };
             let position = (position.head.epoch, position.head.log_seq);

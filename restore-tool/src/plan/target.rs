@@ -99,8 +99,6 @@ impl Asked {
     }
 }
 
-/// What a server's log has and other sources don't.
-
 impl Asked {
     /// Refuses what a source of this engine doesn't have, and two numbers that may be a recovery point:
     /// `is_point` knows.
