@@ -1,13 +1,15 @@
-//! How large the databases of PostgreSQL clusters are, for people: their engine sees the log go by and
-//! no files, so the server is asked now and then.
+//! What PostgreSQL clusters are like, for people: how large they are (their engine sees the log go by and
+//! no files) and what in their settings stands against protection. The servers are asked at the start,
+//! and now and then.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tidemark_engine_postgres::conninfo::{ConnInfo, Process};
-use tidemark_engine_postgres::probe;
+use tidemark_engine_postgres::probe::{self, Findings, Grade, Wanted};
 use tidemark_format::SourceName;
-use tidemark_host::config::{AgentConfig, Engine};
+use tidemark_host::Clock;
+use tidemark_host::config::{Ack, AgentConfig, Engine, Source};
 use tokio_util::sync::CancellationToken;
 
 use super::tasks::Starting;
@@ -17,17 +19,23 @@ use crate::status_live::Board;
 const ASK_EVERY: Duration = Duration::from_secs(600);
 /// How soon one is asked again that did not.
 const ASK_AGAIN: Duration = Duration::from_secs(30);
-/// How long it may take over the answer.
-const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// What stands against protection, as an alert.
+const SETUP: &str = "server.setup";
 
 impl Starting {
     /// Starts to ask the clusters of the config.
     pub(super) fn sizes(&mut self, config: &AgentConfig) {
         for source in &config.sources {
-            if let Engine::Postgres { conninfo, .. } = &source.engine {
-                let board = Arc::clone(&self.shared.board);
-                let ask = watch(source.name.clone(), conninfo.clone(), board);
-                self.rest.spawn(until(self.stop_rest.clone(), ask));
+            if let Engine::Postgres { conninfo, slot } = &source.engine {
+                let watched = Watched {
+                    source: source.name.clone(),
+                    conninfo: conninfo.clone(),
+                    wanted: wanted(source, slot),
+                    board: Arc::clone(&self.shared.board),
+                    clock: Arc::clone(&self.shared.clock),
+                };
+                self.rest
+                    .spawn(until(self.stop_rest.clone(), watched.watch()));
             }
         }
     }
@@ -41,22 +49,58 @@ async fn until(stop: CancellationToken, work: impl Future<Output = ()>) {
     }
 }
 
-async fn watch(source: SourceName, conninfo: String, board: Arc<Board>) {
-    loop {
-        let asked = tokio::time::timeout(ANSWER_WITHIN, size(&conninfo)).await;
-        let wait = match asked.ok().flatten() {
-            Some(bytes) => {
-                board.source(&source, |live| live.database_bytes = Some(bytes));
-                ASK_EVERY
-            }
-            // Why it can't be asked is the capture's to say, and `doctor`'s.
-            None => ASK_AGAIN,
-        };
-        tokio::time::sleep(wait).await;
+/// What the agent wants from the server of a source.
+fn wanted(source: &Source, slot: &str) -> Wanted {
+    Wanted {
+        slot: slot.to_owned(),
+        application_name: slot.to_owned(),
+        waits_for_regions: source.settings.ack == Ack::Regions,
+        slot_keep_max: source.settings.slot_keep_max.get(),
     }
 }
 
-async fn size(conninfo: &str) -> Option<u64> {
-    let info = ConnInfo::parse(conninfo, &Process).ok()?;
-    probe::database_bytes(&info).await.ok()
+struct Watched {
+    source: SourceName,
+    conninfo: String,
+    wanted: Wanted,
+    board: Arc<Board>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Watched {
+    async fn watch(self) {
+        loop {
+            let wait = match ConnInfo::parse(&self.conninfo, &Process) {
+                Ok(info) => self.found(&probe::look(&info, &self.wanted).await),
+                Err(_unreadable) => ASK_AGAIN,
+            };
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// Says what was found; how soon to ask again.
+    fn found(&self, found: &Findings) -> Duration {
+        // Why it can't be asked is the capture's to say, and `doctor`'s.
+        let Some(server) = &found.server else {
+            return ASK_AGAIN;
+        };
+        if let Some(bytes) = server.database_bytes {
+            self.board
+                .source(&self.source, |live| live.database_bytes = Some(bytes));
+        }
+        let broken = found.checks.iter().filter(|one| one.grade == Grade::Broken);
+        let lines: Vec<String> = broken
+            .map(|one| {
+                let remedy = one.remedy.as_deref().unwrap_or_default();
+                format!("{}: {}; {remedy}", one.topic.name(), one.found)
+            })
+            .collect();
+        if lines.is_empty() {
+            self.board.clear(SETUP, self.source.as_str());
+            return ASK_EVERY;
+        }
+        let (about, text) = (self.source.as_str(), lines.join("; "));
+        self.board.alert(SETUP, about, &text, self.clock.now());
+        ASK_AGAIN
+    }
 }

@@ -507,7 +507,7 @@ codes! {
 }
 
 /// What alerts are called that are no error code, and the code that says what they mean.
-const ALERTS: [(&str, Code); 28] = [
+const ALERTS: [(&str, Code); 29] = [
     ("base.failed", FAILED),
     ("control.socket", FAILED),
     ("log.gap", IN_GAP),
@@ -526,6 +526,7 @@ const ALERTS: [(&str, Code); 28] = [
     ("postgresql.slot-refused", SERVER_REFUSES),
     ("postgresql.unreachable", SERVER_AWAY),
     ("postgresql.waits", SERVER_AWAY),
+    ("server.setup", SERVER_REFUSES),
     ("slot.remains", SLOT_REMAINS),
     ("source.claim", NOT_ENOUGH_REGIONS),
     ("spool.gap", SPOOL_FULL),

@@ -15,7 +15,6 @@ use std::time::Duration;
 
 pub use check::{Finding, Grade, Topic, judge};
 pub use setup::{hba_lines, role_statements};
-pub use sql::database_bytes;
 
 use crate::conninfo::ConnInfo;
 use crate::replication::identify;

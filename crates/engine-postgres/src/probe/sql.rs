@@ -76,20 +76,6 @@ pub(super) async fn ask(
     })
 }
 
-/// How many bytes the databases of a cluster have, those that the role may ask about.
-///
-/// # Errors
-/// The connection's or the server's, in words.
-pub async fn database_bytes(info: &ConnInfo) -> Result<u64, String> {
-    let asked = async {
-        let mut connection = connect(info, None).await?;
-        let size: Option<i64> = sqlx::query_scalar(SIZE).fetch_one(&mut connection).await?;
-        drop(connection.close().await);
-        Ok::<_, sqlx::Error>(unsigned(size).unwrap_or(0))
-    };
-    asked.await.map_err(|error| error.to_string())
-}
-
 fn slot_state(row: &sqlx::postgres::PgRow) -> Result<SlotState, sqlx::Error> {
     Ok(SlotState {
         kind: row.try_get(0)?,
