@@ -5,7 +5,7 @@ use std::time::Duration;
 use tidemark_testkit::sqlite::{Child, Job, Shape, committed, create};
 use tidemark_tests::{eventually, program};
 
-use crate::process::{SOON, long, pass};
+use crate::process::{long, pass};
 use crate::site::{Restored, Site};
 use crate::writer::assert_same_pages;
 

@@ -154,18 +154,21 @@ fn major_of(version: &str) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt as _;
-
-    /// A program can't be run while another thread's child still has it open for writing.
-    static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
 
     /// A folder with a program that says it is this version.
     fn pretender(version: &str) -> tempfile::TempDir {
         let dir = tempfile::tempdir().expect("a folder");
-        let program = dir.path().join("postgres");
-        let script = format!("#!/bin/sh\necho 'postgres (PostgreSQL) {version} (a build)'\n");
-        std::fs::write(&program, script).expect("written");
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("set");
+        // Written by another process: a child of some other test may hold what this one has open, and
+        // a program can't be run while anybody has it open for writing.
+        let script = format!(
+            "printf '#!/bin/sh\necho \"postgres (PostgreSQL) {version} (a build)\"\n' >\"$0\"; chmod 755 \"$0\""
+        );
+        let mut writer = Command::new("sh");
+        writer
+            .arg("-c")
+            .arg(script)
+            .arg(dir.path().join("postgres"));
+        assert!(writer.status().expect("it runs").success());
         dir
     }
 
@@ -181,9 +184,6 @@ mod tests {
 
     #[test]
     fn the_right_major_is_found_among_others_on_the_path() {
-        let _one = ONE
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
         let (other, right) = (pretender("97.2"), pretender("98.1"));
         let search = std::env::join_paths([other.path(), right.path()]).expect("a path");
         let found = Binaries::find(98, None, Some(search.clone())).expect("found");
@@ -203,9 +203,6 @@ mod tests {
 
     #[test]
     fn a_given_folder_is_the_only_one_that_counts() {
-        let _one = ONE
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
         let (other, empty) = (pretender("97.2"), tempfile::tempdir().expect("a folder"));
         let error = Binaries::find(98, Some(other.path()), None).expect_err("another version");
         assert!(matches!(error, RestoreError::WrongVersion { ref found, .. } if found == "97.2"));

@@ -80,11 +80,7 @@ impl<'a> Server<'a> {
             move |source| RestoreError::Program { program, source }
         };
         let mut child = command.spawn().map_err(failed(&run.program))?;
-        let mut guard = Command::new("/bin/sh");
-        guard.args(["-c", GUARD, "sh"]).arg(child.id().to_string());
-        guard.stdin(Stdio::piped()).stdout(Stdio::null());
-        guard.stderr(Stdio::null()).process_group(0).env_clear();
-        match guard.spawn() {
+        match guard(child.id()).spawn() {
             Ok(guard) => Ok(Self {
                 run,
                 child,
@@ -241,6 +237,15 @@ impl Drop for Server<'_> {
     }
 }
 
+/// Ends the process once the pipe that it reads from closes.
+fn guard(process: u32) -> Command {
+    let mut guard = Command::new("/bin/sh");
+    guard.args(["-c", GUARD, "sh"]).arg(process.to_string());
+    guard.stdin(Stdio::piped()).stdout(Stdio::null());
+    guard.stderr(Stdio::null()).process_group(0).env_clear();
+    guard
+}
+
 /// The last lines of a log.
 fn tail(path: &Path) -> String {
     let mut bytes = Vec::new();
@@ -271,4 +276,31 @@ fn clean(command: &mut Command, owner: Option<RunAs>) {
 /// Where the segment of this name starts.
 pub(super) fn segment_start(name: &str, size: SegmentSize) -> Option<Lsn> {
     SegmentName::parse(name, size).ok().map(|name| name.start)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt as _;
+
+    #[test]
+    fn a_server_does_not_outlive_the_process_that_watches_it() {
+        let mut server = Command::new("sleep").arg("600").spawn().expect("it runs");
+        let mut guard = guard(server.id()).spawn().expect("it runs");
+        // As when this process is gone: the system closes its pipes.
+        drop(guard.stdin.take());
+        let ended = server.wait().expect("it ends");
+        assert_eq!(ended.signal(), Some(Signal::QUIT.as_raw()));
+        guard.wait().expect("it ends");
+    }
+
+    #[test]
+    fn of_a_log_the_last_lines_are_shown() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("log");
+        let lines: Vec<String> = (1..=100).map(|line| line.to_string()).collect();
+        std::fs::write(&path, lines.join("\n")).expect("written");
+        assert_eq!(tail(&path).lines().next(), Some("81"));
+        assert_eq!(tail(&dir.path().join("none")), "(no log)");
+    }
 }
