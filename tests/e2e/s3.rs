@@ -227,6 +227,60 @@ fn s3_region_that_was_away_catches_up_and_restores_alone() {
 }
 
 #[test]
+fn commands_end_in_time_and_say_so_while_a_region_swallows_everything() {
+    let _timed = Timed::start();
+    let Some(server) = S3Server::shared() else {
+        return;
+    };
+    let proxy = Proxy::to(address(server)).unwrap();
+    let buckets = [Bucket::new(server, true), Bucket::new(server, true)];
+    let through = format!("https://{}", proxy.addr());
+    let cloud = Cloud::new(&[
+        (&buckets[0], server.https_endpoint()),
+        (&buckets[1], through),
+    ]);
+    let site = &cloud.site;
+    let mut daemon = site.start();
+    write(&site.database, 50);
+    site.agent(&["snapshot"]).ok();
+    site.wait_shipped();
+    let silent = site.status().0["regions"][1]["name"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    proxy.set(Mode::BlackHole);
+    write(&site.database, 50);
+    let within = |words: &[&str], seconds: u64, code: &[i32], says: &[&str]| {
+        let ran = site.agent(words);
+        let took = ran.took;
+        assert!(took < Duration::from_secs(seconds), "{took:?}: {ran}");
+        assert!(code.contains(&ran.code), "{ran}");
+        ran.says(&[&silent]).says(says);
+    };
+    // They wait for the same silence: side by side.
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            within(
+                &["status"],
+                30,
+                &[1, 2],
+                &["can't be read: no answer within"],
+            );
+        });
+        scope.spawn(|| within(&["doctor"], 60, &[2], &["no answer within"]));
+        scope.spawn(|| within(&["snapshot"], 180, &[16], &["not yet in", "durable in"]));
+    });
+    daemon.assert_running();
+    proxy.set(Mode::Pass);
+    site.wait_shipped();
+    site.agent(&["snapshot"]).ok();
+    daemon.terminate();
+    for region in 0..2 {
+        assert_eq!(cloud.latest(region), 100);
+    }
+}
+
+#[test]
 fn stolen_agent_key_overwrites_a_point_and_restore_still_uses_the_first_version() {
     let _timed = Timed::start();
     let Some(server) = S3Server::shared() else {
