@@ -8,7 +8,7 @@ use tidemark_format::envelope::Kind;
 use tidemark_tests::{eventually, throughout};
 
 use crate::objects::{copy_folder, kind, objects, read};
-use crate::process::{Daemon, SOON, pass};
+use crate::process::{Daemon, SOON, now, pass};
 use crate::site::{Agent, Site};
 use crate::writer::{Habits, Writer, assert_committed_prefix, finished_by};
 
@@ -313,4 +313,99 @@ fn second_process_on_one_state_directory_is_refused_and_the_first_goes_on() {
     );
     first.assert_running();
     first.terminate();
+}
+
+/// An agent with a copy of the site's state, on the same database.
+fn clone_of<'a>(site: &'a Site, name: &str) -> Agent<'a> {
+    let folder = site.path(name);
+    std::fs::create_dir(&folder).unwrap();
+    let state = folder.join(".tidemark");
+    copy_folder(&site.state(), &state);
+    let text = std::fs::read_to_string(&site.config).unwrap();
+    let (from, to) = (site.state(), state);
+    let text = text.replace(from.to_str().unwrap(), to.to_str().unwrap());
+    let config = folder.join("agent.toml");
+    std::fs::write(&config, text).unwrap();
+    Agent::at(site, config)
+}
+
+#[test]
+fn clone_of_the_state_ends_at_a_take_over_and_the_taker_runs_and_starts_again_cleanly() {
+    let site = Site::new();
+    let daemon = site.start();
+    crate::writer::write(&site.database, 30);
+    wait_protecting(&site, &site.first_agent());
+    daemon.terminate();
+    let clone = clone_of(&site, "clone");
+    let mut twin = clone.start();
+    crate::writer::write(&site.database, 30);
+    wait_protecting(&site, &clone);
+    twin.assert_running();
+    // The clone goes on under the epoch that both know. A person decides.
+    site.agent(&["take-over", "--yes"])
+        .ok()
+        .says(&["epoch 2 on"]);
+    crate::writer::write(&site.database, 30);
+    let said = twin.wait_fenced();
+    assert!(said.contains("take-over"), "{said}");
+    for _ in 0..2 {
+        let mut daemon = site.start();
+        crate::writer::write(&site.database, 30);
+        wait_protecting(&site, &site.first_agent());
+        site.agent(&["status"]).ok();
+        daemon.assert_running();
+        daemon.terminate();
+    }
+    let mut again = clone.launch();
+    assert_eq!(again.wait(), FENCED, "{}", again.log());
+    assert_no_name_holds_two_log_objects(&site);
+    for region in 0..2 {
+        let newest = site.restore_latest(region);
+        assert_eq!(assert_committed_prefix(&newest.path), 150);
+        assert_eq!(newest.report()["reached"]["epoch"], 2);
+    }
+}
+
+#[test]
+fn region_that_lagged_at_a_take_over_says_what_it_lacks_and_serves_new_instants_again() {
+    let site = Site::new();
+    let second = site.second_agent("second");
+    let mut first = site.start();
+    crate::writer::write(&site.database, 30);
+    wait_protecting(&site, &site.first_agent());
+    let (region, hidden) = (site.region_folder(1), site.fresh("hidden"));
+    std::fs::rename(&region, &hidden).unwrap();
+    crate::writer::write(&site.database, 30);
+    site.wait_shipped_to(1, now());
+    // Commits carry the time when the agent saw them, and the next one proves that none was missed.
+    let between = now();
+    crate::writer::write(&site.database, 10);
+    site.wait_shipped_to(1, now());
+    first.kill();
+    std::fs::rename(&hidden, &region).unwrap();
+    second.run(&["take-over", "--yes"]).ok();
+    let daemon = second.start();
+    crate::writer::write(&site.database, 30);
+    wait_protecting(&site, &second);
+    // What it means and what to do: nothing, but to give a restore to between the other region, too.
+    let words = [
+        "region-b lagged when app was taken over",
+        "log:1:",
+        "restore with region-a as well",
+    ];
+    second.run(&["status"]).ok().says(&words);
+    let doctor = second.run(&["doctor"]);
+    assert!(doctor.code <= 1, "{doctor}");
+    doctor.says(&words);
+    daemon.terminate();
+    let (a, b) = (site.regions[0].as_str(), site.regions[1].as_str());
+    let list = site.tool_on(&[b], &["list"]).ok();
+    list.says(&["Missing: log:1:", "took over"]);
+    let between = between.to_string();
+    let alone = site.restore(&[b], &["--to", &between]);
+    alone.refused(13, &["log:1:", "is missing"]);
+    let both = site.restore(&[a, b], &["--to", &between]);
+    assert!(matches!(both.ran.code, 0 | 3), "{}", both.ran);
+    assert_eq!(assert_committed_prefix(&both.path), 60);
+    assert_eq!(assert_committed_prefix(&site.restore_latest(1).path), 100);
 }

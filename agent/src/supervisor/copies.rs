@@ -5,7 +5,9 @@
 //! region where they met, its own log of every source it writes reaches past the end that the beat
 //! names: the name that the copy would have to write next is taken there, by us and for ever, so the
 //! copy has ended as fenced or ends at its next object. The copy in turn sees its own end behind ours
-//! and never passes this test. Whatever isn't proven so ends this agent, as it always did.
+//! and never passes this test. A beat that names an earlier epoch than ours was made by a copy that our
+//! own take-over has fenced: what it writes is void. Whatever isn't proven so ends this agent, as it
+//! always did.
 //!
 //! Beats alone prove nothing: the names of log objects do, which are dense and created once.
 
@@ -22,7 +24,7 @@ use super::start::Running;
 use crate::ship::greet::Collision;
 use crate::ship::link::RegionLink;
 use crate::ship::looking::AGENT;
-use crate::status_live::{LiveSource, SourceState};
+use crate::status_live::{Board, LiveSource, SourceState};
 use crate::{AgentError, Result};
 
 /// How long the region may take to show the beat.
@@ -60,12 +62,29 @@ impl Running {
     }
 }
 
-/// What stands under the name, in words, if the region shows it.
-pub(super) async fn named(link: &RegionLink, collision: Collision) -> Collision {
-    match read(link, &collision).await {
-        Some(beat) => said(collision, &beat),
-        None => collision,
+/// Whether an agent that starts goes on past a beat: past the last ones of a copy that was still running
+/// when this agent took its sources over.
+///
+/// # Errors
+/// [`AgentError::Cloned`], with what stands there in words if the region shows it.
+pub(super) async fn weigh_at_start(
+    link: &RegionLink,
+    board: &Board,
+    collision: Collision,
+) -> Result<()> {
+    let Some(beat) = read(link, &collision).await else {
+        return Err(AgentError::Cloned(Box::new(collision)));
+    };
+    let collision = said(collision, &beat);
+    // Of what this agent has written nothing is known here yet but the epochs.
+    if !board.read(|sources, _, _| can_write_nothing(&beat, &collision.region, sources)) {
+        return Err(AgentError::Cloned(Box::new(collision)));
     }
+    tracing::warn!(
+        "a copy of this machine or of its state directory ran with this agent's own key ({}); it is fenced",
+        collision.why
+    );
+    Ok(())
 }
 
 async fn read(link: &RegionLink, collision: &Collision) -> Option<BeatHead> {
@@ -103,7 +122,9 @@ fn can_write_nothing(
             continue;
         };
         let there = live.lanes.get(region).and_then(|lane| lane.log_through);
-        if theirs.epoch != live.epoch || there <= theirs.log_seq {
+        let is_fenced = theirs.epoch < live.epoch;
+        let is_behind = theirs.epoch == live.epoch && theirs.log_seq < there;
+        if !is_fenced && !is_behind {
             return false;
         }
     }
@@ -203,6 +224,23 @@ mod tests {
             assert!(!goes_on(&other, &sources), "{other:?}");
         }
         assert!(!goes_on(&beat(1, &[]), &BTreeMap::new()));
+    }
+
+    #[test]
+    fn an_agent_goes_on_past_a_copy_that_it_has_fenced() {
+        let mut sources = ours(&[("app", 5), ("shop", 9)]);
+        for live in sources.values_mut() {
+            live.epoch = Epoch(2);
+            live.lanes.clear();
+        }
+        assert!(goes_on(&beat(1, &[("app", 50), ("shop", 2)]), &sources));
+        assert!(!goes_on(&beat(2, &[("app", 1), ("shop", 2)]), &sources));
+        assert!(!goes_on(&beat(3, &[("app", 1), ("shop", 2)]), &sources));
+        assert!(!goes_on(&beat(1, &[("more", 1)]), &sources));
+        if let Some(live) = sources.get_mut(&"shop".parse::<SourceName>().unwrap()) {
+            live.epoch = Epoch(1);
+        }
+        assert!(!goes_on(&beat(1, &[("app", 1), ("shop", 2)]), &sources));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::claims::{self, Local};
-use super::copies::named;
+use super::copies::weigh_at_start;
 use crate::beats::Beats;
 use crate::bootstrap::Components;
 use crate::budget::Budget;
@@ -116,8 +116,17 @@ pub(super) fn prepare(config: &AgentConfig, components: &Components) -> Result<P
     })
 }
 
-/// Greets every region, one after the other. Returns those that answered.
-pub(super) async fn greet_all(prepared: &Prepared, beat: &Sealed) -> Result<BTreeSet<RegionName>> {
+/// What greeting the regions came to.
+#[derive(Debug)]
+pub(super) enum Greeted {
+    /// Those that answered.
+    By(BTreeSet<RegionName>),
+    /// The beat's number was used by a copy that can't write any more: greet with the next one.
+    NumberTaken,
+}
+
+/// Greets every region, one after the other.
+pub(super) async fn greet_all(prepared: &Prepared, beat: &Sealed) -> Result<Greeted> {
     let mut up = BTreeSet::new();
     for link in &prepared.links {
         let greeting = tokio::time::timeout(GREET_TIME, prepared.greeter.greet(link, beat));
@@ -128,7 +137,8 @@ pub(super) async fn greet_all(prepared: &Prepared, beat: &Sealed) -> Result<BTre
                 prepared.board.clear(codes::NOT_ENROLLED.id, AGENT);
             }
             Ok(Err(GreetError::Cloned(collision))) => {
-                return Err(AgentError::Cloned(Box::new(named(link, *collision).await)));
+                weigh_at_start(link, &prepared.board, *collision).await?;
+                return Ok(Greeted::NumberTaken);
             }
             Ok(Err(GreetError::Revoked(why))) => return Err(AgentError::Revoked { why }),
             Ok(Err(GreetError::NotEnrolled { command })) => {
@@ -153,7 +163,7 @@ pub(super) async fn greet_all(prepared: &Prepared, beat: &Sealed) -> Result<BTre
             }
         }
     }
-    Ok(up)
+    Ok(Greeted::By(up))
 }
 
 /// What all sources share.

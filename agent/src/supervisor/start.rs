@@ -19,8 +19,8 @@ use super::clock_watch::ClockWatch;
 use super::domains::Domains;
 use super::filling::Filling;
 use super::prepare::{
-    CUT_SHARE, Prepared, beats, greet_all, last_errors, load_all, prepare, share, task_ended,
-    with_config,
+    CUT_SHARE, Greeted, Prepared, beats, greet_all, last_errors, load_all, prepare, share,
+    task_ended, with_config,
 };
 use super::reporter::Reporter;
 use super::shippers::Shippers;
@@ -87,6 +87,29 @@ impl std::fmt::Debug for Running {
     }
 }
 
+/// Greets the regions with the first beat whose number no copy has used.
+async fn greet(prepared: &Prepared, mut beats: Beats) -> Result<FirstBeat> {
+    // It ends: each number that is taken was used by a copy that is fenced, and ends at its next object.
+    loop {
+        let made = tokio::task::spawn_blocking(move || {
+            let beat = beats.make();
+            (beats, beat)
+        });
+        let (made_by, beat) = made.await.map_err(task_ended)?;
+        let beat = beat?;
+        match greet_all(prepared, &beat).await? {
+            Greeted::By(up) => {
+                return Ok(FirstBeat {
+                    beats: made_by,
+                    beat,
+                    up,
+                });
+            }
+            Greeted::NumberTaken => beats = made_by,
+        }
+    }
+}
+
 impl Running {
     /// Starts everything.
     pub(crate) async fn start(config: &AgentConfig, components: Components) -> Result<Self> {
@@ -106,13 +129,6 @@ impl Running {
                 }
             });
         }
-        let mut beats = beats(config, &components, &prepared);
-        let made = tokio::task::spawn_blocking(move || {
-            let beat = beats.make();
-            (beats, beat)
-        });
-        let (beats, beat) = made.await.map_err(task_ended)?;
-        let beat = beat?;
         for link in &prepared.links {
             let locals = loaded.values().flatten();
             let mut lanes = locals.filter_map(|local| local.record.lanes.get(&link.name));
@@ -120,16 +136,15 @@ impl Running {
                 link.expect(id);
             }
         }
-        let up = greet_all(&prepared, &beat).await?;
+        let first = greet(&prepared, beats(config, &components, &prepared)).await?;
         // An agent that waits for its enrolment begins by itself; one that has reached nobody can't
         // even ask.
         let asks = prepared.board.message(codes::NOT_ENROLLED.id, AGENT);
-        if up.is_empty() && asks.is_none() && loaded.values().all(Option::is_none) {
+        if first.up.is_empty() && asks.is_none() && loaded.values().all(Option::is_none) {
             return Err(AgentError::NoRegion {
                 why: last_errors(&prepared.board),
             });
         }
-        let first = FirstBeat { beats, beat, up };
         Self::run_all(config, components, prepared, loaded, (usage, first)).await
     }
 
