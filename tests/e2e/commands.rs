@@ -52,10 +52,11 @@ fn agent_that_is_stopped_by_a_signal_is_named_and_loses_nothing_once_it_goes_on(
     let stopped = now();
     let pid = daemon.pid().to_string();
     for command in ["status", "doctor"] {
-        let told = site
-            .agent(&[command])
-            .ends_with(2)
-            .says(&["does not answer", &pid, "systemctl restart"]);
+        let told = site.agent(&[command]).ends_with(2).says(&[
+            "does not answer",
+            &pid,
+            "systemctl restart",
+        ]);
         assert!(told.took < Duration::from_secs(20), "{told}");
     }
     site.agent(&["snapshot"])
