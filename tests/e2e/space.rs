@@ -227,6 +227,61 @@ fn full_disk_under_the_state_directory_is_named_harms_no_commit_and_passes() {
 }
 
 #[test]
+fn wal_stays_bounded_while_much_more_is_written_than_wal_max_and_the_state_directory_is_full() {
+    const WAL_MAX: u64 = 16 << 20;
+    let site = Site::plan();
+    let state = site.path("host/.tidemark");
+    let Some(_disk) = SmallDisk::mount(&state, 64) else {
+        return;
+    };
+    create(&site.database, &Shape::default()).unwrap();
+    site.init();
+    site.set("spool_keep_free", "\"1MiB\"");
+    site.set("wal_max", "\"16MiB\"");
+    let mut daemon = site.start();
+    site.agent(&["snapshot"]).ok();
+    let ballast = state.join("ballast");
+    fill(&ballast);
+    // 160 MB through the log, which the application itself puts into the file now and then.
+    let job = Job {
+        path: site.database.clone(),
+        transactions: Some(2_000),
+        rows: 40,
+        row_bytes: 2_000,
+        ..Job::default()
+    };
+    run(&job).unwrap();
+    // Its file never shrinks while it is in use: what it has now is the most that it ever had.
+    let wal = std::fs::metadata(format!("{}-wal", site.database.display()))
+        .unwrap()
+        .len();
+    assert!(wal > WAL_MAX / 4, "the load was too small: {wal} bytes");
+    assert!(wal <= WAL_MAX * 2, "the log has {wal} bytes");
+    eventually("the full disk is named", SOON, || {
+        let alerts = site.status().alerts();
+        alerts
+            .iter()
+            .any(|code| code.contains("TM1502"))
+            .then_some(())
+    });
+    daemon.assert_running();
+    std::fs::remove_file(&ballast).unwrap();
+    site.wait_shipped();
+    eventually("the alerts go with the trouble", SOON * 2, || {
+        site.status().alerts().is_empty().then_some(())
+    });
+    daemon.assert_running();
+    daemon.terminate();
+    let expected = committed(&site.database).unwrap();
+    for region in 0..2 {
+        assert_eq!(
+            committed(&site.restore_latest(region).path).unwrap(),
+            expected
+        );
+    }
+}
+
+#[test]
 fn empty_directory_where_a_region_was_is_taken_for_an_unmounted_disk_and_left_alone() {
     let site = Site::plan();
     crate::writer::create(&site.database);

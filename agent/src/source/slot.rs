@@ -38,6 +38,8 @@ const SYNC_EVERY: Duration = Duration::from_secs(10);
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 /// Passing failures in a row after which the capture is opened anew.
 const RETRIES_MAX: u32 = 25;
+/// How often a capture that isn't polled looks at the bound of the database's own log.
+const BOUNDS_EVERY: Duration = Duration::from_millis(20);
 
 /// A capture that failed.
 #[derive(Debug)]
@@ -72,6 +74,8 @@ pub struct Slot {
     unsealed: VecDeque<(LogSeq, Option<Timestamp>)>,
     next_poll: Monotonic,
     last_cut: Option<Monotonic>,
+    /// A cut that failed is tried again then.
+    cut_again: Monotonic,
     last_sync: Monotonic,
     sealed_since_sync: bool,
     sync_asked: bool,
@@ -125,6 +129,7 @@ impl Slot {
             unsealed: VecDeque::new(),
             next_poll: now,
             last_cut: None,
+            cut_again: now,
             last_sync: now,
             sealed_since_sync: false,
             sync_asked: false,
@@ -325,14 +330,23 @@ impl Slot {
         }
     }
 
+    /// Something failed: polls wait until it is tried again, or there are none any more.
+    const fn is_stuck(&self) -> bool {
+        self.retries > 0 || self.ending.is_some()
+    }
+
     fn poll(&mut self, now: Monotonic, work: &mut Workspace) {
-        if now < self.next_poll || self.ending.is_some() {
-            return;
-        }
-        let at = self.parts.clock.now();
+        let is_stuck = self.is_stuck();
         let Some(capture) = &mut self.capture else {
             return;
         };
+        if now < self.next_poll || self.ending.is_some() {
+            if is_stuck {
+                capture.keep_bounds();
+            }
+            return;
+        }
+        let at = self.parts.clock.now();
         match capture.poll(work) {
             Ok(poll) => {
                 self.retries = 0;
@@ -413,7 +427,11 @@ impl Slot {
 
     fn next_turn(&self, now: Monotonic, blocked: Option<Duration>) -> Option<Duration> {
         self.capture.as_ref()?;
-        let mut wait = self.next_poll.since(now);
+        let mut wait = match &self.ending {
+            Some(_) => BOUNDS_EVERY,
+            None if self.is_stuck() => self.next_poll.since(now).min(BOUNDS_EVERY),
+            None => self.next_poll.since(now),
+        };
         if self.pending_bytes > 0 && !self.hold && self.unsealed.len() < UNSEALED_MAX {
             wait = wait.min(
                 self.wait_for_cut(now)

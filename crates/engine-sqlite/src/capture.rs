@@ -7,7 +7,9 @@
 //! - At rest everything is in the file and the mark sits on READ_LOCK(0), where it holds up no
 //!   checkpoint of the application.
 //! - At `wal_max_bytes`, if a reader keeps the log from being put into the file, the mark is released.
-//!   Capture goes on as long as the log isn't restarted; if it is, the catch-up compares page by page.
+//!   So it is when polls fail, or when what is captured can't be cut and the log grows on (see
+//!   [`crate::bound`]). Capture goes on as long as the log isn't restarted; if it is, the catch-up
+//!   compares page by page. At half of it, or when all of it is in the file, a mark is taken again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +19,7 @@ use tidemark_format::LogSeq;
 use tidemark_host::Monotonic;
 
 use crate::behind::Guard;
+use crate::bound::{Bound, Grows};
 use crate::core::{Core, Position};
 use crate::error::SqliteError;
 use crate::holds::{Holds, LOCKED_MAX};
@@ -88,8 +91,9 @@ pub(crate) struct WalCapture {
     /// Notices what is written to the file behind SQLite's back.
     guard: Guard,
     released: bool,
-    /// When the log was last seen above `wal_max` with frames that aren't in the file.
-    above_max: Option<Monotonic>,
+    /// When the log was last seen above `wal_max` with frames that aren't in the file, and why.
+    above_max: Option<(Monotonic, Grows)>,
+    bound: Bound,
     hand_off_wait: Duration,
     holds: Holds,
 }
@@ -113,6 +117,7 @@ impl WalCapture {
             guard: Guard::new(),
             released: false,
             above_max: None,
+            bound: Bound::default(),
             hand_off_wait: Duration::ZERO,
             holds: Holds::begin(now),
         }
@@ -150,18 +155,24 @@ impl WalCapture {
         if self.log.cursor != before {
             self.times.change = now;
         }
-        self.note_calm(&captured.index, now);
+        self.note_calm(&captured, now);
         if self.released {
             self.poll_released(&captured, now)?;
             return Ok(self.answer(MARK_EVERY));
         }
         self.note_hidden(&captured.index);
         if self.core.lost.is_some() {
-            self.begin_catch_up()?;
+            self.let_go_if_behind(now)?;
+            if !self.released {
+                self.begin_catch_up()?;
+            }
             return Ok(self.answer(Duration::ZERO));
         }
         if captured.all {
+            self.bound.is_kept();
             self.keep_the_log_small(&captured.index, now, work)?;
+        } else {
+            self.let_go_if_behind(now)?;
         }
         let more = self.catch_up(captured.all, work)?;
         self.note_rest()?;
@@ -257,7 +268,7 @@ impl WalCapture {
         }
         if bytes > self.core.config.wal_max_bytes && self.is_above_max(&self.log.index(&self.core)?)
         {
-            self.release_mark(bytes, now)?;
+            self.release_mark(bytes, now, Grows::BehindAReader)?;
         }
         Ok(())
     }
@@ -377,40 +388,77 @@ impl WalCapture {
         !index.is_backfilled() && self.log_bytes(index) > self.core.config.wal_max_bytes
     }
 
+    /// Lets go of a log that can't be captured to its end, once it is too large.
+    fn let_go_if_behind(&mut self, now: Monotonic) -> Result<(), SqliteError> {
+        let Some(index) = self.log.shm.read()?.filter(|_| self.marks.is_held()) else {
+            return Ok(());
+        };
+        let (bytes, max) = (self.log_bytes(&index), self.core.config.wal_max_bytes);
+        if !self.is_above_max(&index) {
+            self.bound.is_kept();
+        } else if self.bound.is_over(bytes, max, self.log.cursor.frame, now) {
+            self.release_mark(bytes, now, Grows::UnderUs)?;
+        }
+        Ok(())
+    }
+
+    /// Lets go of a log that is too large, for nobody knows when a poll will succeed.
+    fn let_go(&mut self) -> Result<(), SqliteError> {
+        let index = self.log.shm.read()?;
+        let above = index.filter(|index| self.marks.is_held() && self.is_above_max(index));
+        let now = self.core.clock.monotonic();
+        above.map_or(Ok(()), |index| {
+            self.release_mark(self.log_bytes(&index), now, Grows::UnderUs)
+        })
+    }
+
     /// Ends the alert of `wal_max` when the reason for it is gone for good.
-    fn note_calm(&mut self, index: &WalIndex, now: Monotonic) {
-        let Some(above) = self.above_max else {
+    fn note_calm(&mut self, captured: &Captured, now: Monotonic) {
+        let Some((above, grows)) = self.above_max else {
             return;
         };
-        let small = self.log_bytes(index) <= self.core.config.wal_max_bytes / 2;
-        if !small && !index.is_backfilled() {
-            self.above_max = Some(now);
-        } else if !self.released && (small || now.since(above) >= WAL_MAX_CALM) {
+        let small = self.log_bytes(&captured.index) <= self.core.config.wal_max_bytes / 2;
+        let follows = captured.all && self.core.lost.is_none() && self.core.diff.is_none();
+        if !small && !captured.index.is_backfilled() {
+            self.above_max = Some((now, grows));
+        } else if !self.released
+            && (small || now.since(above) >= WAL_MAX_CALM)
+            // Else the log grows anew until we let go of it again.
+            && (follows || grows == Grows::BehindAReader)
+        {
             self.above_max = None;
             self.core.alerts.remove("sqlite.wal-max");
         }
     }
 
-    fn release_mark(&mut self, bytes: u64, now: Monotonic) -> Result<(), SqliteError> {
+    fn release_mark(
+        &mut self,
+        bytes: u64,
+        now: Monotonic,
+        grows: Grows,
+    ) -> Result<(), SqliteError> {
         self.guard.mark_moves();
-        self.above_max = Some(now);
-        self.marks.release()?;
+        self.bound.is_kept();
+        self.above_max = Some((now, grows));
         self.log.hold = Hold::None;
         self.marked = None;
         self.released = true;
         self.core.alerts.insert(
             "sqlite.wal-max",
             format!(
-                "the WAL has {} MiB, more than wal_max ({} MiB): a reader of the application has been open so long that nothing can be put into the database. The agent has released its own mark; commits may be captured late and the window becomes coarser. End that reader.",
+                "the WAL has {} MiB, more than wal_max ({} MiB): {}",
                 bytes >> 20,
-                self.core.config.wal_max_bytes >> 20
+                self.core.config.wal_max_bytes >> 20,
+                grows.text()
             ),
         );
-        Ok(())
+        self.marks.release()
     }
 
     /// Without a mark: waits until the log is small again.
     fn poll_released(&mut self, captured: &Captured, now: Monotonic) -> Result<(), SqliteError> {
+        // A mark that was taken again, and then something failed.
+        self.let_go()?;
         if now.since(self.times.settle) >= Duration::from_secs(1) {
             self.times.settle = now;
             self.marks.checkpoint()?;
@@ -535,9 +583,21 @@ impl Capture for WalCapture {
         match self.poll_once(work) {
             Ok(poll) => Ok(poll),
             // Somebody is in the middle of something: not worth an error.
-            Err(SqliteError::Busy { .. }) => Ok(self.answer(MARK_FAST)),
-            Err(error) => Err(error.into()),
+            Err(SqliteError::Busy { .. }) => {
+                let now = self.core.clock.monotonic();
+                self.let_go_if_behind(now)
+                    .map_or_else(|error| Err(error.into()), |()| Ok(self.answer(MARK_FAST)))
+            }
+            Err(error) => {
+                self.keep_bounds();
+                Err(error.into())
+            }
         }
+    }
+
+    fn keep_bounds(&mut self) {
+        // What keeps the index from being read, or the mark from being given up, is told by a poll.
+        drop(self.let_go());
     }
 
     fn cut(&mut self, next_seq: LogSeq, work: &mut Workspace) -> Result<Option<LogCut>, Error> {

@@ -10,6 +10,7 @@
 
 mod behind;
 mod book;
+mod bound;
 mod capture;
 mod config;
 mod core;

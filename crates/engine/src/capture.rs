@@ -328,6 +328,11 @@ pub trait Capture: Send {
     /// See [`crate::ErrorKind`]; a failed poll may be repeated.
     fn poll(&mut self, work: &mut Workspace) -> Result<Poll, Error>;
 
+    /// Called often while [`Self::poll`] isn't: a call failed and waits to be repeated, or the capture
+    /// ends and its last cut can't go out yet. Whatever failed, the database's own log must not grow past
+    /// its bound for our sake: at it, what holds the log is let go.
+    fn keep_bounds(&mut self) {}
+
     /// Cuts everything captured so far, or the next piece of at most about 8 MiB.
     ///
     /// `next_seq` is the sequence the cut will have. `None`: nothing new. Cuts may be made before

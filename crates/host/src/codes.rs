@@ -218,12 +218,14 @@ codes! {
          captured before is safe in the regions; nothing new is protected until it is back.",
         "Check the path and the file's owner. If the database is lost, restore it: \
          tidemark-restore plan shows how far back and how long.";
-    WAL_HELD = "TM0103", Failed, "the write-ahead log grows because a reader doesn't end",
-        "An application holds a read transaction open, so no checkpoint can shorten the WAL. At \
-         wal_max the agent lets its own mark go and catches up from the database's pages later; \
-         the window shows the coarser span.",
+    WAL_HELD = "TM0103", Failed, "the write-ahead log grows",
+        "An application holds a read transaction open, so no checkpoint can shorten the WAL; or the \
+         agent can't take on what is committed (no room for its spool or state). At wal_max it lets \
+         its own mark go and catches up from the database's pages later; the window shows the \
+         coarser span.",
         "Find the process with the open transaction and end it: lsof or fuser on the -wal file shows which \
-         processes have the database open. Raise wal_max if such readers are normal for you.";
+         processes have the database open. Raise wal_max if such readers are normal for you. If other \
+         alerts name a full disk or spool, make room there first.";
     CLOCK_STEPPED = "TM0104", Failed, "the clock stepped backwards",
         "The wall clock now shows an earlier time than the last commit that was seen. Order and \
          safety don't depend on it; times of commits are held at the last one until the clock \

@@ -74,6 +74,9 @@ impl Slot {
 
     /// Makes the cuts that are due. Returns how soon to try again if something is in the way.
     pub(super) fn cut(&mut self, now: Monotonic, work: &mut Workspace) -> Option<Duration> {
+        if now < self.cut_again {
+            return Some(self.cut_again.since(now));
+        }
         let waits_for_generation = self.base.asked.is_some_and(|(key, _)| key.is_some());
         while self.cut_is_due(now) && !self.hold && !waits_for_generation {
             if self.unsealed.len() >= UNSEALED_MAX {
@@ -97,6 +100,7 @@ impl Slot {
                 }
                 Err(error) => {
                     self.fail(&error);
+                    self.cut_again = now.after(RETRY_AFTER);
                     return Some(RETRY_AFTER);
                 }
             }

@@ -3,6 +3,7 @@
 
 mod bases;
 mod behind;
+mod bounds;
 mod capture;
 mod catch_up;
 mod conformance;
