@@ -256,7 +256,8 @@ fn wal_stays_bounded_while_much_more_is_written_than_wal_max_and_the_state_direc
         .unwrap()
         .len();
     assert!(wal > WAL_MAX / 4, "the load was too small: {wal} bytes");
-    assert!(wal <= WAL_MAX * 2, "the log has {wal} bytes");
+    // Above the bound: what is written between two looks, and until a checkpoint has come to the end.
+    assert!(wal <= WAL_MAX * 3, "the log has {wal} bytes");
     eventually("the full disk is named", SOON, || {
         let alerts = site.status().alerts();
         alerts

@@ -70,7 +70,7 @@ fn a_log_whose_cuts_can_not_go_out_is_let_go_at_its_bound_and_caught_up_later() 
     // WHEN the application writes much more than wal_max
     let bytes = largest_log_while(&lab, &mut rig, |rig| raised.push(is_raised(rig)));
     // THEN its log stays small, the alert comes once and stays, and nothing is missing
-    assert!(bytes <= WAL_MAX * 2, "the log has {bytes} bytes");
+    assert!(bytes <= WAL_MAX * 3, "the log has {bytes} bytes");
     assert!(raised.is_sorted(), "the alert came and went");
     assert_eq!(raised.last(), Some(&true));
     assert_caught_up(&lab, rig);
@@ -111,7 +111,7 @@ fn a_log_of_which_every_poll_fails_is_let_go_at_its_bound_and_caught_up_later() 
     });
     // THEN its log stays small, and nothing is missing
     assert!(failed > 0, "no poll failed");
-    assert!(bytes <= WAL_MAX * 2, "the log has {bytes} bytes");
+    assert!(bytes <= WAL_MAX * 3, "the log has {bytes} bytes");
     std::fs::rename(&away, &state).expect("a step of the test");
     rig.crash();
     if matches!(rig.open(), Verdict::NewIncarnation { .. }) {
@@ -129,6 +129,6 @@ fn a_log_that_nobody_polls_is_let_go_at_its_bound_and_caught_up_later() {
     // WHEN the application writes much more than wal_max
     let bytes = largest_log_while(&lab, &mut rig, |rig| rig.capture().keep_bounds());
     // THEN its log stays small, and nothing is missing
-    assert!(bytes <= WAL_MAX * 2, "the log has {bytes} bytes");
+    assert!(bytes <= WAL_MAX * 3, "the log has {bytes} bytes");
     assert_caught_up(&lab, rig);
 }
