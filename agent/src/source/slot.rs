@@ -442,7 +442,8 @@ impl Slot {
             wait = wait.min(blocked);
         }
         if !self.base.slices.is_empty() && self.retries == 0 {
-            wait = Duration::ZERO;
+            let until = self.base.wait_until.map(|until| until.since(now));
+            wait = wait.min(until.unwrap_or(Duration::ZERO));
         }
         if self.sealed_since_sync {
             wait = wait.min(self.last_sync.after(SYNC_EVERY).since(now));

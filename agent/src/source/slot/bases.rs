@@ -1,10 +1,15 @@
 //! The slot's part in a base: it begins once it may, and is read slice by slice.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use tidemark_engine::{ErrorKind, Workspace};
+use tidemark_host::Monotonic;
 
 use super::{Event, Slot};
+
+/// How soon a base that waits for its database (a checkpoint, the log's end) is asked again.
+const SLICE_WAIT: Duration = Duration::from_millis(20);
 
 /// A base that waits for its turn or runs.
 #[derive(Debug, Default)]
@@ -13,6 +18,9 @@ pub(super) struct BaseTurn {
     pub(super) slices: VecDeque<usize>,
     /// Its last slice was read: those that were asked for ahead are not wanted.
     is_read: bool,
+    /// How far the last slice came, and when the next is read if it came no further than the one before.
+    done: u64,
+    pub(super) wait_until: Option<Monotonic>,
 }
 
 impl Slot {
@@ -29,6 +37,7 @@ impl Slot {
         };
         self.base.asked = None;
         self.base.is_read = false;
+        self.base.wait_until = None;
         let opened = generation.map_or(Ok(()), |key| capture.open_generation(key));
         match opened.and_then(|()| capture.begin_base(self.next_seq, complete)) {
             Ok(start) => {
@@ -65,11 +74,18 @@ impl Slot {
         if self.base.is_read {
             self.base.slices.clear();
         }
+        let now = self.parts.clock.monotonic();
+        if self.base.wait_until.is_some_and(|until| now < until) {
+            return;
+        }
         let Some(max_bytes) = self.base.slices.pop_front() else {
             return;
         };
         match capture.base_slice(max_bytes, work) {
             Ok(slice) => {
+                let stands = slice.runs.is_empty() && slice.progress.done == self.base.done;
+                self.base.wait_until = (stands && !slice.done).then(|| now.after(SLICE_WAIT));
+                self.base.done = slice.progress.done;
                 self.base.is_read = slice.done;
                 self.send(Event::Slice(slice));
             }
