@@ -10,3 +10,4 @@ mod decode;
 mod future;
 mod golden;
 mod make;
+mod postgres;

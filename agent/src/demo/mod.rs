@@ -149,7 +149,7 @@ fn perform(
 
     console.note("2. tidemark-agent init: keys, a config, two directory regions.");
     programs.agent(&place.init())?;
-    place.shorten_intervals()?;
+    place.fit_a_minute()?;
 
     console.note("3. tidemark-agent run: base and log go to both regions.");
     let log = folder.path.join("agent.log");
@@ -284,8 +284,9 @@ impl Places {
         words
     }
 
-    /// The config as `init` writes it, with intervals that fit a minute.
-    fn shorten_intervals(&self) -> Result<(), Failure> {
+    /// The config as `init` writes it, with intervals that fit a minute, and without the share of the
+    /// disk that a real agent leaves free: what a demo takes is small, and it shall not wait for room.
+    fn fit_a_minute(&self) -> Result<(), Failure> {
         let failed = |source| Failure::Folder {
             path: self.config.clone(),
             source,
@@ -299,6 +300,7 @@ impl Places {
                 let value = match key {
                     Some("ship_every") => SHIP_EVERY,
                     Some("snapshot_every") => "2s",
+                    Some("spool_keep_free") => "0%",
                     _ => return line.to_owned(),
                 };
                 if !line.contains('=') {
@@ -308,9 +310,9 @@ impl Places {
                 format!("{} = \"{value}\"", key.unwrap_or_default())
             })
             .collect();
-        if seen < 2 {
+        if seen < 3 {
             return Err(wrong(
-                "the config that init wrote has no ship_every or snapshot_every line",
+                "the config that init wrote has no ship_every, snapshot_every or spool_keep_free line",
             ));
         }
         std::fs::write(&self.config, lines.join("\n") + "\n").map_err(failed)
