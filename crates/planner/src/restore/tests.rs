@@ -336,6 +336,44 @@ fn a_source_without_a_commit_is_restorable_as_of_its_capture() {
     assert_eq!(ends(&facts, Target::At(second(400))), (1, 400));
 }
 
+/// Objects 0 to 4 of one life, commits up to 140; then 5 to 7 of another that begins with a base of
+/// what was committed while nobody looked, and sees no commit of its own.
+fn after_a_hole() -> Facts {
+    let mut facts = plain();
+    let epoch = &mut facts.epochs[0];
+    for (entry, captured) in epoch.log[5..8].iter_mut().zip([300, 301, 302]) {
+        if let LogState::Object(object) = &mut entry.state {
+            object.incarnation = Incarnation([2; 16]);
+            (object.first_commit, object.last_commit) = (None, None);
+            object.captured_at = second(captured);
+        }
+    }
+    epoch.log.truncate(8);
+    let mut second_base = base(5, 0, 5, 6, 1000);
+    second_base.incarnation = Incarnation([2; 16]);
+    epoch.bases.push(second_base);
+    epoch.points.clear();
+    facts
+}
+
+#[test]
+fn a_new_life_stands_for_no_instant_before_it_was_captured() {
+    let facts = after_a_hole();
+    // What was committed in between is in its base: an instant in the hole is neither its nor the old one's.
+    assert!(matches!(
+        refused(&facts, Target::At(second(250))).why,
+        Why::Hole { .. }
+    ));
+    assert!(matches!(
+        refused(&facts, Target::Before(second(299))).why,
+        Why::Hole { .. }
+    ));
+    assert_eq!(ends(&facts, Target::At(second(140))), (4, 140));
+    let (seq, at) = ends(&facts, Target::Latest);
+    assert!(seq >= 6 && at >= 300, "{seq} {at}");
+    assert_eq!(windows(&facts)[1].from.at, second(301));
+}
+
 // ---- random histories ----
 
 #[derive(Debug, Clone)]

@@ -90,10 +90,18 @@ impl<'a> Timeline<'a> {
     pub(super) fn new(facts: &'a EpochFacts) -> Self {
         let mut times = Vec::with_capacity(facts.log.len());
         let mut time: Option<Timestamp> = None;
+        let mut life: Option<Incarnation> = None;
+        let mut commits_seen = false;
         for entry in &facts.log {
             if let LogState::Object(object) | LogState::Closed(object) = &entry.state {
-                // Before the first commit that was seen, the state is as of when it was captured.
-                let captured = time.is_none().then_some(object.captured_at);
+                if life != Some(object.incarnation) {
+                    life = Some(object.incarnation);
+                    commits_seen = false;
+                }
+                commits_seen |= object.last_commit.is_some();
+                // Before the first commit that was seen in this life, the state is as of when it was
+                // captured: what an earlier life committed last says nothing of what went between.
+                let captured = (!commits_seen).then_some(object.captured_at);
                 let own = object.last_commit.or(captured);
                 time = time.max(own);
             }
