@@ -135,4 +135,14 @@ pub enum AgentError {
         /// What it waits for.
         why: String,
     },
+    /// The spool or its disk had no room for it.
+    #[error("{what} was not durable within {seconds} s: {why}")]
+    NoRoom {
+        /// What was asked for.
+        what: &'static str,
+        /// How long was waited.
+        seconds: u64,
+        /// What is full.
+        why: String,
+    },
 }

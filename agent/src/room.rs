@@ -3,13 +3,13 @@
 //! The measuring asks the file system at most once a second; the deciding ([`give_way`]) is pure.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tidemark_format::{RegionName, SourceName};
 use tidemark_host::codes::{self, Code};
-use tidemark_host::{ByteSize, Clock, KeepFree, Monotonic};
+use tidemark_host::{ByteSize, Clock, KeepFree, Monotonic, output};
 
 use crate::state::SpoolUsage;
 
@@ -70,6 +70,36 @@ impl Room {
         }
     }
 
+    /// What people are told about a shortage: the same words while it lasts.
+    #[must_use]
+    pub fn says(&self, shortage: Shortage) -> String {
+        match shortage {
+            Shortage::Spool => format!(
+                "the spool has reached spool_max ({}): nothing is captured until a region takes what waits; bring the \
+                 regions back or raise spool_max",
+                output::bytes(self.bytes_max)
+            ),
+            Shortage::Disk => {
+                let folder = self.folder.display();
+                let keep = DiskRoom::of(&self.folder, self.keep_free).map_or_else(
+                    |_unknown| String::new(),
+                    |disk| {
+                        format!(
+                            " ({} have to stay free: spool_keep_free = {})",
+                            output::bytes(disk.keep),
+                            self.keep_free
+                        )
+                    },
+                );
+                format!(
+                    "the disk that {folder} is on has no room left{keep}: nothing is captured until there is; the \
+                     database goes on, and what it commits meanwhile is found then; free space on that disk, move \
+                     state_dir, or lower spool_keep_free"
+                )
+            }
+        }
+    }
+
     /// Bytes that the file system can give without falling below what stays free.
     fn free(&self) -> u64 {
         let now = self.clock.monotonic();
@@ -79,17 +109,43 @@ impl Room {
         {
             return free;
         }
-        let free = match rustix::fs::statvfs(&self.folder) {
-            Ok(stat) => {
-                let total = stat.f_blocks.saturating_mul(stat.f_frsize);
-                let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-                free.saturating_sub(self.keep_free.of(total))
-            }
+        let free = match DiskRoom::of(&self.folder, self.keep_free) {
+            Ok(disk) => disk.usable(),
             // Writing will tell.
             Err(_unknown) => u64::MAX,
         };
         *asked = Some((now, free));
         free
+    }
+}
+
+/// What a file system has, and what has to stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskRoom {
+    /// Bytes that we may still write.
+    pub free: u64,
+    /// Bytes of them that `spool_keep_free` leaves alone.
+    pub keep: u64,
+}
+
+impl DiskRoom {
+    /// Asks the file system of `folder`.
+    ///
+    /// # Errors
+    /// The system's: the folder isn't there.
+    pub fn of(folder: &Path, keep_free: KeepFree) -> std::io::Result<Self> {
+        let stat = rustix::fs::statvfs(folder)?;
+        let total = stat.f_blocks.saturating_mul(stat.f_frsize);
+        Ok(Self {
+            free: stat.f_bavail.saturating_mul(stat.f_frsize),
+            keep: keep_free.of(total),
+        })
+    }
+
+    /// Bytes that may be written before nothing more is captured.
+    #[must_use]
+    pub const fn usable(self) -> u64 {
+        self.free.saturating_sub(self.keep)
     }
 }
 
@@ -112,22 +168,6 @@ impl Shortage {
         match self {
             Self::Spool => codes::SPOOL_FULL,
             Self::Disk => codes::DISK_FULL,
-        }
-    }
-
-    /// What people are told.
-    #[must_use]
-    pub const fn text(self) -> &'static str {
-        match self {
-            Self::Spool => {
-                "the spool has reached spool_max: nothing is captured until a region takes what waits; bring the \
-                 regions back or raise spool_max"
-            }
-            Self::Disk => {
-                "the disk of the state directory is full, or has less free than spool_keep_free: nothing is captured \
-                 until there is room; the database goes on, and what it commits meanwhile is found then; free space \
-                 on that disk or move state_dir"
-            }
         }
     }
 }

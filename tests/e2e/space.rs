@@ -3,7 +3,9 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
+use tidemark_host::{Clock as _, SystemClock};
 use tidemark_testkit::sqlite::{Job, Shape, committed, create, run};
 use tidemark_tests::eventually;
 
@@ -12,6 +14,10 @@ use crate::site::Site;
 use crate::writer::{assert_committed_prefix, write};
 
 const SPACE: i32 = 15;
+/// A request that nothing can bring about is answered after 30 s.
+const SNAPSHOT_WITHIN: Duration = Duration::from_secs(60);
+/// A stop waits 5 s for room, not its 60.
+const STOPS_WITHIN: Duration = Duration::from_secs(30);
 
 /// A small file system, unmounted when dropped.
 #[derive(Debug)]
@@ -336,4 +342,41 @@ fn full_region_is_named_and_the_other_one_goes_on_until_there_is_room() {
     let k = assert_committed_prefix(&site.restore_latest(0).path);
     assert_eq!(k, journal.last().unwrap().n);
     drop(disk);
+}
+
+#[test]
+fn agent_whose_disk_has_no_room_from_the_start_says_so_answers_and_stops() {
+    let site = Site::plan();
+    let state = site.path("host/.tidemark");
+    let Some(_disk) = SmallDisk::mount(&state, 64) else {
+        return;
+    };
+    create(&site.database, &Shape::default()).unwrap();
+    site.init();
+    // More than the disk has: there never was any room.
+    site.set("spool_keep_free", "\"1GiB\"");
+    let daemon = site.start();
+    let folder = state.display().to_string();
+    eventually("the full disk is named", SOON, || {
+        let status = site.agent(&["status"]);
+        let names = ["TM1502", &folder, "1 GiB"];
+        names
+            .iter()
+            .all(|name| status.out.contains(name))
+            .then_some(())
+    });
+    site.agent(&["doctor"]).ends_with(2).says(&[
+        "state disk",
+        &folder,
+        "spool_keep_free = 1GiB",
+        "nothing is captured",
+    ]);
+    // No base can begin: who asks for a point is told so, and not kept waiting for it.
+    let snapshot = site.agent(&["snapshot"]).ends_with(SPACE);
+    let snapshot = snapshot.says(&["the spool has no room"]);
+    assert!(snapshot.took < SNAPSHOT_WITHIN, "{:?}", snapshot.took);
+    let begun = SystemClock.monotonic();
+    daemon.terminate();
+    let took = SystemClock.monotonic().since(begun);
+    assert!(took < STOPS_WITHIN, "{took:?}");
 }

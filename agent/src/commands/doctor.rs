@@ -15,7 +15,7 @@ use tidemark_host::{
     Exit, NtpState, RegionUrl, RngExt as _,
     config::{AgentConfig, Engine, Source},
     lock::StateLock,
-    output::{Console, Document, Table, duration},
+    output::{self, Console, Document, Table, duration},
 };
 use tidemark_ledger::{Keyring, Trust, custody, read_marker};
 use tidemark_storage::{CreateOnly, region::AgentRegion};
@@ -29,12 +29,15 @@ use super::{
 };
 use crate::{
     bootstrap, cli::Global, control::ClientError, domains, enrolment, folders, policy,
-    ship::greet::recipients, state::StateDir, status_live::LiveStatus,
+    room::DiskRoom, ship::greet::recipients, state::StateDir, status_live::LiveStatus,
 };
 
 /// How long a region may take over all that is asked of it: one that swallows everything must not keep
 /// the other findings back.
 const REGION_WITHIN: Duration = Duration::from_secs(15);
+
+/// Less room than this in the spool is none: a cut may be as large.
+const ROOM_MIN: u64 = 8 << 20;
 
 /// What a check found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -178,6 +181,7 @@ fn local(
             "tidemark-agent init makes one; it then has to be enrolled",
         ),
     }
+    state_disk(config, findings);
     match machine.clock.ntp() {
         NtpState::Synchronised => findings.ok("clock", "synchronised"),
         NtpState::Unsynchronised => findings.bad(
@@ -187,6 +191,38 @@ fn local(
             "timedatectl status",
         ),
         NtpState::Unknown => findings.ok("clock", "no time service that can be asked"),
+    }
+}
+
+/// Whether the spool may grow: without room nothing is captured, however well all the rest stands.
+fn state_disk(config: &AgentConfig, findings: &mut Findings) {
+    let folder = config.state_dir.display();
+    let what = "state disk";
+    match DiskRoom::of(&config.state_dir, config.spool_keep_free) {
+        Ok(disk) => {
+            let found = format!(
+                "{folder}: {} free, of which {} have to stay free (spool_keep_free = {})",
+                output::bytes(disk.free),
+                output::bytes(disk.keep),
+                config.spool_keep_free
+            );
+            if disk.usable() >= ROOM_MIN {
+                findings.ok(what, found);
+            } else {
+                findings.bad(
+                    Grade::Broken,
+                    what,
+                    format!("{found}: nothing is captured"),
+                    "free space on that disk, move state_dir, or lower spool_keep_free",
+                );
+            }
+        }
+        Err(error) => findings.bad(
+            Grade::Broken,
+            what,
+            format!("{folder}: {error}"),
+            "tidemark-agent init makes the state directory",
+        ),
     }
 }
 
@@ -250,7 +286,7 @@ fn look_at(
     opened.capture.release();
     Ok(format!(
         "{} in {} pages of {} B; SQLite {}",
-        tidemark_host::output::bytes(probe.bytes),
+        output::bytes(probe.bytes),
         probe.pages,
         probe.page_size,
         probe.version

@@ -29,7 +29,7 @@ use crate::{AgentError, Result, domains, policy};
 pub(super) const DRAIN_TIME: Duration = Duration::from_secs(60);
 
 /// How long a stop waits for a moment in which everything committed can be captured.
-const STOP_PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What else stands on a server whose commits waited for the regions.
 const NOBODY_ANSWERS: &str = ". Commits that wait for this agent would now wait for ever: if synchronous_standby_names \

@@ -49,7 +49,7 @@ impl Driver {
         for other in Shortage::ALL.into_iter().filter(|kind| *kind != shortage) {
             self.clear(other.code().id);
         }
-        self.alert(shortage.code().id, shortage.text());
+        self.alert(shortage.code().id, &self.shared.room.says(shortage));
     }
 
     /// There is room again.

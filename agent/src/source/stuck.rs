@@ -10,7 +10,7 @@ use std::time::Duration;
 use tidemark_host::Monotonic;
 
 use super::driver::Driver;
-use super::requests::{Job, Kind, Stage};
+use super::requests::{Job, Kind, STOP_PATIENCE, Stage};
 use crate::AgentError;
 use crate::ship::lane::{Lane, Standing};
 use crate::ship::quorum;
@@ -21,8 +21,16 @@ const STUCK_MAX: Duration = Duration::from_secs(30);
 impl Job {
     /// When it ends at the latest, as things stand.
     pub(super) fn due(&self) -> Monotonic {
-        let stuck = self.stuck_since.map(|since| since.after(STUCK_MAX));
+        let stuck = self.stuck_since.map(|since| since.after(self.patience()));
         stuck.map_or(self.deadline, |stuck| stuck.min(self.deadline))
+    }
+
+    /// How long it waits for something that nothing here can bring about.
+    const fn patience(&self) -> Duration {
+        match self.kind {
+            Kind::Stop => STOP_PATIENCE,
+            Kind::Snapshot { .. } | Kind::Retire { .. } => STUCK_MAX,
+        }
     }
 }
 
@@ -30,8 +38,8 @@ impl Driver {
     /// Whether a person has waited long enough for regions that don't come.
     pub(super) fn is_stuck(&self, job: &mut Job) -> bool {
         let moves = match &job.stage {
-            // A base needs one region, and takes as long as it takes.
-            Stage::Base(_) => self.may_reach(1, |_| true),
+            // A base needs one region and room for the log that it begins with, and takes as long as it takes.
+            Stage::Base(_) => self.room_at.is_none() && self.may_reach(1, |_| true),
             Stage::Cut(_) => self.room_at.is_none(),
             Stage::Durable(_) => self.may_reach(usize::MAX, |_| true),
             Stage::Point { .. } => {
@@ -39,13 +47,15 @@ impl Driver {
             }
             Stage::Done => true,
         };
-        if moves || matches!(job.kind, Kind::Stop) {
+        // A last cut that finds no room won't find any by waiting; regions may take what waits until the end.
+        let is_patient = matches!(job.kind, Kind::Stop) && !matches!(job.stage, Stage::Cut(_));
+        if moves || is_patient {
             job.stuck_since = None;
             return false;
         }
         let now = self.now();
         let since = *job.stuck_since.get_or_insert(now);
-        now.since(since) >= STUCK_MAX
+        now.since(since) >= job.patience()
     }
 
     /// Whether as many failure domains as durability asks for, and no more than `most`, have a region
@@ -65,6 +75,9 @@ impl Driver {
     /// Ends a request whose time is over.
     pub(super) fn late(&self, job: Job) {
         let why = match &job.stage {
+            Stage::Base(_) if self.room_at.is_some() => {
+                "the spool has no room, so that no base can begin; status says what is full".to_owned()
+            }
             Stage::Base(_) if !self.may_reach(1, |_| true) => {
                 "no region answers; what is captured is kept in the spool and shipped as soon as one does, and the \
                  base is made then"
@@ -79,10 +92,12 @@ impl Driver {
         } else {
             why
         };
-        let error = AgentError::Late {
-            what: "the recovery point",
-            seconds: self.now().since(job.begun).as_secs(),
-            why,
+        let (what, seconds) = ("the recovery point", self.now().since(job.begun).as_secs());
+        let wants_room = matches!(job.stage, Stage::Base(_) | Stage::Cut(_));
+        let error = if wants_room && self.room_at.is_some() {
+            AgentError::NoRoom { what, seconds, why }
+        } else {
+            AgentError::Late { what, seconds, why }
         };
         match job.kind {
             Kind::Snapshot { answer, .. } | Kind::Retire { answer } => {
