@@ -285,7 +285,11 @@ mod tests {
 
     #[test]
     fn a_server_does_not_outlive_the_process_that_watches_it() {
-        let mut server = Command::new("sleep").arg("600").spawn().expect("it runs");
+        // As a server does, it hears the signal even where a shell in the background has it ignored.
+        let mut server = Command::new("env")
+            .args(["--default-signal=QUIT", "sleep", "600"])
+            .spawn()
+            .expect("it runs");
         let mut guard = guard(server.id()).spawn().expect("it runs");
         // As when this process is gone: the system closes its pipes.
         drop(guard.stdin.take());
