@@ -468,6 +468,8 @@ impl Turns for Slot {
         let now = self.parts.clock.monotonic();
         if self.woken.swap(false, Ordering::Acquire) {
             self.next_poll = now;
+            // Whoever waited for pages of a base may have some now.
+            self.base.wait_until = None;
         }
         self.poll(now, work);
         self.begin_base();
