@@ -18,7 +18,6 @@ pub mod policy;
 pub mod progress;
 pub mod repository;
 pub mod target;
-pub mod timeline;
 
 use tidemark_host::Exit;
 use tidemark_host::output::Console;

@@ -23,7 +23,7 @@ use tidemark_storage::{OpenOptions, ReadMode, Region, region};
 
 use crate::cli::Global;
 use crate::error::{Error, Result};
-use crate::timeline::Timeline;
+use tidemark_ledger::timeline::Timeline;
 
 /// What the process is given, once, by `main`.
 #[derive(Debug, Clone)]

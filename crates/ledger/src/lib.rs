@@ -7,7 +7,8 @@
 //! damage, never skipped in silence.
 //!
 //! **What it deliberately doesn't do:** it never decrypts, reads no `data/`, and knows no engine.
-//! Which base and log a restore needs is `planner`'s decision over the facts gathered here.
+//! Which base and log a restore needs is `planner`'s decision over the facts gathered here
+//! ([`survey`]).
 
 pub mod custody;
 mod error;
@@ -17,6 +18,8 @@ mod keyring;
 mod object;
 mod read;
 mod region;
+pub mod survey;
+pub mod timeline;
 
 pub use error::{LedgerError, LedgerErrorKind, Result};
 pub use history::SourceHistory;

@@ -18,6 +18,7 @@
 
 mod beyond;
 mod facts;
+mod recoverable;
 mod refusal;
 mod server;
 #[cfg(test)]
@@ -35,6 +36,7 @@ pub use facts::{
     BaseFact, BaseId, CaughtUp, Damage, EpochFacts, Facts, LogFact, LogState, ObjectFact,
     PointFact, Told, Voucher,
 };
+pub use recoverable::{HOLE_IS_NEWS, Hole, HoleWhy, Recoverable, recoverable};
 pub use refusal::{NotRecoverable, Why};
 pub use server::{Mark, ServerLog, ServerPlace};
 pub use timeline::{Reach, RecoverableWindow, windows};

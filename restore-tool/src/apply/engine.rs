@@ -19,7 +19,7 @@ use super::{Programs, Work};
 use crate::error::{Error, Result};
 use crate::plan::RestorePlan;
 use crate::progress::Progress;
-use crate::timeline::POSTGRESQL;
+use tidemark_ledger::timeline::POSTGRESQL;
 
 /// What engines reached and proved.
 pub type Ended = EndProof;

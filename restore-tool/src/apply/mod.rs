@@ -32,7 +32,7 @@ use crate::plan::RestorePlan;
 use crate::repository::Tools;
 use crate::target::resume::Notes;
 use crate::target::{Partial, Target};
-use crate::timeline::POSTGRESQL;
+use tidemark_ledger::timeline::POSTGRESQL;
 
 pub use engine::{Ended, ServerOptions};
 pub use log::LOG_AHEAD_BYTES;

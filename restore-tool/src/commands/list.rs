@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::identity;
 use crate::plan::{self, Beyond, Window};
 use crate::repository::{Repository, Settings, Tools};
-use crate::timeline::Timeline;
+use tidemark_ledger::timeline::Timeline;
 
 /// Points shown without `--points`, beside the named ones.
 const NEWEST_SHOWN: usize = 3;

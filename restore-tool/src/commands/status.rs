@@ -18,7 +18,7 @@ use crate::error::Result;
 use crate::identity;
 use crate::plan::{self, Asked, Avoid, Goal, Window};
 use crate::repository::{Repository, Settings, Tools};
-use crate::timeline::Timeline;
+use tidemark_ledger::timeline::Timeline;
 
 /// Beats that may stay out before a silent agent is news.
 const BEATS_MISSED: u32 = 3;

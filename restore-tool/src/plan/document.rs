@@ -11,7 +11,7 @@ use tidemark_planner::restore::{Bound, Stop};
 
 use super::{Asked, Beyond, Goal, Reached, RestorePlan};
 use crate::apply::ServerNeeds;
-use crate::timeline::POSTGRESQL;
+use tidemark_ledger::timeline::POSTGRESQL;
 
 /// What a restore takes per second until something was measured. A careful figure for one region over
 /// a good line; a directory or a near bucket is several times faster.

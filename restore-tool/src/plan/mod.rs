@@ -7,7 +7,6 @@
 mod beyond;
 mod document;
 mod reached;
-mod survey;
 mod target;
 
 use tidemark_format::heads::{BaseHead, LogHead, PointHead};
@@ -21,11 +20,11 @@ use tidemark_planner::restore::{
 pub use beyond::Beyond;
 pub use document::{ASSUMED_BYTES_PER_SECOND, PlanDocument, RECORDED, assumed_time};
 pub use reached::{Reached, ServerReached, Window};
-pub use survey::{Avoid, Scope, Survey};
 pub use target::{Asked, Goal};
+pub use tidemark_ledger::survey::{Avoid, Scope, Survey};
 
 use crate::error::{Error, Result};
-use crate::timeline::{EpochView, Lack, Timeline};
+use tidemark_ledger::timeline::{EpochView, Lack, Timeline};
 
 /// Segments at both ends of a server's log, and the one that it begins when recovery is over.
 const WAL_SPARE_BYTES: u64 = 48 << 20;

@@ -12,7 +12,7 @@ use tidemark_host::time_spec::{self, TimeContext, TimeSpecError};
 
 use crate::cli::RestoreArgs;
 use crate::error::{Error, Result};
-use crate::timeline::POSTGRESQL;
+use tidemark_ledger::timeline::POSTGRESQL;
 
 /// What was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,6 +7,7 @@ use tidemark_format::{BaseNumber, Incarnation};
 use super::*;
 
 mod past;
+mod recoverable;
 mod server;
 
 fn second(n: i64) -> Timestamp {

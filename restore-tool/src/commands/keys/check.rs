@@ -12,7 +12,7 @@ use crate::commands::restore::opener;
 use crate::error::{Error, Result};
 use crate::identity;
 use crate::repository::{Repository, Settings, Tools};
-use crate::timeline::Timeline;
+use tidemark_ledger::timeline::Timeline;
 
 /// Heads looked at for the newest object with content.
 const LOOK_BACK: u64 = 16;

@@ -12,7 +12,7 @@ use crate::apply::Work;
 use crate::error::Error;
 use crate::plan::{Avoid, RestorePlan};
 use crate::policy;
-use crate::timeline::Timeline;
+use tidemark_ledger::timeline::Timeline;
 
 /// Sessions asked for at once: each is one small object.
 const SESSIONS_AT_ONCE: usize = 16;

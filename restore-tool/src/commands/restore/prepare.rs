@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::plan::{self, Asked, Avoid, Goal, PlanDocument, RestorePlan};
 use crate::repository::{Repository, Settings, Tools};
 use crate::target::Target;
-use crate::timeline::Timeline;
+use tidemark_ledger::timeline::Timeline;
 
 /// For freshness and the end of the log.
 const NEWEST_POINTS: usize = 4;

@@ -7,7 +7,7 @@ use tidemark_format::{Epoch, Incarnation, Key, LogSeq};
 use tidemark_open::OpenedLog;
 use tidemark_planner::restore::ServerLog;
 
-use crate::timeline::POSTGRESQL;
+use tidemark_ledger::timeline::POSTGRESQL;
 
 /// What an object holds of a server's log: what is kept of its payload.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -31,7 +31,7 @@ use crate::error::{Error, Result};
 use crate::identity;
 use crate::plan::{Avoid, Scope, Survey};
 use crate::repository::{Repository, Settings, Tools};
-use crate::timeline::Timeline;
+use tidemark_ledger::timeline::Timeline;
 
 use cache::{Cache, Held};
 use find::{Answer, WalLog, Wanted};

@@ -10,12 +10,11 @@ use std::sync::Arc;
 
 use tidemark_format::heads::{BaseHead, LogHead, PointHead};
 use tidemark_format::{BaseNumber, Epoch, LogSeq, PointSeq, RegionName, SourceName};
-use tidemark_ledger::history::{
+
+use crate::history::{
     CaughtUp, EpochHistory, Freshness, LogState, SourceHistory, Standing, Trouble, whole_chains,
 };
-use tidemark_ledger::{LedgerError, Verified};
-
-use crate::error::Result;
+use crate::{LedgerError, Result, Verified};
 
 /// How a region lacks an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +54,9 @@ impl Lack {
         }
     }
 }
+
+/// The fact of a source's last recovery point.
+const RETIRED: &str = "retired";
 
 /// The engine of PostgreSQL servers, as heads name it.
 pub const POSTGRESQL: &str = "postgresql";
@@ -177,6 +179,12 @@ impl Timeline {
         }
     }
 
+    /// What was merged, region by region, for one who asks more of it.
+    #[must_use]
+    pub fn into_histories(self) -> Vec<(RegionName, SourceHistory)> {
+        self.regions.into_iter().zip(self.histories).collect()
+    }
+
     /// The source.
     #[must_use]
     pub const fn source(&self) -> &SourceName {
@@ -241,6 +249,21 @@ impl Timeline {
         point.or_else(|| base().map(|base| base.head.engine.as_str()))
     }
 
+    /// Whether the source is at rest: the newest recovery point is its last, sealed when it was retired,
+    /// and nothing was captured since.
+    #[must_use]
+    pub fn is_retired(&self) -> bool {
+        let Some(view) = self.epochs.last() else {
+            return false;
+        };
+        let last = view.names.keys().next_back();
+        view.points.last().is_some_and(|point| {
+            let said = point.head.facts.get(RETIRED);
+            said.is_some_and(|said| *said == true)
+                && last.is_none_or(|last| *last <= point.head.log_seq)
+        })
+    }
+
     /// Whether replay may end inside a log object.
     #[must_use]
     pub fn is_divisible(&self) -> bool {
@@ -278,7 +301,7 @@ impl Timeline {
             }
         }
         match first_error {
-            Some(error) if !answered => return Err(error.into()),
+            Some(error) if !answered => return Err(error),
             _ => {}
         }
         self.check_links(epoch, &mut places).await?;

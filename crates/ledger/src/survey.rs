@@ -10,14 +10,13 @@ use std::ops::Range;
 use jiff::Timestamp;
 use tidemark_format::heads::{BaseRef, LogHead};
 use tidemark_format::{Epoch, Hash, LogSeq, SessionId, keys};
-use tidemark_ledger::Verified;
-use tidemark_ledger::history::Standing;
 use tidemark_planner::restore::{
     BaseFact, CaughtUp, Damage, EpochFacts, Facts, LogFact, LogState, PointFact, Told, Voucher,
 };
 
-use crate::error::Result;
+use crate::history::Standing;
 use crate::timeline::{EpochView, Lack, Place, Timeline};
+use crate::{Result, Verified};
 
 /// A gap object has no body: anything larger is none.
 const GAP_OBJECT_BYTES_MAX: u64 = 3072;
