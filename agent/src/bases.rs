@@ -19,6 +19,7 @@ use futures_util::future::join_all;
 use tidemark_engine::{BaseSlice, Progress};
 use tidemark_format::RegionName;
 use tidemark_format::body::FileEntry;
+use tidemark_host::Pace;
 use tidemark_seal::{BaseDraft, BaseEnd, BaseTools, BaseWriter, FinishedBase, Sealed, Session};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -80,6 +81,8 @@ pub struct BaseParts {
     pub regions: Vec<Arc<RegionLink>>,
     /// Memory for packs.
     pub budget: Arc<Budget>,
+    /// How fast the database is read.
+    pub pace: Pace,
     /// Where slices are asked for.
     pub slot: Handle,
     /// Where they come from.
@@ -109,6 +112,9 @@ struct Run {
     slot: Handle,
     slices: mpsc::UnboundedReceiver<BaseSlice>,
     to: mpsc::UnboundedSender<Message>,
+    pace: Pace,
+    /// What was read so far.
+    done: u64,
 }
 
 impl Run {
@@ -126,6 +132,8 @@ impl Run {
             slot: parts.slot,
             slices: parts.slices,
             to: parts.to,
+            pace: parts.pace,
+            done: 0,
         }
     }
 
@@ -161,6 +169,12 @@ impl Run {
             let mut slice = self.slices.recv().await.ok_or("the capture ended")?;
             let files = std::mem::take(&mut slice.files);
             let (done, progress) = (slice.done, slice.progress);
+            let read = progress.done.saturating_sub(self.done);
+            self.done = progress.done;
+            let wait = self.pace.passed(read);
+            if !wait.is_zero() {
+                tokio::time::sleep(wait).await;
+            }
             if !done {
                 self.slot.tell(Command::Slice {
                     max_bytes: SLICE_BYTES,

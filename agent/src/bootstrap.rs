@@ -31,6 +31,8 @@ const CAPTURE_THREADS_MAX: usize = 4;
 /// Threads for heavy work at most, unless the config says otherwise: beside a database there are
 /// better uses for cores than compressing faster than any region takes it.
 const CPU_THREADS_MAX: usize = 8;
+/// Threads that read a data directory at most: it may be read as fast as it is compressed.
+const BASE_READERS_MAX: usize = 4;
 /// Tries inside the store; the shippers have their own, longer patience.
 const RETRY: RetryPolicy = RetryPolicy {
     tries_max: 2,
@@ -90,10 +92,11 @@ pub fn components(config: &AgentConfig, runtime: &Handle) -> Result<Components> 
             }),
         })
         .collect();
+    let made = |source: &Source| engine(source, &clock, runtime, threads(config));
     let engines = config
         .sources
         .iter()
-        .map(|source| (source.name.clone(), engine(source, &clock, runtime)))
+        .map(|source| (source.name.clone(), made(source)))
         .collect();
     local_components(config, regions, engines, (clock, rng))
 }
@@ -114,16 +117,12 @@ pub fn local_components(
     let lock = StateLock::take(state.root())?;
     let signer = load_signing_key(&state.agent_key())?;
     let writer = WriterState::load_or_new(&state.writer(), &*rng)?;
-    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    let threads = config
-        .threads
-        .map_or_else(|| cores.min(CPU_THREADS_MAX), NonZeroUsize::get);
     let at_least_one = |threads: usize| NonZeroUsize::new(threads).unwrap_or(NonZeroUsize::MIN);
     Ok(Components {
         clock,
         rng,
-        cpu: Cpu::pool(at_least_one(threads))?,
-        capture_threads: at_least_one(cores.min(CAPTURE_THREADS_MAX).min(config.sources.len())),
+        cpu: Cpu::pool(at_least_one(threads(config)))?,
+        capture_threads: at_least_one(cores().min(CAPTURE_THREADS_MAX).min(config.sources.len())),
         host: HostFacts::gather(),
         regions,
         engines,
@@ -133,25 +132,39 @@ pub fn local_components(
     })
 }
 
-/// The engine of a source.
-#[must_use]
-pub fn engine(source: &Source, clock: &Arc<dyn Clock>, runtime: &Handle) -> Arc<dyn Engine> {
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
+}
+
+/// Threads for heavy work.
+fn threads(config: &AgentConfig) -> usize {
+    config
+        .threads
+        .map_or_else(|| cores().min(CPU_THREADS_MAX), NonZeroUsize::get)
+}
+
+/// The engine of a source; `threads` is how many are for heavy work.
+fn engine(
+    source: &Source,
+    clock: &Arc<dyn Clock>,
+    runtime: &Handle,
+    threads: usize,
+) -> Arc<dyn Engine> {
     match &source.engine {
         EngineConfig::Sqlite { path } => sqlite(path, &source.settings, clock),
         EngineConfig::Postgres { conninfo, slot } => {
-            postgres((conninfo, slot), &source.settings, clock, runtime)
+            let mut config = postgres(conninfo, slot, &source.settings);
+            config.base_readers = threads.min(BASE_READERS_MAX);
+            let around = Arc::new(Named(slot.clone()));
+            let engine = PostgresEngine::new(config, around, runtime.clone(), Arc::clone(clock));
+            Arc::new(engine)
         }
     }
 }
 
-/// The engine of a PostgreSQL cluster.
-fn postgres(
-    (conninfo, slot): (&str, &str),
-    settings: &Settings,
-    clock: &Arc<dyn Clock>,
-    runtime: &Handle,
-) -> Arc<dyn Engine> {
-    let config = PostgresConfig {
+/// How a PostgreSQL cluster is captured.
+fn postgres(conninfo: &str, slot: &str, settings: &Settings) -> PostgresConfig {
+    PostgresConfig {
         conninfo: conninfo.to_owned(),
         slot: slot.to_owned(),
         ack: match settings.ack {
@@ -160,12 +173,11 @@ fn postgres(
         },
         slot_keep_max: Some(settings.slot_keep_max.get()),
         fast_checkpoint: true,
-        base_rate_kilobytes: None,
+        base_rate: settings.base_rate.clone(),
+        zone: settings.timezone.clone(),
+        base_readers: 1,
         limits: Limits::default(),
-    };
-    let around = Arc::new(Named(slot.to_owned()));
-    let engine = PostgresEngine::new(config, around, runtime.clone(), Arc::clone(clock));
-    Arc::new(engine)
+    }
 }
 
 /// This process, with a name by which the server knows the agent's connections where nothing gives

@@ -16,6 +16,7 @@ mod objects;
 mod people;
 mod pg_restore;
 mod pg_site;
+mod pg_base;
 mod postgres;
 mod process;
 mod refusals;

@@ -16,12 +16,12 @@ use crate::pg_site::{PgSite, conninfo, load};
 use crate::process::{Ran, SOON};
 
 /// The newest server; the engine's own suites run on all.
-fn newest() -> Option<Postgres> {
+pub(crate) fn newest() -> Option<Postgres> {
     Postgres::of(MAJORS[MAJORS.len() - 1])
 }
 
 /// Restores into a new cluster's folder.
-fn restore(site: &PgSite, words: &[&str]) -> (Ran, Cluster) {
+pub(crate) fn restore(site: &PgSite, words: &[&str]) -> (Ran, Cluster) {
     let cluster = Cluster::empty(site.cluster.postgres()).expect("a folder");
     let target = cluster.data_dir().display().to_string();
     let bin = site.cluster.postgres().bin().display().to_string();
@@ -30,7 +30,7 @@ fn restore(site: &PgSite, words: &[&str]) -> (Ran, Cluster) {
 }
 
 /// Starts what was restored beside what is left of the lost one, and lets the server's own tools look.
-fn start(cluster: &Cluster) {
+pub(crate) fn start(cluster: &Cluster) {
     let settings = format!(
         "\nunix_socket_directories = '{}'\nlisten_addresses = ''\n",
         cluster.socket_dir().display()
@@ -58,7 +58,7 @@ fn start(cluster: &Cluster) {
     assert!(amcheck.status.success(), "{amcheck:?}");
 }
 
-fn rows(cluster: &Cluster) -> String {
+pub(crate) fn rows(cluster: &Cluster) -> String {
     cluster.query("SELECT count(*), coalesce(max(id), -1) FROM load")
 }
 

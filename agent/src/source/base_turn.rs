@@ -15,7 +15,7 @@ use tidemark_engine::{BaseSlice, BaseStart};
 use tidemark_format::body::FileEntry;
 use tidemark_format::heads::{BaseHead, BaseRef, Facts};
 use tidemark_format::{BaseNumber, KeyId, LogSeq, RegionName};
-use tidemark_host::{Monotonic, RngExt as _};
+use tidemark_host::{Monotonic, Pace, RngExt as _};
 use tidemark_seal::{BaseDraft, BaseEnd, BaseTools, FinishedBase};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -309,6 +309,7 @@ impl Driver {
                 rng: Arc::clone(&self.shared.rng),
             },
             regions,
+            pace: self.pace(),
             budget: Arc::clone(&self.shared.pack_budget),
             slot: self.parts.slot.clone(),
             slices: from_slot,
@@ -327,6 +328,12 @@ impl Driver {
         };
         Ok((parts, running))
     }
+    fn pace(&self) -> Pace {
+        let settings = &self.parts.settings;
+        let (rate, zone) = (settings.base_rate.clone(), settings.timezone.clone());
+        Pace::new(rate, zone, Arc::clone(&self.shared.clock))
+    }
+
 
     fn base_draft(&self, start: BaseStart, started_at: Timestamp) -> BaseDraft {
         let record = &self.record;

@@ -10,10 +10,11 @@
 use std::fmt;
 use std::sync::Arc;
 
+use jiff::tz::TimeZone;
 use tidemark_engine::{Engine, Error, OpenRequest, Opened, Verdict};
 use tidemark_format::postgres::Lsn;
 use tidemark_format::{Incarnation, LogSeq, SourceName};
-use tidemark_host::Clock;
+use tidemark_host::{Clock, Pace, Rate};
 use tokio::runtime::Handle;
 
 use crate::base::{self, Bases};
@@ -30,6 +31,8 @@ use crate::wire::{WireError, WireErrorKind};
 const MAJORS: std::ops::RangeInclusive<u16> = 14..=18;
 /// A slot's name is no longer than this (`NAMEDATALEN` less one).
 const SLOT_NAME_MAX: usize = 63;
+/// Threads that read a data directory unless told otherwise.
+const BASE_READERS: usize = 2;
 const SLOT_PREFIX: &str = "tidemark_";
 
 /// How a server is captured.
@@ -45,8 +48,12 @@ pub struct PostgresConfig {
     pub slot_keep_max: Option<u64>,
     /// Base backups begin with a checkpoint at once instead of at leisure.
     pub fast_checkpoint: bool,
-    /// Kilobytes a second of a base backup at most.
-    pub base_rate_kilobytes: Option<u32>,
+    /// How fast bases are read.
+    pub base_rate: Rate,
+    /// The zone of the rate's hours.
+    pub zone: TimeZone,
+    /// Threads that read a data directory while a base is taken from it.
+    pub base_readers: usize,
     /// Times and sizes.
     pub limits: Limits,
 }
@@ -72,7 +79,9 @@ impl PostgresConfig {
             ack: Ack::Spool,
             slot_keep_max: None,
             fast_checkpoint: true,
-            base_rate_kilobytes: None,
+            base_rate: Rate::unlimited(),
+            zone: TimeZone::UTC,
+            base_readers: BASE_READERS,
             limits: Limits::default(),
         }
     }
@@ -257,7 +266,12 @@ impl PostgresEngine {
             runtime: self.runtime.clone(),
             label: format!("tidemark {}", self.config.slot),
             fast_checkpoint: self.config.fast_checkpoint,
-            rate_kilobytes: self.config.base_rate_kilobytes,
+            pace: Pace::new(
+                self.config.base_rate.clone(),
+                self.config.zone.clone(),
+                Arc::clone(&self.clock),
+            ),
+            readers: self.config.base_readers,
             wake: request.wake.clone(),
         };
         Bases::open(folder.bases(state.incarnation), settings)

@@ -94,7 +94,7 @@ fn notes(found: &Findings) -> Vec<String> {
         Some(remedy) => format!("{}: {}\n→ {remedy}", check.topic.name(), check.found),
         None => format!("{}: {}", check.topic.name(), check.found),
     };
-    let tell = |check: &&Finding| check.grade > Grade::Fine || check.topic == Topic::Connection;
+    let tell = |check: &&Finding| check.remedy.is_some() || check.topic == Topic::Connection;
     found.checks.iter().filter(tell).map(line).collect()
 }
 
@@ -125,7 +125,7 @@ fn refuse_if_broken(found: &Findings) -> Result<(), Failure> {
 pub(in crate::commands) const fn code_of(topic: Topic) -> Code {
     match topic {
         Topic::Connection => codes::SERVER_AWAY,
-        Topic::LogIn | Topic::Privileges => codes::SERVER_LOG_IN,
+        Topic::LogIn | Topic::Privileges | Topic::Bases => codes::SERVER_LOG_IN,
         Topic::Tls => codes::SERVER_TLS,
         Topic::Version => codes::SERVER_VERSION,
         Topic::Setting(_) => codes::SERVER_REFUSES,

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tidemark_format::postgres::Lsn;
 use tidemark_format::postgres::layout::BranchPosition;
+use tokio::task::JoinHandle;
 
 use super::error::BaseError;
 use super::outside::Outside;
@@ -22,6 +23,8 @@ use crate::wire::{Connection, Mode, quote_literal};
 
 /// How far the server's two notes of its start may lie apart.
 const START_APART_MAX: Duration = Duration::from_secs(120);
+/// How often the session is asked whether it lives while files are read.
+const ASK_EVERY: Duration = Duration::from_secs(5);
 /// How long the questions may take.
 const ASK_MAX: Duration = Duration::from_secs(60);
 
@@ -91,6 +94,22 @@ impl Session {
         self.position(&sql, start_max(fast)).await.map(|(at, _)| at)
     }
 
+    /// Waits for `work` as long as the session lives: without it the backup is none.
+    async fn kept_until<T>(&mut self, work: JoinHandle<T>) -> Result<T, BaseError> {
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut work => return done.map_err(|_panicked| BaseError::Stopped),
+                () = tokio::time::sleep(ASK_EVERY) => {
+                    let asked = self.connection.query_one("SELECT 1");
+                    let answered = tokio::time::timeout(SILENCE_MAX, asked).await;
+                    drop(answered.map_err(|_elapsed| silent(SILENCE_MAX))??);
+                }
+            }
+        }
+    }
+
     /// Stops it: where it is consistent, the label, the map of tablespaces.
     async fn stop(&mut self) -> Result<(Lsn, String, String), BaseError> {
         let sql = if self.server.major < 15 {
@@ -109,9 +128,7 @@ impl Session {
         wait: Duration,
     ) -> Result<(Lsn, crate::wire::ResultSet), BaseError> {
         let asked = tokio::time::timeout(wait, self.connection.query_one(sql)).await;
-        let set = asked.map_err(|_elapsed| BaseError::Silent {
-            seconds: wait.as_secs(),
-        })??;
+        let set = asked.map_err(|_elapsed| silent(wait))??;
         let at = set.value("at").and_then(|at| at.parse().ok());
         Ok((at.ok_or_else(|| contents("no position came"))?, set))
     }
@@ -145,6 +162,12 @@ impl Session {
         let set = self.connection.query_one(sql).await.ok();
         let bytes = set.and_then(|set| set.value("bytes")?.parse().ok());
         bytes.unwrap_or(0)
+    }
+}
+
+const fn silent(wait: Duration) -> BaseError {
+    BaseError::Silent {
+        seconds: wait.as_secs(),
     }
 }
 
@@ -192,22 +215,18 @@ pub(super) async fn take(
         let place = root.join(format!("pg_tblspc/{oid}")).join(&version);
         folders.push((format!("pg_tblspc/{oid}/{version}"), place));
     }
-    let checks = taking.builder.uncheck();
     let mut walk = Walk {
         builder: taking.builder,
         listing: taking.listing,
         runs: taking.runs.clone(),
         wake: taking.settings.wake.clone(),
         shared: taking.shared.clone(),
-        checks,
         root,
-        rate_kilobytes: taking.settings.rate_kilobytes,
-        unpaced: 0,
-        buffer: Vec::new(),
+        readers: taking.settings.readers,
+        pace: taking.settings.pace.clone(),
     };
-    let walked =
-        tokio::task::spawn_blocking(move || walk.everything(&folders).map(|()| walk)).await;
-    let walk = walked.map_err(|_panicked| BaseError::Stopped)??;
+    let walking = tokio::task::spawn_blocking(move || walk.everything(&folders).map(|()| walk));
+    let walk = session.kept_until(walking).await??;
     taking.builder = walk.builder;
     taking.listing = walk.listing;
     let (at, label, map) = session.stop().await?;

@@ -24,7 +24,8 @@
 //!
 //! # Bounds
 //!
-//! About 3 MiB of pages between the socket and the caller, and the table of the files while a base
+//! About 3 MiB of pages between the socket and the caller, 3 MiB more for each thread that reads a data
+//! directory, and the table of the files while a base
 //! runs (about 20 MB for 200,000 files); nothing between bases.
 
 mod checksum;
@@ -35,6 +36,7 @@ mod listing;
 mod local;
 mod outside;
 mod pages;
+mod readers;
 mod server;
 mod settings;
 mod state;
@@ -390,6 +392,16 @@ impl Bases {
         let running = self.running.as_ref()?;
         let stop = running.shared.lock().stop;
         stop.map(|stop| stop.lsn)
+    }
+
+    /// Bytes of the cluster's files: as the server estimated for the base that runs, else as the newest
+    /// one found them; 0 before the first.
+    #[must_use]
+    pub fn image_bytes(&self) -> u64 {
+        let running = self.running.as_ref();
+        let estimated = running.map(|running| running.shared.lock().total);
+        let known = estimated.filter(|bytes| *bytes > 0);
+        known.unwrap_or(self.state.image_bytes)
     }
 
     /// What should be known now.

@@ -10,11 +10,13 @@ use tidemark_format::postgres::Lsn;
 use tidemark_format::postgres::layout::{BadPage, UNIT_BYTES};
 
 use super::checksum::{self, PAGE_BYTES, Verdict, relation_segment};
-use super::digests::{DIGEST_BYTES, Store, StoreWriter, digest};
+use super::digests::{DIGEST_BYTES, Digest, Store, StoreWriter, digest};
 use super::error::BaseError;
+use super::readers::{Look, Piece};
 use super::table::{FileTable, Place};
 
-/// A batch is handed over once it has this much; a run is never longer.
+/// A batch is handed over once it has this much, which may be twice as much by then; a run is never
+/// longer.
 pub(crate) const BATCH_BYTES: usize = 1 << 20;
 /// Bad pages that are listed one by one.
 const BAD_LISTED_MAX: usize = 1000;
@@ -198,6 +200,37 @@ impl Builder {
         Ok(data)
     }
 
+    /// Takes a piece of the file that was read and digested already; a batch should not be full.
+    pub(super) fn piece(&mut self, piece: Piece) -> Result<(), BaseError> {
+        let mut current = self.current.take().ok_or(MIXED)?;
+        let length = piece.length as u64;
+        current.left = current.left.checked_sub(length).ok_or(MIXED)?;
+        // Pieces but the last one end with a page.
+        let whole_pages = piece.length == piece.bytes.len() || current.left == 0;
+        if !self.unit.is_empty() || !whole_pages {
+            return Err(MIXED);
+        }
+        for page in piece.bad {
+            self.bad.note(&current, page);
+        }
+        let first = current.unit;
+        current.unit += piece.digests.len() as u64;
+        if current.whole {
+            for new in &piece.digests {
+                self.store.push(new)?;
+            }
+            self.give_out_whole(&current, first, piece.bytes);
+        } else {
+            let (pages, _none) = piece.bytes.as_chunks::<PAGE_BYTES>();
+            for ((page, new), number) in pages.iter().zip(&piece.digests).zip(first..) {
+                self.take_digested(&current, number, page, new)?;
+            }
+            self.end_run();
+        }
+        self.current = Some(current);
+        Ok(())
+    }
+
     /// The file is over.
     pub(crate) fn end_file(&mut self) -> Result<(), BaseError> {
         let current = self.current.take().ok_or(MIXED)?;
@@ -214,12 +247,23 @@ impl Builder {
         current.unit += 1;
         self.check_page(current, number, unit);
         let new = digest(&self.key, unit);
-        self.store.push(&new)?;
+        self.take_digested(current, number, unit, &new)
+    }
+
+    /// Gives a unit out unless the base before has it.
+    fn take_digested(
+        &mut self,
+        current: &Current,
+        number: u64,
+        unit: &[u8],
+        new: &Digest,
+    ) -> Result<(), BaseError> {
+        self.store.push(new)?;
         let known = current.before.filter(|place| number < place.units());
         let same = match (&mut self.before, known) {
             (Some(before), Some(place)) if !current.whole => {
                 let at = place.digests_at.saturating_add(number * DIGEST_BYTES);
-                before.digest(at)? == Some(new)
+                before.digest(at)? == Some(*new)
             }
             _ => false,
         };
@@ -239,7 +283,7 @@ impl Builder {
         };
         let room = more
             .saturating_add(unit.len())
-            .min(BATCH_BYTES - self.batch_bytes);
+            .min(BATCH_BYTES.saturating_sub(self.batch_bytes));
         let run = self.run.get_or_insert_with(|| PageRun {
             file: current.number,
             first: number,
@@ -250,6 +294,19 @@ impl Builder {
         run.count += 1;
         run.bytes.extend_from_slice(unit);
         self.batch_bytes += unit.len();
+    }
+
+    /// Gives out pages that are a run of their own, as they are.
+    fn give_out_whole(&mut self, current: &Current, first: u64, bytes: Vec<u8>) {
+        self.end_run();
+        self.batch_bytes += bytes.len();
+        self.batch.push(PageRun {
+            file: current.number,
+            first,
+            count: u32::try_from(bytes.len() / PAGE_BYTES).unwrap_or(u32::MAX),
+            page_size: UNIT_BYTES,
+            bytes,
+        });
     }
 
     fn end_run(&mut self) {
@@ -277,15 +334,11 @@ impl Builder {
         }
     }
 
-    /// Leaves the checks to the caller, who calls [`Self::note_bad`].
-    pub(crate) const fn uncheck(&mut self) -> Option<Checks> {
-        self.checks.take()
-    }
-
-    /// A page of the file that is being read is bad.
-    pub(crate) fn note_bad(&mut self, page: u64) {
-        if let Some(current) = &self.current {
-            self.bad.note(current, page);
+    /// How others look at pages, whose pieces then come checked and digested.
+    pub(super) const fn look(&mut self) -> Look {
+        Look {
+            key: self.key,
+            checks: self.checks.take(),
         }
     }
 

@@ -4,6 +4,7 @@ use std::fmt;
 
 use tidemark_engine::Wake;
 use tidemark_format::postgres::Lsn;
+use tidemark_host::Pace;
 
 use crate::conninfo::ConnInfo;
 
@@ -30,8 +31,10 @@ pub struct Settings {
     pub label: String,
     /// Checkpoint at once instead of at leisure.
     pub fast_checkpoint: bool,
-    /// Kilobytes a second at most.
-    pub rate_kilobytes: Option<u32>,
+    /// How fast it is read.
+    pub pace: Pace,
+    /// Threads that read a data directory while a base is taken from it.
+    pub readers: usize,
     /// Called when there is something for [`super::Bases::slice`].
     pub wake: Wake,
 }
@@ -41,7 +44,7 @@ impl fmt::Debug for Settings {
         f.debug_struct("Settings")
             .field("label", &self.label)
             .field("fast_checkpoint", &self.fast_checkpoint)
-            .field("rate_kilobytes", &self.rate_kilobytes)
+            .field("pace", &self.pace)
             .finish_non_exhaustive()
     }
 }

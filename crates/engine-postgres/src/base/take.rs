@@ -35,8 +35,8 @@ const FAST_START_MAX: Duration = Duration::from_secs(3600);
 const SPREAD_START_MAX: Duration = Duration::from_secs(26 * 3600);
 /// How long to wait for a standby's restart point, and how often to look: primaries make a
 /// checkpoint every five minutes unless told otherwise, if anything was written.
-pub(super) const EARLY_TRIES_MAX: u32 = 90;
-pub(super) const EARLY_WAIT: Duration = Duration::from_secs(10);
+pub(super) const EARLY_TRIES_MAX: u32 = 300;
+pub(super) const EARLY_WAIT: Duration = Duration::from_secs(3);
 
 /// How a base ended well.
 #[derive(Debug, Clone)]
@@ -124,6 +124,10 @@ async fn remote(work: Work, outside: Outside) -> Result<Finished, BaseError> {
             BackupEvent::Data(data) => {
                 taking.shared.lock().done += data.len() as u64;
                 taking.data(&data).await?;
+                let wait = taking.settings.pace.passed(data.len() as u64);
+                if !wait.is_zero() {
+                    tokio::time::sleep(wait).await;
+                }
             }
             BackupEvent::Progress(_) => {}
             BackupEvent::End { at, timeline } => {
@@ -189,7 +193,8 @@ async fn begin_backup(work: &Work) -> Result<(BaseBackup, Server), BaseError> {
     let options = BackupOptions {
         label: settings.label.clone(),
         fast: settings.fast_checkpoint,
-        rate_kilobytes: settings.rate_kilobytes,
+        // A rate may change by the hour: it is kept by reading no faster.
+        rate_kilobytes: None,
         // The server reads a page again before it calls it wrong.
         verify_checksums: true,
         manifest: false,

@@ -5,33 +5,36 @@
 //! length at the start is left), or be torn in a page; a page whose checksum is wrong is read again,
 //! and only then called bad. `global/pg_control` comes last, read until its own checksum is right.
 //!
+//! One thread walks; what is found is read, checked and digested by several ([`super::readers`]) and
+//! gathered here in the order of the walk.
+//!
 //! **Cancellation.** It ends when nobody takes the pages any more.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::fs::File;
 use std::io::ErrorKind;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crc_fast::CrcAlgorithm;
 use rustix::fs::Advice;
 use tidemark_engine::{PageRun, Wake};
+use tidemark_host::Pace;
 use tokio::sync::mpsc;
 
-use super::checksum::{self, PAGE_BYTES, Verdict, relation_segment};
+use super::checksum::relation_segment;
 use super::error::BaseError;
 use super::exclude::{self, Folder};
 use super::listing::Listing;
-use super::pages::{Builder, Checks};
+use super::pages::Builder;
+use super::readers::{AGAIN_WAIT, Piece, READ_BYTES, Readers, Wanted};
 use super::take::Shared;
 
-/// Read at once.
-const READ_BYTES: usize = 1 << 20;
-/// A torn page is whole again as soon as the write that tore it is over.
-const AGAIN_MAX: u32 = 5;
-const AGAIN_WAIT: Duration = Duration::from_millis(10);
-/// A rate is kept by waits of at least this much, and looks at once in a while whether to go on.
+/// Files and pieces that were found and not gathered yet, empty files among them.
+const FOUND_MAX: usize = 256;
+/// Whoever waits for the rate looks so often whether to go on.
 const PACE: Duration = Duration::from_millis(100);
 /// The control file is written in one piece, and rarely.
 const CONTROL_TRIES_MAX: u32 = 100;
@@ -45,27 +48,58 @@ pub(super) struct Walk {
     pub(super) runs: mpsc::Sender<Vec<PageRun>>,
     pub(super) wake: Wake,
     pub(super) shared: Shared,
-    pub(super) checks: Option<Checks>,
     /// The data directory.
     pub(super) root: PathBuf,
-    /// Kilobytes a second at most.
-    pub(super) rate_kilobytes: Option<u32>,
-    /// Bytes since the last wait for the rate.
-    pub(super) unpaced: u64,
-    /// The bytes that were read.
-    pub(super) buffer: Vec<u8>,
+    /// How many threads read.
+    pub(super) readers: usize,
+    pub(super) pace: Pace,
+}
+
+/// Found, in the order in which it is gathered.
+enum Found {
+    File(FoundFile),
+    /// The readers have it.
+    Piece,
+    End,
+}
+
+struct FoundFile {
+    path: String,
+    on_disk: PathBuf,
+    bytes: u64,
+    mode: u32,
+}
+
+/// A walk with its readers.
+struct Walking<'a> {
+    walk: &'a mut Walk,
+    readers: Readers,
+    found: VecDeque<Found>,
+    /// The file that is gathered.
+    on_disk: PathBuf,
 }
 
 impl Walk {
     /// Reads the data directory and the folders of tablespaces, given as path in the base and on disk.
     pub(super) fn everything(&mut self, spaces: &[(String, PathBuf)]) -> Result<(), BaseError> {
-        self.buffer.resize(READ_BYTES, 0);
         let root = self.root.clone();
-        self.below("", &root)?;
-        for (path, place) in spaces {
-            self.listing.folder(path.clone(), mode_of(place)?);
-            self.below(path, place)?;
-        }
+        let look = self.builder.look();
+        std::thread::scope(|scope| {
+            let readers = Readers::start(scope, self.readers, look);
+            let readers = readers.map_err(BaseError::io("starting to read", &root))?;
+            let mut walking = Walking {
+                walk: self,
+                readers,
+                found: VecDeque::new(),
+                on_disk: PathBuf::new(),
+            };
+            walking.below("", &root)?;
+            for (path, place) in spaces {
+                walking.walk.listing.folder(path.clone(), mode_of(place)?);
+                walking.below(path, place)?;
+            }
+            walking.gather_all()
+        })?;
         let control = read_control(&root)?;
         self.listing
             .file(CONTROL_PATH, mode_of(&root.join(CONTROL_PATH))?);
@@ -77,34 +111,6 @@ impl Walk {
         self.builder.begin_file(path, bytes.len() as u64, false)?;
         self.feed(bytes)?;
         self.builder.end_file()
-    }
-
-    /// Everything below one folder; not recursive, so that no depth is too deep.
-    fn below(&mut self, path: &str, place: &Path) -> Result<(), BaseError> {
-        let mut folders = vec![path.to_owned()];
-        while let Some(folder) = folders.pop() {
-            let inside = folder.get(path.len()..).unwrap_or_default();
-            let on_disk = place.join(inside.trim_start_matches('/'));
-            let Some(entries) = self.entries(&folder, &on_disk)? else {
-                continue;
-            };
-            let unlogged: HashSet<u32> = entries
-                .iter()
-                .filter_map(|entry| exclude::init_fork(&entry.name))
-                .collect();
-            for entry in entries {
-                let below = match folder.as_str() {
-                    "" => entry.name.clone(),
-                    folder => format!("{folder}/{}", entry.name),
-                };
-                if entry.is_folder {
-                    folders.extend(self.folder(below, entry.mode));
-                } else if exclude::takes_file(&below, &unlogged) {
-                    self.file(&below, &on_disk.join(&entry.name))?;
-                }
-            }
-        }
-        Ok(())
     }
 
     /// Lists a folder; it is given back if what it holds is wanted, too.
@@ -161,6 +167,83 @@ impl Walk {
         Ok(Some(found))
     }
 
+    fn feed(&mut self, mut data: &[u8]) -> Result<(), BaseError> {
+        self.came(data.len() as u64)?;
+        while !data.is_empty() {
+            self.hand_over_if_full()?;
+            data = self.builder.data(data)?;
+        }
+        Ok(())
+    }
+
+    fn piece(&mut self, piece: Piece) -> Result<(), BaseError> {
+        self.came(piece.length as u64)?;
+        self.hand_over_if_full()?;
+        self.builder.piece(piece)
+    }
+
+    /// So much was read.
+    fn came(&mut self, bytes: u64) -> Result<(), BaseError> {
+        // In a base in which nothing changed, only this tells that nobody wants it any more.
+        if self.runs.is_closed() {
+            return Err(BaseError::Stopped);
+        }
+        self.shared.lock().done += bytes;
+        self.pace(bytes);
+        Ok(())
+    }
+
+    fn hand_over_if_full(&mut self) -> Result<(), BaseError> {
+        if self.builder.is_full() {
+            let batch = self.builder.take_batch();
+            let sent = self.runs.blocking_send(batch);
+            sent.map_err(|_nobody_listens| BaseError::Stopped)?;
+            self.wake.wake();
+        }
+        Ok(())
+    }
+
+    /// Keeps to the rate.
+    fn pace(&mut self, bytes: u64) {
+        let mut left = self.pace.passed(bytes);
+        // Ends soon after nobody wants the base any more.
+        while !left.is_zero() && !self.runs.is_closed() {
+            std::thread::sleep(left.min(PACE));
+            left = left.saturating_sub(PACE);
+        }
+    }
+}
+
+impl Walking<'_> {
+    /// Everything below one folder; not recursive, so that no depth is too deep.
+    fn below(&mut self, path: &str, place: &Path) -> Result<(), BaseError> {
+        let mut folders = vec![path.to_owned()];
+        while let Some(folder) = folders.pop() {
+            let inside = folder.get(path.len()..).unwrap_or_default();
+            let on_disk = place.join(inside.trim_start_matches('/'));
+            let Some(entries) = self.walk.entries(&folder, &on_disk)? else {
+                continue;
+            };
+            let unlogged: HashSet<u32> = entries
+                .iter()
+                .filter_map(|entry| exclude::init_fork(&entry.name))
+                .collect();
+            for entry in entries {
+                let below = match folder.as_str() {
+                    "" => entry.name.clone(),
+                    folder => format!("{folder}/{}", entry.name),
+                };
+                if entry.is_folder {
+                    folders.extend(self.walk.folder(below, entry.mode));
+                } else if exclude::takes_file(&below, &unlogged) {
+                    self.file(&below, &on_disk.join(&entry.name))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A file that is wanted: opens it, and has it read.
     fn file(&mut self, path: &str, on_disk: &Path) -> Result<(), BaseError> {
         let failed = |error| BaseError::io("reading the data directory", on_disk)(error);
         let file = match File::open(on_disk) {
@@ -176,92 +259,64 @@ impl Walk {
                 tracing::trace!(error = %error, "no read-ahead");
             }
         }
-        self.builder.begin_file(path, length, false)?;
-        self.listing.file(path, meta.mode() & 0o7777);
-        let checks = self
-            .checks
-            .and_then(|checks| Some((checks, relation_segment(path)?)));
-        let mut buffer = std::mem::take(&mut self.buffer);
+        self.find(Found::File(FoundFile {
+            path: path.to_owned(),
+            on_disk: on_disk.to_owned(),
+            bytes: length,
+            mode: meta.mode() & 0o7777,
+        }))?;
+        let (file, segment) = (Arc::new(file), relation_segment(path));
         let mut at = 0;
         while at < length {
             let left = usize::try_from(length - at).unwrap_or(READ_BYTES);
-            let piece = buffer.split_at_mut(left.min(READ_BYTES)).0;
-            fill(&file, piece, at).map_err(failed)?;
-            if let Some((checks, segment)) = checks {
-                self.check(&file, piece, at, checks, segment)
-                    .map_err(failed)?;
+            let bytes = left.min(READ_BYTES);
+            while self.readers.are_busy() {
+                self.gather()?;
             }
-            self.feed(piece)?;
-            at += piece.len() as u64;
+            self.readers.give(Wanted {
+                file: Arc::clone(&file),
+                at,
+                bytes,
+                segment,
+            })?;
+            self.find(Found::Piece)?;
+            at += bytes as u64;
         }
-        self.buffer = buffer;
-        self.builder.end_file()
+        self.find(Found::End)
     }
 
-    /// Looks at the pages read from `at`; those that are wrong are read again.
-    fn check(
-        &mut self,
-        file: &File,
-        piece: &mut [u8],
-        at: u64,
-        checks: Checks,
-        segment: u32,
-    ) -> std::io::Result<()> {
-        let first = at / PAGE_BYTES as u64;
-        let (pages, _part) = piece.as_chunks_mut::<PAGE_BYTES>();
-        for (page, number) in pages.iter_mut().zip(first..) {
-            let Some(block) = checks.block(segment, number) else {
-                continue;
-            };
-            let mut tries = 0;
-            while checksum::look(page, block, checks.start) == Verdict::Bad {
-                if tries == AGAIN_MAX {
-                    self.builder.note_bad(number);
-                    break;
-                }
-                tries += 1;
-                std::thread::sleep(AGAIN_WAIT);
-                fill(file, page, number * PAGE_BYTES as u64)?;
-            }
+    fn find(&mut self, found: Found) -> Result<(), BaseError> {
+        self.found.push_back(found);
+        while self.found.len() > FOUND_MAX {
+            self.gather()?;
         }
         Ok(())
     }
 
-    fn feed(&mut self, mut data: &[u8]) -> Result<(), BaseError> {
-        // In a base in which nothing changed, only this tells that nobody wants it any more.
-        if self.runs.is_closed() {
-            return Err(BaseError::Stopped);
-        }
-        self.shared.lock().done += data.len() as u64;
-        self.pace(data.len() as u64);
-        while !data.is_empty() {
-            if self.builder.is_full() {
-                let batch = self.builder.take_batch();
-                let sent = self.runs.blocking_send(batch);
-                sent.map_err(|_nobody_listens| BaseError::Stopped)?;
-                self.wake.wake();
-            }
-            data = self.builder.data(data)?;
+    fn gather_all(&mut self) -> Result<(), BaseError> {
+        while !self.found.is_empty() {
+            self.gather()?;
         }
         Ok(())
     }
 
-    /// Keeps to the rate.
-    fn pace(&mut self, bytes: u64) {
-        let Some(rate) = self.rate_kilobytes else {
-            return;
-        };
-        self.unpaced += bytes;
-        let due = self.unpaced.saturating_mul(1000) / (u64::from(rate.max(1)) << 10);
-        if due < u64::try_from(PACE.as_millis()).unwrap_or(1) {
-            return;
-        }
-        self.unpaced = 0;
-        let mut left = Duration::from_millis(due);
-        // Ends soon after nobody wants the base any more.
-        while !left.is_zero() && !self.runs.is_closed() {
-            std::thread::sleep(left.min(PACE));
-            left = left.saturating_sub(PACE);
+    /// Takes the oldest of what was found into the base.
+    fn gather(&mut self) -> Result<(), BaseError> {
+        match self.found.pop_front() {
+            None => Ok(()),
+            Some(Found::File(file)) => {
+                let walk = &mut self.walk;
+                walk.builder.begin_file(&file.path, file.bytes, false)?;
+                walk.listing.file(&file.path, file.mode);
+                self.on_disk = file.on_disk;
+                Ok(())
+            }
+            Some(Found::Piece) => {
+                let failed = BaseError::io("reading the data directory", &self.on_disk);
+                let piece = self.readers.take()?.map_err(failed)?;
+                self.walk.piece(piece)
+            }
+            Some(Found::End) => self.walk.builder.end_file(),
         }
     }
 }
@@ -279,31 +334,19 @@ fn mode_of(path: &Path) -> Result<u32, BaseError> {
     Ok(meta.mode() & 0o7777)
 }
 
-/// Reads from `at`; what the file doesn't have any more is zeros.
-fn fill(file: &File, mut piece: &mut [u8], mut at: u64) -> std::io::Result<()> {
-    while !piece.is_empty() {
-        match file.read_at(piece, at) {
-            Ok(0) => {
-                piece.fill(0);
-                return Ok(());
-            }
-            Ok(read) => {
-                piece = piece.split_at_mut(read).1;
-                at += read as u64;
-            }
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
 /// The control file, whole.
 pub(super) fn read_control(root: &Path) -> Result<Vec<u8>, BaseError> {
     let path = root.join(CONTROL_PATH);
+    whole_control(&path, || std::fs::read(&path))
+}
+
+/// Reads until the checksum is right: the server may be writing it.
+fn whole_control(
+    path: &Path,
+    mut read: impl FnMut() -> std::io::Result<Vec<u8>>,
+) -> Result<Vec<u8>, BaseError> {
     for _ in 0..CONTROL_TRIES_MAX {
-        let read = std::fs::read(&path);
-        let bytes = read.map_err(BaseError::io("reading the control file", &path))?;
+        let bytes = read().map_err(BaseError::io("reading the control file", path))?;
         if control_system(&bytes).is_some() {
             return Ok(bytes);
         }
@@ -331,4 +374,157 @@ pub(super) fn control_system(bytes: &[u8]) -> Option<u64> {
     let checksum = crc_fast::checksum(CrcAlgorithm::Crc32Iscsi, covered);
     let right = checksum == u64::from(word(checksum_at)?);
     right.then_some(u64::from(word(4)?) << 32 | u64::from(word(0)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use jiff::tz::TimeZone;
+    use tidemark_host::{Rate, SystemClock};
+
+    use super::super::digests::{StoreWriter, files};
+    use super::super::table::FileTable;
+    use super::*;
+
+    const KEY: [u8; 32] = [3; 32];
+
+    /// A control file of 15 whose checksum is right.
+    fn control() -> Vec<u8> {
+        let mut control = vec![0; 8192];
+        control[..8].copy_from_slice(&77u64.to_le_bytes());
+        control[8..12].copy_from_slice(&1300u32.to_le_bytes());
+        let sum = crc_fast::checksum(CrcAlgorithm::Crc32Iscsi, &control[..288]);
+        let sum = u32::try_from(sum).unwrap();
+        control[288..292].copy_from_slice(&sum.to_le_bytes());
+        control
+    }
+
+    fn write(root: &Path, path: &str, bytes: &[u8]) {
+        let path = root.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    }
+
+    /// A walk that nobody takes the pages of before it is over.
+    fn walk(root: &Path, digests: &Path) -> (Walk, mpsc::Receiver<Vec<PageRun>>) {
+        let (runs, batches) = mpsc::channel(1000);
+        let store = StoreWriter::create(digests, 0, &KEY).unwrap();
+        let builder = Builder::new(KEY, None, store, FileTable::new().unwrap());
+        let pace = Pace::new(Rate::unlimited(), TimeZone::UTC, SystemClock::shared());
+        let walk = Walk {
+            builder,
+            listing: Listing::default(),
+            runs,
+            wake: Wake::nobody(),
+            shared: Shared::default(),
+            root: root.to_owned(),
+            readers: 3,
+            pace,
+        };
+        (walk, batches)
+    }
+
+    /// The files that a walk found, by path; and the last one's.
+    fn gathered(
+        mut walk: Walk,
+        mut batches: mpsc::Receiver<Vec<PageRun>>,
+        digests: &Path,
+    ) -> (BTreeMap<String, Vec<u8>>, String) {
+        let mut runs = Vec::new();
+        while let Ok(batch) = batches.try_recv() {
+            runs.extend(batch);
+        }
+        runs.extend(walk.builder.take_batch());
+        walk.builder.finish().unwrap();
+        let table = files(digests, 0, &KEY).unwrap();
+        let last = table.last().unwrap().path.clone();
+        let mut found: Vec<(String, Vec<u8>)> = table
+            .into_iter()
+            .map(|file| (file.path, vec![0xEE; usize::try_from(file.bytes).unwrap()]))
+            .collect();
+        for run in runs {
+            let at = usize::try_from(run.first).unwrap() * 8192;
+            let to = &mut found[usize::try_from(run.file).unwrap()].1[at..];
+            let length = to.len().min(run.bytes.len());
+            to[..length].copy_from_slice(&run.bytes[..length]);
+        }
+        (found.into_iter().collect(), last)
+    }
+
+    #[test]
+    fn everything_wanted_is_gathered_whole_and_the_control_file_comes_last() {
+        let (folder, digests) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let root = folder.path();
+        let large: Vec<u8> = (0..=255).cycle().take((5 << 20) + 77).collect();
+        write(root, "base/1/2619_large", &large);
+        write(root, "base/1/empty", &[]);
+        write(root, "PG_VERSION", b"15\n");
+        write(root, "postmaster.pid", b"1\n");
+        write(root, "pg_wal/000000010000000000000001", b"log");
+        write(root, "zzz/last", b"x");
+        write(root, CONTROL_PATH, &control());
+        for number in 0..600 {
+            write(root, &format!("base/5/f{number}"), &[1; 3]);
+        }
+        let (mut walk, batches) = walk(root, digests.path());
+        walk.everything(&[]).unwrap();
+        let done = walk.shared.lock().done;
+        let (found, last) = gathered(walk, batches, digests.path());
+        assert_eq!(last, CONTROL_PATH);
+        assert_eq!(done, large.len() as u64 + 3 + 1 + 8192 + 600 * 3);
+        assert!(found["base/1/2619_large"] == large);
+        assert_eq!(found["PG_VERSION"], b"15\n");
+        assert!(found["base/1/empty"].is_empty() && found[CONTROL_PATH] == control());
+        let small = |path: &&String| path.starts_with("base/5/f");
+        assert_eq!(found.keys().filter(small).count(), 600);
+        assert!(!found.contains_key("postmaster.pid"));
+        assert!(!found.keys().any(|path| path.starts_with("pg_wal/")));
+    }
+
+    #[test]
+    fn a_file_that_is_gone_when_its_turn_comes_is_left_out() {
+        let (folder, digests) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let root = folder.path();
+        write(root, "here", b"x");
+        let (mut walk, batches) = walk(root, digests.path());
+        let look = walk.builder.look();
+        std::thread::scope(|scope| {
+            let mut walking = Walking {
+                readers: Readers::start(scope, 2, look).unwrap(),
+                walk: &mut walk,
+                found: VecDeque::new(),
+                on_disk: PathBuf::new(),
+            };
+            walking.file("gone", &root.join("gone")).unwrap();
+            walking.file("here", &root.join("here")).unwrap();
+            walking.below("no/folder", &root.join("no/folder")).unwrap();
+            walking.gather_all().unwrap();
+        });
+        let (found, last) = gathered(walk, batches, digests.path());
+        assert_eq!(last, "here");
+        assert!(!found.contains_key("gone"));
+    }
+
+    #[test]
+    fn a_walk_ends_when_nobody_takes_its_pages() {
+        let (folder, digests) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        write(folder.path(), "file", &[1; 100]);
+        write(folder.path(), CONTROL_PATH, &control());
+        let (mut walk, batches) = walk(folder.path(), digests.path());
+        drop(batches);
+        assert!(matches!(walk.everything(&[]), Err(BaseError::Stopped)));
+    }
+
+    #[test]
+    fn the_control_file_is_read_until_its_checksum_is_right() {
+        let mut torn = control();
+        torn[100] ^= 1;
+        let mut reads = vec![control(), torn.clone(), torn.clone()];
+        let read = whole_control(Path::new("x"), || Ok(reads.pop().unwrap()));
+        assert_eq!(read.unwrap(), control());
+        assert!(reads.is_empty());
+        let wrong = whole_control(Path::new("x"), || Ok(torn.clone()));
+        assert!(wrong.is_err());
+    }
 }

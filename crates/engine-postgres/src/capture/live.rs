@@ -11,6 +11,7 @@ use tidemark_engine::{
     Workspace,
 };
 use tidemark_format::LogSeq;
+use tidemark_format::postgres::layout::UNIT_BYTES;
 use tidemark_format::postgres::{HistoryFile, LogRange, Lsn, RecordSpan};
 use tidemark_host::Clock;
 use tokio::runtime::Handle;
@@ -449,7 +450,11 @@ impl Capture for PgCapture {
             facts,
             ..Probe::default()
         })
+        let bytes = self.bases.image_bytes();
     }
+            bytes,
+            page_size: UNIT_BYTES,
+            pages: bytes.div_ceil(u64::from(UNIT_BYTES)),
 
     fn release(self: Box<Self>) {}
 }

@@ -40,6 +40,8 @@ pub enum Topic {
     Setting(&'static str),
     /// The agent's slot.
     Slot,
+    /// Where bases are read.
+    Bases,
 }
 
 impl Topic {
@@ -54,6 +56,7 @@ impl Topic {
             Self::Version => "version",
             Self::Setting(name) => name,
             Self::Slot => "slot",
+            Self::Bases => "bases",
         }
     }
 }
@@ -67,7 +70,7 @@ pub struct Finding {
     pub grade: Grade,
     /// What was found and what it means.
     pub found: String,
-    /// What to do, as a statement where one does it.
+    /// What to do, as a statement where one does it; for what is fine, what would make it better.
     pub remedy: Option<String>,
 }
 
@@ -78,6 +81,14 @@ impl Finding {
             grade: Grade::Fine,
             found: found.into(),
             remedy: None,
+        }
+    }
+
+    /// It is as it should be, and could be better.
+    pub(super) fn hint(topic: Topic, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self {
+            remedy: Some(remedy.into()),
+            ..Self::fine(topic, found)
         }
     }
 
@@ -199,6 +210,7 @@ fn log_in_remedy(info: &ConnInfo) -> String {
     text
 }
 
+    found.push(super::folder::judge(server));
 /// A name as SQL wants it.
 pub(super) fn identifier(name: &str) -> String {
     let is_plain = name

@@ -8,6 +8,7 @@
 //! limit. Nothing on the server is changed.
 
 mod check;
+mod folder;
 mod setup;
 mod sql;
 
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 pub use check::{Finding, Grade, Topic, judge};
 pub use setup::{hba_lines, role_statements};
+pub use folder::DataFolder;
 
 use crate::conninfo::ConnInfo;
 use crate::replication::identify;
@@ -74,6 +76,10 @@ pub struct Server {
     pub is_standby: bool,
     /// Settings that matter here, in the server's base units.
     pub settings: std::collections::BTreeMap<String, String>,
+    /// It may start and stop a backup, which a base from the data directory needs.
+    pub may_back_up: bool,
+    /// The data directory, if it is on this machine.
+    pub data_folder: Option<DataFolder>,
     /// Connections that send log now.
     pub senders: u64,
     /// Slots that exist.
@@ -145,7 +151,11 @@ async fn look_at(info: &ConnInfo, wanted: &Wanted) -> Findings {
         Err(_) => None,
     };
     let server = match sql::ask(info, peer.as_deref(), &wanted.slot).await {
-        Ok(server) => server,
+        Ok(mut server) => {
+            let folder = server.settings.get("data_directory");
+            server.data_folder = folder.and_then(|path| folder::look(info, path));
+            server
+        }
         Err(error) => {
             findings.checks.push(match &replicates {
                 Err(wire) => check::of_connection(info, wire),

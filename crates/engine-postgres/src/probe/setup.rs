@@ -12,7 +12,21 @@ pub fn role_statements(user: &str) -> Vec<String> {
             "CREATE ROLE {role} LOGIN REPLICATION;   -- and \\password {role}, unless it logs in by peer"
         ),
         format!("GRANT pg_monitor TO {role};"),
+        format!(
+            "{}   -- for bases that are read from the data directory, in the database that the agent connects to",
+            backup_grant(&role, 15)
+        ),
     ]
+}
+
+/// The statement that lets a role take bases from the data directory; functions were renamed in 15.
+pub(super) fn backup_grant(role: &str, major: u16) -> String {
+    let functions = if major < 15 {
+        "pg_start_backup(text, boolean, boolean), pg_stop_backup(boolean, boolean)"
+    } else {
+        "pg_backup_start(text, boolean), pg_backup_stop(boolean)"
+    };
+    format!("GRANT EXECUTE ON FUNCTION {functions} TO {role};")
 }
 
 /// Lines of `pg_hba.conf` that let it in: for replication, and for the database that is asked about
@@ -111,5 +125,6 @@ mod tests {
         let statements = role_statements("Tide mark").join("\n");
         assert!(statements.contains("CREATE ROLE \"Tide mark\" LOGIN REPLICATION;"));
         assert!(statements.contains("GRANT pg_monitor TO \"Tide mark\";"));
+        assert!(statements.contains("pg_backup_stop(boolean) TO \"Tide mark\";"));
     }
 }

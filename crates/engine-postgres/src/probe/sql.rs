@@ -10,14 +10,17 @@ use crate::conninfo::{Address, ConnInfo, Roots, SslMode};
 
 /// What [`super::judge`] wants to know; a server that lacks one doesn't list it.
 const SETTINGS: &str = "SELECT name, setting FROM pg_catalog.pg_settings WHERE name IN (\
-    'cluster_name', 'data_checksums', 'fsync', 'full_page_writes', 'idle_replication_slot_timeout', \
+    'cluster_name', 'data_checksums', 'data_directory', 'fsync', 'full_page_writes', 'idle_replication_slot_timeout', \
     'max_replication_slots', 'max_slot_wal_keep_size', 'max_wal_senders', 'server_version', \
     'server_version_num', 'synchronous_commit', 'synchronous_standby_names', 'wal_level', \
     'wal_sender_timeout')";
 
 const ROLE: &str = "SELECT r.rolname::text, r.rolsuper, r.rolreplication, \
     pg_catalog.pg_has_role(r.oid, 'pg_monitor', 'MEMBER'), pg_catalog.pg_is_in_recovery(), \
-    pg_catalog.current_database()::text FROM pg_catalog.pg_roles r WHERE r.rolname = current_user";
+    pg_catalog.current_database()::text, (SELECT coalesce(bool_and(pg_catalog.has_function_privilege(p.oid, 'EXECUTE')), false) \
+    FROM pg_catalog.pg_proc p WHERE p.pronamespace = 'pg_catalog'::pg_catalog.regnamespace AND p.pronargs > 0 \
+    AND p.proname IN ('pg_backup_start', 'pg_backup_stop', 'pg_start_backup', 'pg_stop_backup')) \
+    FROM pg_catalog.pg_roles r WHERE r.rolname = current_user";
 
 const COUNTS: &str = "SELECT (SELECT count(*) FROM pg_catalog.pg_stat_replication), \
     (SELECT count(*) FROM pg_catalog.pg_replication_slots)";
@@ -68,6 +71,8 @@ pub(super) async fn ask(
         may_replicate: role.try_get(2)?,
         monitors: role.try_get(3)?,
         is_standby: role.try_get(4)?,
+        may_back_up: role.try_get(6)?,
+        data_folder: None,
         senders: unsigned(counts.try_get(0)?).unwrap_or(0),
         slots: unsigned(counts.try_get(1)?).unwrap_or(0),
         slot: found.map(|row| slot_state(&row)).transpose()?,

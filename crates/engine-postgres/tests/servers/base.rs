@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
+use jiff::tz::TimeZone;
 use tidemark_engine::{BaseSlice, BaseStart, Error, ErrorKind, PageRun, Wake};
 use tidemark_engine_postgres::Lsn;
 use tidemark_engine_postgres::base::{
@@ -16,6 +17,7 @@ use tidemark_engine_postgres::conninfo::ConnInfo;
 use tidemark_format::LogSeq;
 use tidemark_format::body::FileEntry;
 use tidemark_format::postgres::layout::{LAYOUT_PATH, Layout};
+use tidemark_host::{Pace, SystemClock};
 use tidemark_testkit::postgres::{Cluster, Options, Owner, Postgres, Stop};
 use tokio::runtime::Runtime;
 
@@ -63,6 +65,11 @@ struct Bench {
     bases: Option<Bases>,
 }
 
+fn pace(rate: &str) -> Pace {
+    let rate = rate.parse().expect("a rate");
+    Pace::new(rate, TimeZone::UTC, SystemClock::shared())
+}
+
 /// A base that was read to its end.
 #[derive(Debug)]
 struct Taken {
@@ -101,7 +108,8 @@ impl Bench {
             runtime: runtime.handle().clone(),
             label: "tidemark".to_owned(),
             fast_checkpoint: true,
-            rate_kilobytes: None,
+            pace: pace(""),
+            readers: 3,
             wake: Wake::new(move || rings.ring()),
         };
         let system = cluster.query("SELECT system_identifier FROM pg_control_system()");
@@ -486,7 +494,72 @@ fn interrupts_bases(cluster: &Cluster, reading: Reading) {
     assert_eq!(error.kind(), ErrorKind::Retry, "{error}");
     assert!(bench.bases().stands().is_err() && bench.bases().needs_complete());
     bench.bases().abandoned();
+    // AND so does one whose server is killed
+    bench.begin(false);
+    bench.slice().expect("some pages");
+    cluster.stop(Stop::Kill).expect("it is killed");
+    let error = loop {
+        match bench.slice() {
+            Ok(slice) => assert!(!slice.done, "the server was killed before its end"),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::Retry, "{error}");
+    bench.bases().abandoned();
+    cluster.start_again().expect("it starts");
     assert!(bench.take(false).start.complete);
+}
+
+#[test]
+fn a_base_of_a_standby_that_is_interrupted_is_made_anew_and_starts_a_server() {
+    let Some(cluster) = roomy() else {
+        return;
+    };
+    let standby = cluster.standby("standby").expect("a standby");
+    let expected = "SELECT count(*), md5(string_agg(t::text, ',' ORDER BY n)) FROM t";
+    let rows = cluster.query(expected);
+    let mut taken = Vec::new();
+    for reading in [Reading::Remote, Reading::Local] {
+        interrupts_bases(&standby, reading);
+        taken.push(Bench::new(&standby, reading).take(true));
+    }
+    standby.stop(Stop::Fast).expect("it stops");
+    for mut base in taken {
+        assert!(base.layout().standby);
+        // What makes it a standby, which is not what is to be shown.
+        let signal = base.number("standby.signal").expect("a standby's file");
+        base.files[signal].path.clear();
+        let back = restored(&[&base], &standby);
+        assert_eq!(back.query(expected), rows);
+    }
+}
+
+#[test]
+fn a_base_is_read_no_faster_than_its_rate() {
+    let Some(cluster) = roomy() else {
+        return;
+    };
+    let clock = SystemClock::shared();
+    for reading in [Reading::Remote, Reading::Local] {
+        let mut bench = Bench::new(&cluster, reading);
+        bench.settings.pace = pace("16MiB 0-24, 64KiB");
+        bench.reopen();
+        let before = clock.monotonic();
+        let bytes = bench.take(true).bytes();
+        let took = clock.monotonic().since(before).as_secs_f64();
+        #[expect(clippy::cast_precision_loss, reason = "some megabytes")]
+        let least = bytes as f64 / f64::from(16 << 20);
+        // The last pieces need not be waited for.
+        assert!(
+            took > least * 0.9,
+            "{reading:?}: {took} s for {bytes} bytes"
+        );
+        // AND the next one, in which nothing changed, is read no faster
+        let before = clock.monotonic();
+        bench.take(false);
+        let took = clock.monotonic().since(before).as_secs_f64();
+        assert!(took > least * 0.9, "{reading:?}: {took} s for nothing new");
+    }
 }
 
 #[test]
@@ -533,15 +606,20 @@ fn tells_bad_pages(postgres: &Postgres, reading: Reading) {
         .write(true)
         .open(cluster.data_dir().join(&path));
     let file = file.expect("the table's file");
-    file.write_all_at(b"damage", 3 * 8192 + 5000)
-        .expect("written");
+    let write = |bytes: &[u8], at: u64| file.write_all_at(bytes, at).expect("written");
+    write(b"damage", 3 * 8192 + 5000);
+    // One that changed since the backup's start, which replay writes anew; and one that nobody wrote yet.
+    write(&[0xFF; 8], 5 * 8192);
+    write(b"torn", 5 * 8192 + 5000);
+    let end = file.metadata().expect("known").len();
+    write(&[0; 8192], end);
     cluster.start_again().expect("it starts");
     // WHEN a base is taken
     let mut bench = Bench::new(&cluster, reading);
     let base = bench.take(true);
     // THEN it holds the page, and says so
     let layout = base.layout();
-    assert_eq!(layout.bad_pages_total, 1);
+    assert_eq!(layout.bad_pages_total, 1, "{:?}", layout.bad_pages);
     assert_eq!(layout.bad_pages[0].page, 3);
     let number = usize::try_from(layout.bad_pages[0].file).expect("fits");
     assert_eq!(base.files[number].path, path);

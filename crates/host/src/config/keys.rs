@@ -68,6 +68,14 @@ pub const AGENT: &[KeySpec] = &[
         ],
     ),
     key(
+        "base_rate",
+        "\"\"",
+        &[
+            "How many bytes a second bases read at most, such as \"50MiB\"; by the hour of the day:",
+            "\"20MiB 8-18, 200MiB\" (the first that fits counts). Empty: as fast as it goes.",
+        ],
+    ),
+    key(
         "timezone",
         "\"UTC\"",
         &["The zone in which the schedule is meant."],

@@ -12,7 +12,8 @@ use toml::Spanned;
 use super::Surroundings;
 use super::diagnose::{Findings, Span};
 use super::raw::RawSettings;
-use crate::{ByteSize, duration};
+use crate::rate::RateError;
+use crate::{ByteSize, Rate, duration};
 
 /// When the source may be told that something is safe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -91,7 +92,9 @@ pub struct Settings {
     pub beat_every: Duration,
     /// When bases are made: a crontab line in `timezone`.
     pub base_schedule: String,
-    /// The zone of `base_schedule`.
+    /// How fast bases are read.
+    pub base_rate: Rate,
+    /// The zone of `base_schedule` and `base_rate`.
     pub timezone: TimeZone,
     /// How often a generation opens.
     pub generation: Duration,
@@ -137,6 +140,7 @@ pub(super) struct Draft {
     snapshot_every: Located<Duration>,
     beat_every: Located<Duration>,
     base_schedule: Located<String>,
+    base_rate: Located<Rate>,
     timezone: Located<TimeZone>,
     generation: Located<Duration>,
     ack: Located<Ack>,
@@ -168,6 +172,7 @@ impl Draft {
             snapshot_every: Located::default(SECOND * 300),
             beat_every: Located::default(SECOND * 60),
             base_schedule: Located::default("30 2 * * *".to_owned()),
+            base_rate: Located::default(Rate::unlimited()),
             timezone: Located::default(TimeZone::UTC),
             generation: Located::default(DAY * 7),
             ack: Located::default(Ack::Spool),
@@ -204,6 +209,9 @@ impl Draft {
             findings,
             |text| Ok(text.to_owned()),
         );
+        set(&mut self.base_rate, raw.base_rate, findings, |text| {
+            text.parse().map_err(|error: RateError| error.to_string())
+        });
         set(&mut self.timezone, raw.timezone, findings, zone);
         set(&mut self.generation, raw.generation, findings, |text| {
             at_least(SECOND, text)
@@ -341,6 +349,7 @@ impl Draft {
             snapshot_every: self.snapshot_every.value,
             beat_every: self.beat_every.value,
             base_schedule: self.base_schedule.value,
+            base_rate: self.base_rate.value,
             timezone: self.timezone.value,
             generation: self.generation.value,
             ack: self.ack.value,
@@ -368,6 +377,7 @@ impl Settings {
             ("snapshot_every", time(self.snapshot_every)),
             ("beat_every", time(self.beat_every)),
             ("base_schedule", quoted(&self.base_schedule)),
+            ("base_rate", quoted(&self.base_rate)),
             (
                 "timezone",
                 quoted(&self.timezone.iana_name().unwrap_or("UTC")),
