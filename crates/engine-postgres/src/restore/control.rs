@@ -12,6 +12,8 @@ pub(super) struct Control {
     pub(super) system: u64,
     /// Whether the server was stopped cleanly.
     pub(super) is_shut_down: bool,
+    /// Whether it is, or was stopped, in the middle of replaying an archive.
+    pub(super) is_replaying: bool,
     /// When its last checkpoint was made, by its own clock.
     pub(super) checkpoint_at: Option<Timestamp>,
     /// The branch it is on.
@@ -35,6 +37,8 @@ const VERSION_17: u32 = 1700;
 const VERSION_18: u32 = 1800;
 /// `DB_SHUTDOWNED`.
 const SHUT_DOWN: u32 = 1;
+/// `DB_SHUTDOWNED_IN_RECOVERY`, `DB_IN_ARCHIVE_RECOVERY`.
+const REPLAYING: [u32; 2] = [2, 5];
 
 impl Control {
     /// Reads the file.
@@ -65,6 +69,7 @@ impl Control {
         Ok(Self {
             system: u64_at(0)?,
             is_shut_down: u32_at(16)? == SHUT_DOWN,
+            is_replaying: REPLAYING.contains(&u32_at(16)?),
             checkpoint_at: Timestamp::from_second(u64_at(104)?.cast_signed()).ok(),
             timeline: TimelineId(u32_at(48)?),
             wal_level: u32_at(172)?,

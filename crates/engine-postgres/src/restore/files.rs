@@ -12,24 +12,28 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use tidemark_engine::PageRun;
 use tidemark_format::body::FileEntry;
 use tidemark_format::postgres::layout::{LAYOUT_PATH, Layout, UNIT_BYTES, is_safe_path};
 
+use super::delta::{Wanted, write_differing};
 use super::error::RestoreError;
 use super::spaces::{Spaces, TablespaceMap};
 use super::tree::{RunAs, Tree, set_mode};
 
+/// Of [`UNIT_BYTES`].
+pub(super) const PAGE: usize = 8192;
 /// Well below the 1024 that a process has by default.
 const OPEN_FILES_MAX: usize = 256;
-const SPACES: &str = "pg_tblspc/";
-const CONTROL_PATH: &str = "global/pg_control";
+pub(super) const SPACES: &str = "pg_tblspc/";
+pub(super) const CONTROL_PATH: &str = "global/pg_control";
 /// Its name until everything else stands.
-const CONTROL_HIDDEN: &str = "global/pg_control.tidemark";
+pub(super) const CONTROL_HIDDEN: &str = "global/pg_control.tidemark";
 /// Folders that a server wants, whether or not there was anything in them.
-const FOLDERS: [&str; 23] = [
+pub(super) const FOLDERS: [&str; 23] = [
     "base",
     "global",
     "pg_commit_ts",
@@ -62,6 +66,10 @@ pub(super) struct Files {
     target: std::path::PathBuf,
     map: TablespaceMap,
     owner: Option<RunAs>,
+    /// What is there is compared, and stays where it is right.
+    compare: bool,
+    /// Bytes that were right.
+    kept: AtomicU64,
     table: OnceLock<Vec<FileEntry>>,
     layout: OnceLock<Arc<Layout>>,
     spaces: OnceLock<Spaces>,
@@ -97,12 +105,20 @@ impl OpenFiles {
 }
 
 impl Files {
-    pub(super) fn new(tree: Tree, target: &Path, map: TablespaceMap, owner: Option<RunAs>) -> Self {
+    pub(super) fn new(
+        tree: Tree,
+        target: &Path,
+        map: TablespaceMap,
+        owner: Option<RunAs>,
+        compare: bool,
+    ) -> Self {
         Self {
             tree,
             target: target.to_path_buf(),
             map,
             owner,
+            compare,
+            kept: AtomicU64::new(0),
             table: OnceLock::new(),
             layout: OnceLock::new(),
             spaces: OnceLock::new(),
@@ -136,6 +152,23 @@ impl Files {
         } else {
             Err(RestoreError::Contract("two tables of the newest base"))
         }
+    }
+
+    /// Takes away what the newest base doesn't have.
+    pub(super) fn prune(&self) -> Result<(), RestoreError> {
+        if !self.compare {
+            return Ok(());
+        }
+        let pruned = Wanted::of_main(self.table()?).prune_main(&self.tree);
+        pruned.map_err(RestoreError::io(
+            "removing what does not belong",
+            self.tree.path(),
+        ))
+    }
+
+    /// Bytes of pages that were right already.
+    pub(super) fn kept_bytes(&self) -> u64 {
+        self.kept.load(Ordering::Relaxed)
     }
 
     fn table(&self) -> Result<&[FileEntry], RestoreError> {
@@ -182,8 +215,17 @@ impl Files {
             self.map.places(&layout, &self.target)?;
             Spaces::default()
         } else {
-            Spaces::take(&self.tree, &layout, &self.map, &self.target, self.owner)?
+            let places = self.map.places(&layout, &self.target)?;
+            Spaces::take(&self.tree, &layout, places, self.owner, self.compare)?
         };
+        for (oid, tree) in spaces.iter().filter(|_| self.compare) {
+            Wanted::of_space(self.table()?, oid)
+                .prune_space(tree)
+                .map_err(RestoreError::io(
+                    "removing what does not belong",
+                    tree.path(),
+                ))?;
+        }
         Ok(self.spaces.get_or_init(|| spaces))
     }
 
@@ -248,15 +290,21 @@ impl Files {
         if entry.path.is_empty() || run.first >= pages {
             return Ok(());
         }
-        let wanted = pages.saturating_sub(run.first).saturating_mul(unit);
-        let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
+        let at = run.first.saturating_mul(unit);
+        let wanted = usize::try_from(entry.bytes.saturating_sub(at)).unwrap_or(usize::MAX);
         let bytes = run.bytes.get(..wanted).unwrap_or(&run.bytes);
         let file = self.open(run.file, &entry.path)?;
-        file.write_all_at(bytes, run.first.saturating_mul(unit))
-            .map_err(RestoreError::io(
-                "writing a file",
-                &self.tree.join(&entry.path),
-            ))
+        let written = if self.compare {
+            write_differing(&file, bytes, at)
+        } else {
+            file.write_all_at(bytes, at).map(|()| 0)
+        };
+        let kept = written.map_err(RestoreError::io(
+            "writing a file",
+            &self.tree.join(&entry.path),
+        ))?;
+        self.kept.fetch_add(kept, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Brings every file to its true length and mode, and makes the folders and links. May be repeated.
@@ -276,12 +324,29 @@ impl Files {
                     &self.tree.join(&link),
                 ))?;
         }
+        self.remove_other_links(spaces)?;
         // The links are there; the map would lead the server to the places of the source.
         let map = "tablespace_map";
         self.tree
             .remove(map)
             .map_err(RestoreError::io("removing a file", &self.tree.join(map)))?;
         Ok(layout)
+    }
+
+    /// Links of tablespaces that the base doesn't have; what they lead to is left alone.
+    fn remove_other_links(&self, spaces: &Spaces) -> Result<(), RestoreError> {
+        let folder = self.tree.join(SPACES);
+        let io = |error| RestoreError::io("looking at tablespaces", &folder)(error);
+        for entry in std::fs::read_dir(&folder).map_err(io)? {
+            let entry = entry.map_err(io)?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let ours = name.parse().is_ok_and(|oid| spaces.tree(oid).is_some());
+            if !ours && entry.path().is_symlink() {
+                let removed = self.tree.remove(&format!("{SPACES}{name}"));
+                removed.map_err(io)?;
+            }
+        }
+        Ok(())
     }
 
     fn folders(&self, layout: &Layout) -> Result<(), RestoreError> {

@@ -4,12 +4,18 @@
 //! position must be the end of the record that the target means: a log that was too short, a history
 //! that leads elsewhere or a stale file can't bring it about.
 //!
-//! **Crash consistency.** From the moment the server may change files a note stands in the folder, and a
-//! folder with that note is never written to again.
+//! A server may be started while the log still arrives ([`feed`](super::feed)): then nothing stands behind
+//! the record that the target means, and the proof is the same.
+//!
+//! **Crash consistency.** From the moment the server may change files a note stands in the folder, and no
+//! base's page is written there again. As long as the log still arrives, a later run of the same machine's
+//! same boot goes on (what a killed server wrote is in the system's memory); otherwise all begins anew.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tidemark_engine::{EndProof, ProofResult};
 use tidemark_format::postgres::layout::{Layout, UNIT_BYTES};
@@ -20,7 +26,7 @@ use super::control::Control;
 use super::error::RestoreError;
 use super::files::Files;
 use super::server::{Replay, Run, Server, segment_start};
-use super::stop::StopFound;
+use super::stop::{Stop, StopFound};
 use super::tree::{RunAs, Tree};
 use super::{TargetOptions, settings};
 use crate::timeline::History;
@@ -34,13 +40,96 @@ const RECOVERY_SIGNAL: &str = "recovery.signal";
 /// A socket's path may not be longer, with the name that the server gives it.
 const SOCKET_FOLDER_BYTES_MAX: usize = 90;
 
-/// A target whose files and log are in place.
+/// Changes with every start of the machine.
+const BOOT: &str = "/proc/sys/kernel/random/boot_id";
+const LABEL: &str = "backup_label";
+
+/// What is noted before a server may change files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Begun {
+    boot: String,
+    stop: String,
+    timeline: u32,
+    /// The log still arrives.
+    open: bool,
+}
+
+impl Begun {
+    fn now(stop: &Stop, timeline: TimelineId, open: bool) -> Self {
+        Self {
+            boot: boot(),
+            stop: stop.to_string(),
+            timeline: timeline.0,
+            open,
+        }
+    }
+}
+
+fn boot() -> String {
+    std::fs::read_to_string(BOOT).unwrap_or_default()
+}
+
+/// What an earlier run left of a recovery in a folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Earlier {
+    /// None was begun.
+    Nothing,
+    /// One to the same target, which a server may go on with.
+    GoesOn,
+    /// One that is of no use any more.
+    Spent,
+}
+
+/// What stands in `tree` of an earlier recovery, judged for a restore to `stop`.
+pub(super) fn earlier(tree: &Tree, stop: &Stop) -> Result<Earlier, RestoreError> {
+    let io = RestoreError::io("looking at the target", tree.path());
+    let Some(note) = tree.read(BEGUN).map_err(io)? else {
+        return Ok(Earlier::Nothing);
+    };
+    let Ok(note) = serde_json::from_slice::<Begun>(&note) else {
+        return Ok(Earlier::Spent);
+    };
+    let timeline = TimelineId(note.timeline);
+    if note.boot.is_empty() || note != Begun::now(stop, timeline, true) {
+        return Ok(Earlier::Spent);
+    }
+    let read = |path: &str| {
+        let path_there = tree.join(path);
+        let read = tree.read(path);
+        read.map_err(RestoreError::io("looking at the target", &path_there))
+    };
+    // With its label there the server has not begun; without, it must be in the middle.
+    let label = read(LABEL)?.is_some();
+    let control = read("global/pg_control")?.and_then(|bytes| Control::parse(&bytes).ok());
+    let replaying =
+        control.is_some_and(|control| control.is_replaying && control.timeline == timeline);
+    Ok(if label || replaying {
+        Earlier::GoesOn
+    } else {
+        Earlier::Spent
+    })
+}
+
+/// A target whose files are in place.
 pub(super) struct Finishing<'a> {
     pub(super) files: &'a Files,
     pub(super) layout: &'a Layout,
-    pub(super) found: &'a StopFound,
     pub(super) options: &'a TargetOptions,
     pub(super) owner: Option<RunAs>,
+}
+
+/// A server that recovers.
+#[derive(Debug)]
+pub(super) struct Running {
+    server: Server,
+    folder: RunFolder,
+}
+
+impl Running {
+    /// Whether it is well so far.
+    pub(super) fn check(&mut self) -> Result<(), RestoreError> {
+        self.server.check()
+    }
 }
 
 impl Finishing<'_> {
@@ -90,7 +179,7 @@ impl Finishing<'_> {
     }
 
     /// Leaves everything to whoever starts the server.
-    pub(super) fn prepare_only(&self) -> Result<EndProof, RestoreError> {
+    pub(super) fn prepare_only(&self, found: &StopFound) -> Result<EndProof, RestoreError> {
         let control = self.control()?;
         self.clear_signals()?;
         let text = self
@@ -102,7 +191,7 @@ impl Finishing<'_> {
         if !text.is_empty() && !text.ends_with('\n') {
             text.push('\n');
         }
-        text.push_str(&settings::block(&settings::target(self.found)));
+        text.push_str(&settings::block(&settings::target(found)));
         self.tree()
             .write(AUTO_CONF, text.as_bytes())
             .map_err(self.io("writing settings", AUTO_CONF))?;
@@ -112,17 +201,42 @@ impl Finishing<'_> {
         self.clear_notes()?;
         self.files.show_control()?;
         self.files.sync()?;
-        Ok(self.proof(ProofResult::Unproved, control.timeline))
+        Ok(self.proof(found, ProofResult::Unproved, control.timeline))
     }
 
-    /// Recovers, and proves where that ended.
-    pub(super) fn recover(&self, binaries: &Binaries) -> Result<EndProof, RestoreError> {
+    /// Recovers to the target, all log being in place.
+    pub(super) fn recover(
+        &self,
+        binaries: &Binaries,
+        found: &StopFound,
+    ) -> Result<EndProof, RestoreError> {
+        let running = self.launch(binaries, settings::target(found), false)?;
+        self.end(running, found)
+    }
+
+    /// Starts a server that is fed with the log of `timeline`.
+    pub(super) fn begin(&self, binaries: &Binaries) -> Result<Running, RestoreError> {
+        let timeline = self.layout.start.timeline;
+        self.launch(binaries, settings::fed(timeline), true)
+    }
+
+    /// Notes that recovery begins, or with `open` false, that it may end.
+    pub(super) fn note(&self, open: bool) -> Result<(), RestoreError> {
+        let begun = Begun::now(&self.options.stop, self.layout.start.timeline, open);
+        let note = serde_json::to_vec(&begun).unwrap_or_default();
+        let noted = self.tree().write(BEGUN, &note);
+        noted.map_err(self.io("noting that recovery begins", BEGUN))
+    }
+
+    fn launch(
+        &self,
+        binaries: &Binaries,
+        goal: Vec<(String, String)>,
+        open: bool,
+    ) -> Result<Running, RestoreError> {
         let control = self.control()?;
         self.clear_signals()?;
-        let note = format!("{} on {}\n", self.found.start, self.found.timeline);
-        self.tree()
-            .write(BEGUN, note.as_bytes())
-            .map_err(self.io("noting that recovery begins", BEGUN))?;
+        self.note(open)?;
         self.tree()
             .rename(AUTO_CONF, AUTO_CONF_ASIDE)
             .map_err(self.io("putting settings aside", AUTO_CONF))?;
@@ -131,10 +245,30 @@ impl Finishing<'_> {
             .map_err(self.io("asking for recovery", RECOVERY_SIGNAL))?;
         self.files.show_control()?;
         let folder = RunFolder::make(self.tree(), self.owner)?;
-        let ran = self.run(binaries, &control, &folder.path);
-        folder.remove();
-        ran?;
-        let timeline = self.prove()?;
+        let mut settings = settings::run(goal, &control, binaries.major(), &folder.path);
+        settings.extend(self.options.settings.iter().cloned());
+        let server = Server::start(Run {
+            program: binaries.program("postgres"),
+            data: self.tree().path().to_path_buf(),
+            log: self.tree().join(".tidemark/server.log"),
+            settings,
+            owner: self.owner,
+            clock: Arc::clone(&self.options.clock),
+            cancel: Arc::clone(&self.options.cancel),
+        })?;
+        Ok(Running { server, folder })
+    }
+
+    /// Waits for the end of a recovery that finds all its log in place, and proves where that was.
+    pub(super) fn end(
+        &self,
+        mut running: Running,
+        found: &StopFound,
+    ) -> Result<EndProof, RestoreError> {
+        self.wait(&mut running.server, found)?;
+        running.server.stop()?;
+        running.folder.remove();
+        let timeline = self.prove(found)?;
         self.tree()
             .rename(AUTO_CONF_ASIDE, AUTO_CONF)
             .map_err(self.io("putting settings back", AUTO_CONF))?;
@@ -143,26 +277,10 @@ impl Finishing<'_> {
         }
         self.clear_notes()?;
         self.files.sync()?;
-        Ok(self.proof(ProofResult::Replayed, timeline))
+        Ok(self.proof(found, ProofResult::Replayed, timeline))
     }
 
-    fn run(
-        &self,
-        binaries: &Binaries,
-        control: &Control,
-        folder: &Path,
-    ) -> Result<(), RestoreError> {
-        let mut settings = settings::run(self.found, control, binaries.major(), folder);
-        settings.extend(self.options.settings.iter().cloned());
-        let mut server = Server::start(Run {
-            program: binaries.program("postgres"),
-            data: self.tree().path(),
-            log: self.tree().join(".tidemark/server.log"),
-            settings,
-            owner: self.owner,
-            clock: &*self.options.clock,
-            cancel: &self.options.cancel,
-        })?;
+    fn wait(&self, server: &mut Server, found: &StopFound) -> Result<(), RestoreError> {
         let size = SegmentSize::new(self.layout.segment_bytes).unwrap_or(SegmentSize::DEFAULT);
         let mut last = None;
         server.recovered(|segment| {
@@ -174,16 +292,15 @@ impl Finishing<'_> {
                 watch(Replay {
                     from: self.layout.start.lsn,
                     at: at.max(self.layout.start.lsn),
-                    to: self.found.end,
+                    to: found.end,
                 });
             }
-        })?;
-        server.stop()
+        })
     }
 
     /// The timeline that recovery opened, if it left the old one exactly where it was to.
-    fn prove(&self) -> Result<TimelineId, RestoreError> {
-        let promised = format!("{} on timeline {}", self.found.end, self.found.timeline);
+    fn prove(&self, found: &StopFound) -> Result<TimelineId, RestoreError> {
+        let promised = format!("{} on timeline {}", found.end, found.timeline);
         let differs = |found: String| RestoreError::EndDiffers {
             promised: promised.clone(),
             found,
@@ -200,7 +317,7 @@ impl Finishing<'_> {
         let bytes = bytes.ok_or_else(|| differs("no new timeline".to_owned()))?;
         let history = History::parse(control.timeline, &bytes).map_err(RestoreError::History)?;
         match history.forks().last() {
-            Some(fork) if (fork.parent, fork.at) == (self.found.timeline, self.found.end) => {
+            Some(fork) if (fork.parent, fork.at) == (found.timeline, found.end) => {
                 Ok(control.timeline)
             }
             Some(fork) => Err(differs(format!("{} on timeline {}", fork.at, fork.parent))),
@@ -218,8 +335,7 @@ impl Finishing<'_> {
         }
     }
 
-    fn proof(&self, result: ProofResult, timeline: TimelineId) -> EndProof {
-        let found = self.found;
+    fn proof(&self, found: &StopFound, result: ProofResult, timeline: TimelineId) -> EndProof {
         let links: Vec<&str> = self
             .layout
             .links
@@ -237,6 +353,7 @@ impl Finishing<'_> {
             "ended_at": found.ended_at.map(|at| at.to_string()),
             "commits": found.commits,
             "links_not_made": links,
+            "kept_bytes": self.files.kept_bytes(),
         });
         EndProof {
             result,
@@ -255,6 +372,7 @@ pub(super) fn control_of(files: &Files) -> Result<Control, RestoreError> {
 }
 
 /// A private folder for the socket and for settings that say nothing.
+#[derive(Debug)]
 struct RunFolder {
     path: PathBuf,
 }

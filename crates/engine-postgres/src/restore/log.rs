@@ -59,6 +59,8 @@ pub(super) struct Log {
     branch: Option<Branch>,
     found: Option<StopFound>,
     histories: BTreeSet<TimelineId>,
+    /// A server replays beside: it may read the log up to here.
+    fed: Option<Lsn>,
 }
 
 impl Log {
@@ -85,6 +87,7 @@ impl Log {
             branch: None,
             found: None,
             histories: BTreeSet::new(),
+            fed: None,
         })
     }
 
@@ -122,6 +125,11 @@ impl Log {
                     parent: timeline,
                     at: self.position(),
                 });
+            }
+            Some(_) if self.fed.is_some() => {
+                return Err(RestoreError::Contract(
+                    "a timeline that nobody announced, while a server replays",
+                ));
             }
             Some(_) => self.switch(&range)?,
         }
@@ -394,13 +402,45 @@ impl Log {
             .map_or(self.base.timeline, |branch| branch.timeline)
     }
 
-    /// No more log comes: the target as found, and nothing else in the folder of the log.
+    /// Marks the segments that replay passes whatever comes; whether there are any.
+    pub(super) fn feed(&mut self) -> Result<bool, RestoreError> {
+        let base = self.base;
+        let settled = match (&self.found, self.last()) {
+            (Some(found), _) => Some((found.timeline, found.start)),
+            (None, Some(last)) => Some((last.timeline, last.start)),
+            (None, None) => None,
+        };
+        let settled = settled.filter(|(timeline, _)| *timeline == base.timeline);
+        let settled = settled.map_or(Lsn(0), |(_, start)| start);
+        let mut next = self.fed.unwrap_or_else(|| self.size().start(base.start));
+        while self.size().next(next) <= settled {
+            if self.fed.is_none() {
+                self.segments.begin_feed()?;
+            }
+            self.segments.feed(base.timeline, next)?;
+            next = self.size().next(next);
+            self.fed = Some(next);
+        }
+        Ok(self.fed.is_some())
+    }
+
+    /// No more log comes: the target as found, and nothing else in the folder of the log. A server that
+    /// replays meanwhile finds nothing behind the target.
     pub(super) fn conclude(&mut self) -> Result<StopFound, RestoreError> {
         let found = match &self.found {
             Some(found) => found.clone(),
             None => self.at_the_end()?,
         };
-        let legs = self.way_to(self.timeline(), self.position())?;
+        let to = match self.fed {
+            Some(fed) if found.start < fed || found.timeline != self.timeline() => {
+                return Err(RestoreError::Contract(
+                    "a target behind which a server may have replayed",
+                ));
+            }
+            Some(_) => found.end,
+            None => self.position(),
+        };
+        let legs = self.way_to(self.timeline(), to)?;
         let mut timelines = self.histories.clone();
         timelines.extend(legs.iter().map(|leg| leg.timeline));
         timelines.extend(
@@ -410,6 +450,9 @@ impl Log {
                 .map(|fork| fork.parent),
         );
         self.segments.tidy(&legs, &timelines)?;
+        if self.fed.is_some() {
+            self.segments.end_feed()?;
+        }
         Ok(found)
     }
 

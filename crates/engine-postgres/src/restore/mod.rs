@@ -7,6 +7,8 @@
 //!                              new timeline's history must name that record's end     (finish, server)
 //! ```
 //!
+//! With [`TargetOptions::overlap`] the server replays while log still arrives (feed).
+//!
 //! The directory keeps its temporary name: renaming it is the caller's last step. Until everything
 //! stands it has no `pg_control`, so no server starts on half of it.
 //!
@@ -20,7 +22,9 @@
 
 mod binaries;
 mod control;
+mod delta;
 mod error;
+mod feed;
 mod files;
 mod finish;
 mod log;
@@ -44,11 +48,12 @@ use tidemark_format::postgres::layout::Layout;
 use tidemark_host::Clock;
 
 use files::Files;
-use finish::Finishing;
+use finish::{Earlier, Finishing, Running};
 use log::Log;
 use tree::Tree;
 
 pub use binaries::Binaries;
+pub use delta::{Existing, adopt, look};
 pub use error::RestoreError;
 pub use server::Replay;
 pub use spaces::{TablespaceMap, discard};
@@ -69,6 +74,12 @@ pub struct TargetOptions {
     pub pg_bin: Option<PathBuf>,
     /// Whether recovery is run and proved, or left to whoever starts the server.
     pub finish: bool,
+    /// Whether the server may begin while log still arrives: only if all of it is of the base's own
+    /// timeline.
+    pub overlap: bool,
+    /// Whether what stands in the folder already is compared, and written only where it differs. The
+    /// folder was made ready for that ([`adopt`]).
+    pub compare: bool,
     /// Settings in addition for the recovery, such as a library that the log depends on.
     pub settings: Vec<(String, String)>,
     /// Told how far replay is.
@@ -88,6 +99,8 @@ impl TargetOptions {
             tablespaces: TablespaceMap::default(),
             pg_bin: None,
             finish: true,
+            overlap: false,
+            compare: false,
             settings: Vec::new(),
             watch: None,
             cancel: Arc::new(AtomicBool::new(false)),
@@ -111,6 +124,8 @@ impl fmt::Debug for TargetOptions {
             .field("tablespaces", &self.tablespaces)
             .field("pg_bin", &self.pg_bin)
             .field("finish", &self.finish)
+            .field("overlap", &self.overlap)
+            .field("compare", &self.compare)
             .finish_non_exhaustive()
     }
 }
@@ -123,6 +138,10 @@ pub struct PostgresTarget {
     owner: Option<RunAs>,
     log: Option<Log>,
     binaries: Option<Binaries>,
+    /// A server that replays already.
+    running: Option<Running>,
+    /// An earlier run's server has changed files.
+    goes_on: bool,
 }
 
 impl PostgresTarget {
@@ -138,16 +157,19 @@ impl PostgresTarget {
             std::path::absolute(partial).map_err(RestoreError::io("naming the target", partial))?;
         let tree = Tree::open(&absolute, owner)
             .map_err(RestoreError::io("making the target", &absolute))?;
-        refuse_used(&tree)?;
+        let goes_on = refuse_used(&tree, &options)?;
         let target =
             std::path::absolute(target).map_err(RestoreError::io("naming the target", target))?;
-        let files = Files::new(tree, &target, options.tablespaces.clone(), owner);
+        let spaces = options.tablespaces.clone();
+        let files = Files::new(tree, &target, spaces, owner, options.compare);
         Ok(Self {
             files: Arc::new(files),
             options,
             owner,
             log: None,
             binaries: None,
+            running: None,
+            goes_on,
         })
     }
 
@@ -165,6 +187,13 @@ impl PostgresTarget {
     #[must_use]
     pub fn reached(&self) -> Option<&StopFound> {
         self.log.as_ref().and_then(Log::found)
+    }
+
+    /// Whether an earlier run's server replayed here already and will go on: the base is not written
+    /// again then, and a caller who doesn't know that all of it is there begins anew ([`discard`]).
+    #[must_use]
+    pub const fn goes_on(&self) -> bool {
+        self.goes_on
     }
 
     /// Makes everything written so far durable.
@@ -194,6 +223,7 @@ impl PostgresTarget {
     fn apply(&mut self, payload: &[u8]) -> Result<Applied, RestoreError> {
         let log = self.log()?;
         log.apply(payload)?;
+        self.replay_beside()?;
         Ok(Applied {
             pages: 0,
             database_pages: 0,
@@ -201,29 +231,85 @@ impl PostgresTarget {
         })
     }
 
-    fn end(mut self) -> Result<EndProof, RestoreError> {
-        let found = self.log.as_mut().ok_or(RestoreError::NoLog)?.conclude()?;
-        let layout = self.files.complete()?;
-        let finishing = Finishing {
+    /// Hands the server what it may replay; it is started as soon as there is something.
+    fn replay_beside(&mut self) -> Result<(), RestoreError> {
+        let Some(log) = self.log.as_mut().filter(|_| self.options.overlap) else {
+            return Ok(());
+        };
+        let is_fed = log.feed()?;
+        if let Some(running) = &mut self.running {
+            return running.check();
+        }
+        if let Some(binaries) = self.binaries.as_ref().filter(|_| is_fed) {
+            let layout = self.layout_of_whole(self.goes_on)?;
+            self.running = Some(self.finishing(&layout).begin(binaries)?);
+        }
+        Ok(())
+    }
+
+    /// The layout; the files are brought to their lengths, unless a server has changed them.
+    fn layout_of_whole(&self, changed: bool) -> Result<Arc<Layout>, RestoreError> {
+        if changed {
+            self.files.layout()
+        } else {
+            self.files.complete()
+        }
+    }
+
+    fn finishing<'a>(&'a self, layout: &'a Layout) -> Finishing<'a> {
+        Finishing {
             files: &self.files,
-            layout: &layout,
-            found: &found,
+            layout,
             options: &self.options,
             owner: self.owner,
-        };
+        }
+    }
+
+    fn end(mut self) -> Result<EndProof, RestoreError> {
+        let running = self.running.take();
+        if self.goes_on && running.is_none() {
+            // It had been fed before, and this log is too short for that.
+            return Err(self.spent());
+        }
+        let mut log = self.log.take().ok_or(RestoreError::NoLog)?;
+        if let Some(running) = running {
+            let layout = self.files.layout()?;
+            let finishing = self.finishing(&layout);
+            // From now on recovery may end, and then nobody can go on with it.
+            finishing.note(false)?;
+            let found = log.conclude()?;
+            return finishing.end(running, &found);
+        }
+        let found = log.conclude()?;
+        let layout = self.files.complete()?;
+        let finishing = self.finishing(&layout);
         match &self.binaries {
-            Some(binaries) => finishing.recover(binaries),
-            None => finishing.prepare_only(),
+            Some(binaries) => finishing.recover(binaries, &found),
+            None => finishing.prepare_only(&found),
+        }
+    }
+
+    fn spent(&self) -> RestoreError {
+        RestoreError::RecoveryBegun {
+            folder: self.files.tree.path().to_path_buf(),
         }
     }
 }
 
 impl Materialise for PostgresTarget {
     fn expect_files(&self, files: &[FileEntry]) -> Result<(), Error> {
-        Ok(self.files.expect(files)?)
+        self.files.expect(files)?;
+        // What a server made here since then belongs.
+        if !self.goes_on {
+            self.files.prune()?;
+        }
+        Ok(())
     }
 
     fn write_run(&self, run: &PageRun) -> Result<(), Error> {
+        if self.goes_on {
+            return Err(self.spent().into());
+        }
         Ok(self.files.write(run)?)
     }
 
@@ -284,8 +370,9 @@ fn refuse_early(files: &Files, layout: &Layout, stop: &Stop) -> Result<(), Resto
     Ok(())
 }
 
-/// Neither where a recovery was begun, nor where a server runs, is anything written.
-fn refuse_used(tree: &Tree) -> Result<(), RestoreError> {
+/// Neither where a recovery was begun that can't go on, nor where a server runs, is anything written.
+/// Whether one was begun that can.
+fn refuse_used(tree: &Tree, options: &TargetOptions) -> Result<bool, RestoreError> {
     let folder = || tree.path().to_path_buf();
     if let Some(pid) = spaces::server_in(tree)? {
         return Err(RestoreError::Running {
@@ -293,11 +380,9 @@ fn refuse_used(tree: &Tree) -> Result<(), RestoreError> {
             pid,
         });
     }
-    let begun = tree
-        .existing(finish::BEGUN)
-        .map_err(RestoreError::io("looking at the target", tree.path()))?;
-    if begun.is_some() {
-        return Err(RestoreError::RecoveryBegun { folder: folder() });
+    match finish::earlier(tree, &options.stop)? {
+        Earlier::Nothing => Ok(false),
+        Earlier::GoesOn if options.finish && options.overlap => Ok(true),
+        Earlier::GoesOn | Earlier::Spent => Err(RestoreError::RecoveryBegun { folder: folder() }),
     }
-    Ok(())
 }

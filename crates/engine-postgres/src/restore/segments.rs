@@ -13,6 +13,7 @@ use std::sync::Arc;
 use tidemark_format::postgres::{Lsn, SegmentName, SegmentSize, TimelineId};
 
 use super::error::RestoreError;
+use super::feed;
 use super::files::Files;
 use crate::wal::{PAGE_BYTES, Version};
 
@@ -148,6 +149,23 @@ impl Segments {
             self.write(timeline, page, head)?;
         }
         Ok(())
+    }
+
+    /// A server is about to read here: nothing is marked as ready for it.
+    pub(super) fn begin_feed(&self) -> Result<(), RestoreError> {
+        feed::begin(&self.files.tree).map_err(self.io("making the marks of the log", FOLDER))
+    }
+
+    /// The segment at `start` is whole, and ready for a server.
+    pub(super) fn feed(&self, timeline: TimelineId, start: Lsn) -> Result<(), RestoreError> {
+        let name = SegmentName::of(timeline, start, self.size).text(self.size);
+        let marked = feed::mark(&self.files.tree, &name);
+        marked.map_err(self.io("marking a segment of the log", &name))
+    }
+
+    /// All of it is ready.
+    pub(super) fn end_feed(&self) -> Result<(), RestoreError> {
+        feed::end(&self.files.tree).map_err(self.io("marking the end of the log", FOLDER))
     }
 
     /// Writes a history.

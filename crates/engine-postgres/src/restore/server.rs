@@ -7,11 +7,13 @@
 //! for the end of a pipe), the server is ended at once. **Time limits** hold for starting and stopping
 //! only: a long log takes as long as it takes, and says how far it is.
 
+use std::fmt;
 use std::fs::File;
 use std::io::Read as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -45,31 +47,40 @@ pub struct Replay {
 }
 
 /// What a run needs.
-pub(super) struct Run<'a> {
+pub(super) struct Run {
     pub(super) program: PathBuf,
-    pub(super) data: &'a Path,
+    pub(super) data: PathBuf,
     pub(super) log: PathBuf,
     pub(super) settings: Vec<(String, String)>,
     pub(super) owner: Option<RunAs>,
-    pub(super) clock: &'a dyn Clock,
-    pub(super) cancel: &'a AtomicBool,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) cancel: Arc<AtomicBool>,
 }
 
 /// A server that runs.
-pub(super) struct Server<'a> {
-    run: Run<'a>,
+pub(super) struct Server {
+    run: Run,
     child: Child,
     guard: Child,
     ended: bool,
 }
 
-impl<'a> Server<'a> {
-    pub(super) fn start(run: Run<'a>) -> Result<Self, RestoreError> {
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("data", &self.run.data)
+            .field("process", &self.child.id())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    pub(super) fn start(run: Run) -> Result<Self, RestoreError> {
         let log = File::create(&run.log)
             .and_then(|log| Ok((log.try_clone()?, log)))
             .map_err(RestoreError::io("making the server's log", &run.log))?;
         let mut command = Command::new(&run.program);
-        command.arg("-D").arg(run.data);
+        command.arg("-D").arg(&run.data);
         for (name, value) in &run.settings {
             command.arg("-c").arg(format!("{name}={value}"));
         }
@@ -95,6 +106,17 @@ impl<'a> Server<'a> {
         }
     }
 
+    /// Whether it still runs, and is still wanted.
+    pub(super) fn check(&mut self) -> Result<(), RestoreError> {
+        self.check_cancelled()?;
+        match self.exited()? {
+            None => Ok(()),
+            Some(status) => Err(self.failed(&format!(
+                "the server ended during recovery ({status}), so the target was not reached"
+            ))),
+        }
+    }
+
     /// Waits until recovery has ended and the server would let clients in.
     pub(super) fn recovered(
         &mut self,
@@ -102,12 +124,7 @@ impl<'a> Server<'a> {
     ) -> Result<(), RestoreError> {
         let began = self.run.clock.monotonic();
         loop {
-            self.check_cancelled()?;
-            if let Some(status) = self.exited()? {
-                return Err(self.failed(&format!(
-                    "the server ended during recovery ({status}), so the target was not reached"
-                )));
-            }
+            self.check()?;
             match self.state().as_deref() {
                 Some("ready") => return Ok(()),
                 Some(_) => look(self.replaying()),
@@ -226,7 +243,7 @@ impl<'a> Server<'a> {
     }
 }
 
-impl Drop for Server<'_> {
+impl Drop for Server {
     fn drop(&mut self) {
         if !self.ended {
             self.end();

@@ -4,7 +4,10 @@
 
 use std::path::Path;
 
+use tidemark_format::postgres::TimelineId;
+
 use super::control::Control;
+use super::feed;
 use super::stop::StopFound;
 
 /// Prepared transactions that the log may bring, whatever the limit was when the base was made.
@@ -13,16 +16,24 @@ const MEGABYTE: u64 = 1 << 20;
 
 /// What tells a server where to stop, whoever starts it.
 pub(super) fn target(found: &StopFound) -> Vec<(String, String)> {
-    let lsn = found.start.to_string();
-    let timeline = found.timeline.to_string();
+    // The log is in its place already: nothing is ever fetched.
+    goal("false", &found.start.to_string(), found.timeline)
+}
+
+/// What makes a server replay what it is fed on `timeline`, to the end of that.
+pub(super) fn fed(timeline: TimelineId) -> Vec<(String, String)> {
+    goal(feed::command(), "", timeline)
+}
+
+fn goal(command: &str, lsn: &str, timeline: TimelineId) -> Vec<(String, String)> {
+    let timeline = timeline.to_string();
     owned(&[
-        // The log is in its place already: nothing is ever fetched.
-        ("restore_command", "false"),
+        ("restore_command", command),
         ("recovery_target", ""),
         ("recovery_target_name", ""),
         ("recovery_target_time", ""),
         ("recovery_target_xid", ""),
-        ("recovery_target_lsn", &lsn),
+        ("recovery_target_lsn", lsn),
         ("recovery_target_inclusive", "on"),
         ("recovery_target_timeline", &timeline),
         ("recovery_target_action", "promote"),
@@ -39,14 +50,14 @@ fn owned(settings: &[(&str, &str)]) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Everything for a run of ours, with its private files in `folder`.
+/// Everything for a run of ours to this goal, with its private files in `folder`.
 pub(super) fn run(
-    found: &StopFound,
+    goal: Vec<(String, String)>,
     control: &Control,
     major: u16,
     folder: &Path,
 ) -> Vec<(String, String)> {
-    let mut settings = target(found);
+    let mut settings = goal;
     let file = |name: &str| folder.join(name).display().to_string();
     let flag = |on: bool| if on { "on" } else { "off" }.to_owned();
     settings.extend([

@@ -15,7 +15,7 @@ use super::tree::{RunAs, Tree};
 /// Where the places that were taken are noted.
 pub(super) const TAKEN_PATH: &str = ".tidemark/tablespaces";
 
-/// Places by the path of the server, as the user gave them.
+/// Places by the path on the server, or by the tablespace's object id, as the user gave them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TablespaceMap(Vec<(String, PathBuf)>);
 
@@ -34,9 +34,10 @@ impl TablespaceMap {
                 new: new.to_owned(),
                 why: why.to_owned(),
             };
-            if !old.starts_with('/') || !new.starts_with('/') {
+            let is_id = old.parse::<u32>().is_ok();
+            if !(is_id || old.starts_with('/')) || !new.starts_with('/') {
                 return Err(refused(
-                    "write it as OLD=NEW, both absolute: the tablespace's place on the server and the one here",
+                    "write it as OLD=NEW: the tablespace's place on the server, or its object id, and the place here, both absolute",
                 ));
             }
             if map.iter().any(|(known, _)| known == old) {
@@ -65,24 +66,27 @@ impl TablespaceMap {
             new: new.display().to_string(),
             why,
         };
-        let originals: Vec<&str> = layout
-            .tablespaces
-            .iter()
-            .map(|space| plain(&space.location))
-            .collect();
-        if let Some((old, new)) = self
-            .0
-            .iter()
-            .find(|(old, _)| !originals.contains(&old.as_str()))
-        {
-            let why = format!("no tablespace was there; there are: {}", list(&originals));
+        let names = |old: &str, space: &Tablespace| {
+            old == plain(&space.location) || old.parse() == Ok(space.oid)
+        };
+        let is_known = |old: &str| layout.tablespaces.iter().any(|space| names(old, space));
+        if let Some((old, new)) = self.0.iter().find(|(old, _)| !is_known(old)) {
+            let why = format!(
+                "there is no such tablespace; there are: {}",
+                list(&layout.tablespaces)
+            );
             return Err(refused(old, new, why));
         }
         let mut places: BTreeMap<u32, PathBuf> = BTreeMap::new();
-        for Tablespace { oid, location } in &layout.tablespaces {
-            let old = plain(location);
-            let mapped = self.0.iter().find(|(known, _)| known == old);
-            let place = mapped.map_or_else(|| PathBuf::from(old), |(_, new)| new.clone());
+        for space in &layout.tablespaces {
+            let old = plain(&space.location);
+            let mut mapped = self.0.iter().filter(|(known, _)| names(known, space));
+            let place = mapped.next();
+            if let Some((_, second)) = mapped.next() {
+                let why = "this tablespace has a place already".to_owned();
+                return Err(refused(old, second, why));
+            }
+            let place = place.map_or_else(|| PathBuf::from(old), |(_, new)| new.clone());
             if !place.is_absolute() || place.starts_with(target) || target.starts_with(&place) {
                 let why = "a tablespace must have an absolute place outside the target".to_owned();
                 return Err(refused(old, &place, why));
@@ -91,7 +95,7 @@ impl TablespaceMap {
                 let why = "another tablespace goes there".to_owned();
                 return Err(refused(old, &place, why));
             }
-            places.insert(*oid, place);
+            places.insert(space.oid, place);
         }
         Ok(places)
     }
@@ -102,12 +106,14 @@ fn plain(path: &str) -> &str {
     if trimmed.is_empty() { path } else { trimmed }
 }
 
-fn list(originals: &[&str]) -> String {
-    if originals.is_empty() {
-        "none".to_owned()
-    } else {
-        originals.join(", ")
+fn list(spaces: &[Tablespace]) -> String {
+    if spaces.is_empty() {
+        return "none".to_owned();
     }
+    let spaces = spaces
+        .iter()
+        .map(|space| format!("{} ({})", plain(&space.location), space.oid));
+    spaces.collect::<Vec<_>>().join(", ")
 }
 
 /// A place that this restore took.
@@ -124,15 +130,19 @@ pub(super) struct Spaces {
 }
 
 impl Spaces {
-    /// Takes the places of the layout's tablespaces for the target `main`.
+    /// Takes the places of the layout's tablespaces for the target `main`; with `linked` also those that
+    /// a tablespace of the same id has there by a link of `main`.
     pub(super) fn take(
         main: &Tree,
         layout: &Layout,
-        map: &TablespaceMap,
-        target: &Path,
+        places: BTreeMap<u32, PathBuf>,
         owner: Option<RunAs>,
+        linked: bool,
     ) -> Result<Self, RestoreError> {
-        let places = map.places(layout, target)?;
+        let is_linked = |oid: u32, place: &Path| {
+            let link = std::fs::read_link(main.join(&format!("pg_tblspc/{oid}")));
+            linked && link.is_ok_and(|to| to == place)
+        };
         let mut taken = taken(main)?;
         for Tablespace { oid, location } in &layout.tablespaces {
             let Some(place) = places.get(oid) else {
@@ -145,7 +155,7 @@ impl Spaces {
             if taken.contains(&ours) {
                 continue;
             }
-            if !is_free(place)? {
+            if !is_linked(*oid, place) && !is_free(place)? {
                 return Err(RestoreError::TablespaceTaken {
                     oid: *oid,
                     location: place.clone(),
@@ -262,8 +272,10 @@ mod tests {
         let map = TablespaceMap::parse(["/srv/fast/=/data/fast", "/srv/slow=/data/slow"]);
         let map = map.expect("two mappings");
         assert_eq!(map.0[0], ("/srv/fast".to_owned(), "/data/fast".into()));
+        TablespaceMap::parse(["16400=/data/fast"]).expect("by its id");
         for wrong in [
             vec!["/a"],
+            vec!["-1=/b"],
             vec!["a=/b"],
             vec!["/a=b"],
             vec!["/a=/b", "/a/=/c"],

@@ -60,6 +60,15 @@ impl Tree {
         Ok(tree)
     }
 
+    /// Opens a folder that is there; nothing is given away.
+    pub(super) fn existing_folder(path: &Path) -> io::Result<Self> {
+        Ok(Self {
+            root: rustix::fs::open(path, FOLDER, Mode::empty())?,
+            path: path.to_path_buf(),
+            owner: None,
+        })
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
     }

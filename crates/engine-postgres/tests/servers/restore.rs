@@ -1,6 +1,7 @@
 //! Restores on real servers: every kind of target, and the traps in which others lose data silently.
 
-mod kit;
+mod beside;
+pub(crate) mod kit;
 
 use jiff::{Timestamp, ToSpan as _};
 use kit::{Base, Place, Stretch, assert_private, fact, flushed, inner, lsn, source};
