@@ -9,6 +9,7 @@
 mod data;
 mod load;
 mod peer;
+mod pg;
 mod process;
 mod proxy;
 mod region;
@@ -24,6 +25,8 @@ use anyhow::{Context, Result, bail, ensure};
 
 /// Pairs of alternating runs, of which the median counts.
 const PAIRS: usize = 5;
+/// Bytes of a PostgreSQL cluster, unless another size is asked for: to try a row.
+const DATABASE: u64 = 2_600_000_000;
 
 /// What every row gets.
 #[derive(Debug)]
@@ -34,6 +37,8 @@ struct Setting {
     programs: PathBuf,
     /// Pairs of runs.
     pairs: usize,
+    /// Bytes of the cluster that PostgreSQL rows are measured on.
+    database: u64,
 }
 
 fn main() -> Result<ExitCode> {
@@ -50,6 +55,7 @@ fn main() -> Result<ExitCode> {
         data: data.path().to_owned(),
         programs: PathBuf::from("target/release"),
         pairs: PAIRS,
+        database: DATABASE,
     };
     while let Some(word) = arguments.next() {
         let mut value = || {
@@ -58,6 +64,10 @@ fn main() -> Result<ExitCode> {
         };
         match word.as_str() {
             "--programs" => setting.programs = std::path::absolute(value()?)?,
+            "--data" => setting.data = std::path::absolute(value()?)?,
+            "--database" => {
+                setting.database = value()?.parse().context("--database takes bytes")?;
+            }
             "--pairs" => setting.pairs = value()?.parse().context("--pairs takes a number")?,
             name if rows::NAMES.contains(&name) => names.push(word),
             _ => bail!(
@@ -69,7 +79,7 @@ fn main() -> Result<ExitCode> {
     ensure!(setting.pairs > 0, "--pairs takes a number above 0");
     ensure!(
         !names.is_empty(),
-        "usage: tidemark-bench NAME… --programs DIR [--pairs N]"
+        "usage: tidemark-bench NAME… --programs DIR [--pairs N] [--data DIR] [--database BYTES]"
     );
     let mut missed = 0;
     for name in &names {

@@ -28,7 +28,9 @@ pub(crate) struct Seen {
     pub(crate) bytes: u64,
     /// The beginning of its body.
     pub(crate) start: Vec<u8>,
-    /// When the answer began, nanoseconds since 1970; and on the monotonic clock.
+    /// When its head had come.
+    pub(crate) asked: Instant,
+    /// When the answer began, nanoseconds since 1970.
     pub(crate) answered_at: u64,
     /// The same on the monotonic clock.
     pub(crate) answered: Instant,
@@ -307,6 +309,7 @@ fn begin(head: &[u8]) -> (Seen, Place) {
         path,
         bytes: 0,
         start,
+        asked: Instant::now(),
         answered_at: 0,
         answered: Instant::now(),
         status,

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+use tidemark_format::envelope::Envelope;
 use tidemark_testkit::s3::{Credential, S3Server};
 
 use crate::process::Running;
@@ -36,6 +38,7 @@ impl Provider {
             prefix: prefix.to_owned(),
             proxy: Proxy::start(self.server.http_port())?,
             credential: self.server.admin().clone(),
+            secure: self.secure(),
         })
     }
 
@@ -45,8 +48,25 @@ impl Provider {
             prefix: prefix.to_owned(),
             proxy: self.proxy.clone(),
             credential: self.server.admin().clone(),
+            secure: self.secure(),
         }
     }
+
+    fn secure(&self) -> Secure {
+        Secure {
+            endpoint: self.server.https_endpoint(),
+            authority: self.server.ca(),
+        }
+    }
+}
+
+/// The way to a bucket over TLS, past the witness.
+#[derive(Clone, Debug)]
+pub(crate) struct Secure {
+    /// Its URL.
+    pub(crate) endpoint: String,
+    /// The PEM file of the authority that vouches for it.
+    pub(crate) authority: PathBuf,
 }
 
 /// One place that keeps a copy.
@@ -62,6 +82,8 @@ pub(crate) enum Region {
         proxy: Proxy,
         /// Who we are there.
         credential: Credential,
+        /// Past the witness.
+        secure: Secure,
     },
 }
 
@@ -79,6 +101,55 @@ impl Region {
         }
     }
 
+    /// As Tidemark takes it, over TLS and past the witness: for comparisons with what speaks only TLS.
+    pub(crate) fn secure_url(&self) -> String {
+        match self {
+            Self::Folder(_) => self.url(),
+            Self::Bucket {
+                prefix,
+                proxy,
+                secure,
+                ..
+            } => format!(
+                "s3://{BUCKET}/{prefix}?endpoint={}&region=us-east-1&path_style=1&ca={}&profile={}",
+                secure.endpoint,
+                secure.authority.display(),
+                proxy.name()
+            ),
+        }
+    }
+
+    /// As pgBackRest's configuration takes it, over TLS; a folder must be one that it may write to.
+    pub(crate) fn repository(&self) -> Result<Vec<String>> {
+        Ok(match self {
+            Self::Folder(path) => vec![
+                "repo1-type=posix".to_owned(),
+                format!("repo1-path={}", path.display()),
+            ],
+            Self::Bucket {
+                prefix,
+                credential,
+                secure,
+                ..
+            } => {
+                let address = secure.endpoint.trim_start_matches("https://");
+                let (_, port) = address.split_once(':').context("no port")?;
+                vec![
+                    "repo1-type=s3".to_owned(),
+                    format!("repo1-path=/{prefix}"),
+                    format!("repo1-s3-bucket={BUCKET}"),
+                    // It finds no address in a certificate, only names.
+                    "repo1-s3-endpoint=localhost".to_owned(),
+                    format!("repo1-storage-port={port}"),
+                    "repo1-s3-region=us-east-1".to_owned(),
+                    "repo1-s3-uri-style=path".to_owned(),
+                    format!("repo1-s3-key={}", credential.access_key),
+                    format!("repo1-s3-key-secret={}", credential.secret_key),
+                ]
+            }
+        })
+    }
+
     /// As Litestream's configuration takes it.
     pub(crate) fn replica(&self) -> Vec<String> {
         match self {
@@ -89,6 +160,7 @@ impl Region {
                 prefix,
                 proxy,
                 credential,
+                ..
             } => vec![
                 "type: s3".to_owned(),
                 format!("bucket: {BUCKET}"),
@@ -138,6 +210,21 @@ impl Region {
                     .collect()
             }
         }
+    }
+
+    /// The log objects that came to be in it: the request, and the signed head.
+    pub(crate) fn log_objects(&self) -> Result<Vec<(Seen, Value)>> {
+        let mut found = Vec::new();
+        for request in self.requests() {
+            if !(request.created() && request.path.contains("/meta/log/")) {
+                continue;
+            }
+            let envelope = Envelope::parse(&request.start)
+                .with_context(|| format!("the head of {} does not fit", request.path))?;
+            let head = serde_json::from_slice(envelope.head_json())?;
+            found.push((request, head));
+        }
+        Ok(found)
     }
 
     /// Bytes that were put into it so far.

@@ -45,6 +45,8 @@ pub(crate) struct Measure {
     what: String,
     measured: f64,
     goal: f64,
+    /// Whether more is better.
+    at_least: bool,
     unit: &'static str,
     detail: String,
 }
@@ -57,6 +59,7 @@ impl Measure {
             what: what.to_owned(),
             measured: runs.median(),
             goal,
+            at_least: false,
             unit,
             detail,
         }
@@ -95,14 +98,37 @@ impl Measure {
             what: what.to_owned(),
             measured,
             goal,
+            at_least: false,
             unit: "×",
             detail,
         }
     }
 
+    /// A quantity of ours that must reach `goal` times the peer's, medians of both.
+    pub(crate) fn ratio_at_least(
+        what: &str,
+        both: (&Runs, &Runs),
+        goal: f64,
+        unit: &'static str,
+    ) -> Self {
+        Self {
+            at_least: true,
+            ..Self::ratio(what, both, goal, unit)
+        }
+    }
+
     fn is_met(&self) -> bool {
         // Not a number is not met.
-        self.measured <= self.goal
+        if self.at_least {
+            self.measured >= self.goal
+        } else {
+            self.measured <= self.goal
+        }
+    }
+
+    fn goal(&self) -> String {
+        let sign = if self.at_least { '≥' } else { '≤' };
+        format!("{sign} {}", with_unit(self.goal, self.unit))
     }
 
     fn verdict(&self) -> &'static str {
@@ -164,9 +190,9 @@ impl Row {
         lines.push("| what | measured | goal | | runs |".to_owned());
         lines.push("|---|---|---|---|---|".to_owned());
         lines.extend(self.measures.iter().map(|m| {
-            let (measured, goal) = (with_unit(m.measured, m.unit), with_unit(m.goal, m.unit));
+            let (measured, goal) = (with_unit(m.measured, m.unit), m.goal());
             format!(
-                "| {} | {measured} | ≤ {goal} | {} | {} |",
+                "| {} | {measured} | {goal} | {} | {} |",
                 m.what,
                 m.verdict(),
                 m.detail
@@ -182,11 +208,11 @@ impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}: {}", self.name, self.setting)?;
         for m in &self.measures {
-            let (measured, goal) = (with_unit(m.measured, m.unit), with_unit(m.goal, m.unit));
+            let (measured, goal) = (with_unit(m.measured, m.unit), m.goal());
             let (verdict, detail) = (m.verdict(), &m.detail);
             writeln!(
                 f,
-                "  {verdict:6}  {}: {measured}, goal ≤ {goal}; {detail}",
+                "  {verdict:6}  {}: {measured}, goal {goal}; {detail}",
                 m.what
             )?;
         }
@@ -245,6 +271,16 @@ mod tests {
         let sorted: Vec<f64> = (1..=100).map(f64::from).collect();
         assert_eq!(percentile(&sorted, 0.99), 100.0);
         assert_eq!(percentile(&sorted, 0.0), 1.0);
+    }
+
+    #[test]
+    fn what_is_better_large_is_met_above_its_goal() {
+        let rate = |ours| {
+            let both = (&runs(&[ours]), &runs(&[100.0]));
+            Measure::ratio_at_least("rate", both, 0.92, "")
+        };
+        assert!(rate(95.0).is_met() && !rate(90.0).is_met());
+        assert_eq!(rate(95.0).goal(), "≥ 0.920 ×");
     }
 
     #[test]

@@ -8,6 +8,14 @@ mod first_base;
 mod idle_sources;
 mod loss;
 mod memory;
+mod pg_cost;
+mod pg_exposure;
+mod pg_first_base;
+mod pg_log;
+mod pg_memory;
+mod pg_restore;
+mod pg_second_base;
+mod pg_sync_commit;
 mod requests_cpu;
 mod restore;
 
@@ -31,6 +39,14 @@ pub(crate) const NAMES: &[&str] = &[
     "memory",
     "catch-up",
     "idle-sources",
+    "pg-log",
+    "pg-exposure",
+    "pg-sync-commit",
+    "pg-cost",
+    "pg-first-base",
+    "pg-second-base",
+    "pg-restore",
+    "pg-memory",
 ];
 
 /// The size of the database that a small application has.
@@ -42,6 +58,12 @@ const KEPT_UP: f64 = 0.95;
 /// What is set so that both sides do the same: Litestream ships every second, at a comparable level
 /// of compression. Encryption is always on.
 const LIKE_THE_PEER: &[(&str, &str)] = &[("ship_every", "\"1s\""), ("compression", "3")];
+/// As pgBackRest is set in the rows that run it beside: two workers, the same compression.
+const LIKE_PGBACKREST: &[(&str, &str)] = &[
+    ("ship_every", "\"1s\""),
+    ("compression", "3"),
+    ("threads", "2"),
+];
 
 /// Measures a row.
 pub(crate) fn measure(name: &str, setting: &Setting) -> Result<Row> {
@@ -56,6 +78,14 @@ pub(crate) fn measure(name: &str, setting: &Setting) -> Result<Row> {
         "memory" => memory::measure(setting),
         "catch-up" => catch_up::measure(setting),
         "idle-sources" => idle_sources::measure(setting),
+        "pg-log" => pg_log::measure(setting),
+        "pg-exposure" => pg_exposure::measure(setting),
+        "pg-sync-commit" => pg_sync_commit::measure(setting),
+        "pg-cost" => pg_cost::measure(setting),
+        "pg-first-base" => pg_first_base::measure(setting),
+        "pg-second-base" => pg_second_base::measure(setting),
+        "pg-restore" => pg_restore::measure(setting),
+        "pg-memory" => pg_memory::measure(setting),
         _ => bail!("no row is called {name}; rows: {}", NAMES.join(" ")),
     }
 }

@@ -1,5 +1,6 @@
 //! Tidemark under measurement: the two shipped programs, by their command line and config alone.
 
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -30,6 +31,29 @@ impl Tidemark {
         regions: &[Region],
         keys: &[(&str, &str)],
     ) -> Result<Self> {
+        let source = [OsStr::new("--sqlite"), database.as_os_str()];
+        Self::prepare_for(setting, home, source, regions, keys)
+    }
+
+    /// The same for the cluster that a connection string leads to.
+    pub(crate) fn prepare_postgres(
+        setting: &Setting,
+        home: &Path,
+        conninfo: &str,
+        regions: &[Region],
+        keys: &[(&str, &str)],
+    ) -> Result<Self> {
+        let source = [OsStr::new("--postgres"), OsStr::new(conninfo)];
+        Self::prepare_for(setting, home, source, regions, keys)
+    }
+
+    fn prepare_for(
+        setting: &Setting,
+        home: &Path,
+        source: [&OsStr; 2],
+        regions: &[Region],
+        keys: &[(&str, &str)],
+    ) -> Result<Self> {
         std::fs::create_dir_all(home)?;
         let subject = Self {
             programs: setting.programs.clone(),
@@ -40,10 +64,7 @@ impl Tidemark {
         let profiles: String = regions.iter().map(Region::profile).collect();
         std::fs::write(subject.credentials(), profiles)?;
         let mut init = subject.command("tidemark-agent");
-        init.arg("init")
-            .arg("--sqlite")
-            .arg(database)
-            .args(["--name", "app"]);
+        init.arg("init").args(source).args(["--name", "app"]);
         for region in regions {
             init.args(["--region", &region.url()]);
         }
@@ -94,6 +115,43 @@ impl Tidemark {
             region.wait_for(POINT, &mut agent)?;
         }
         Ok(agent)
+    }
+
+    /// Makes a recovery point, and a base if wanted; returns when they are durable in all regions.
+    pub(crate) fn snapshot(&self, base: bool) -> Result<()> {
+        let mut snapshot = self.command("tidemark-agent");
+        snapshot.arg("snapshot").arg("--config").arg(self.config());
+        if base {
+            snapshot.arg("--base");
+        }
+        process::run(&mut snapshot).map(drop)
+    }
+
+    /// Lets go of the source: nothing is held for it on its server.
+    pub(crate) fn retire(&self) -> Result<()> {
+        let mut retire = self.command("tidemark-agent");
+        retire.args(["retire", "--yes", "--config"]);
+        process::run(retire.arg(self.config())).map(drop)
+    }
+
+    /// Restores the latest state of a server from the region at `url`, recovery and its proof included.
+    pub(crate) fn restore_postgres(&self, url: &str, target: &Path, bin: &Path) -> Result<Usage> {
+        let mut restore = self.command("tidemark-restore");
+        restore.args(["restore", "--to", "latest", "--target"]);
+        restore.arg(target).arg("--pg-bin").arg(bin);
+        restore.args(["--region", url, "--identity"]);
+        restore.arg(self.identity());
+        Running::start(&mut restore, &self.home.join("restore.log"))?.finish()
+    }
+
+    /// Puts one file of a server's log from a region at `place`.
+    pub(crate) fn wal_get(&self, region: &Region, file: &str, place: &Path) -> Result<()> {
+        let mut get = self.command("tidemark-restore");
+        get.args(["wal-get", file])
+            .arg(place)
+            .args(["--prefetch", "0"]);
+        get.args(["--region", &region.url(), "--identity"]);
+        process::run(get.arg(self.identity())).map(drop)
     }
 
     /// Restores the latest state from a region.

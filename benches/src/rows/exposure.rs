@@ -8,8 +8,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
-use tidemark_format::envelope::Envelope;
 
 use crate::Setting;
 use crate::load::{Commit, Kind, Load};
@@ -94,20 +92,15 @@ fn exposures(commits: &[Commit], regions: &[Region]) -> Result<Vec<f64>> {
 
 /// Sequence, transactions and time of acknowledgement of each log object.
 fn log_objects(region: &Region) -> Result<Vec<(u64, u64, u64)>> {
-    let mut found = Vec::new();
-    for request in region.requests() {
-        if !(request.created() && request.path.contains("/meta/log/")) {
-            continue;
-        }
-        let envelope = Envelope::parse(&request.start)
-            .with_context(|| format!("the head of {} does not fit", request.path))?;
-        let head: Value = serde_json::from_slice(envelope.head_json())?;
-        let number = |name: &str| {
-            head[name]
-                .as_u64()
-                .with_context(|| format!("no {name} in {head}"))
-        };
-        found.push((number("seq")?, number("transactions")?, request.answered_at));
-    }
-    Ok(found)
+    let objects = region.log_objects()?.into_iter();
+    objects
+        .map(|(request, head)| {
+            let number = |name: &str| {
+                head[name]
+                    .as_u64()
+                    .with_context(|| format!("no {name} in {head}"))
+            };
+            Ok((number("seq")?, number("transactions")?, request.answered_at))
+        })
+        .collect()
 }
