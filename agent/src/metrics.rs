@@ -69,6 +69,7 @@ pub struct Metrics {
     backlog: Family<Lane, Gauge>,
     point: Family<Lane, Gauge>,
     state: Family<State, Gauge>,
+    log_lost: Family<OfSource, Seconds>,
     up: Family<OfRegion, Gauge>,
     spool: Gauge,
     spool_limit: Gauge,
@@ -105,6 +106,7 @@ impl Metrics {
             backlog: Family::default(),
             point: Family::default(),
             state: Family::default(),
+            log_lost: Family::default(),
             up: Family::default(),
             spool: Gauge::default(),
             spool_limit: Gauge::default(),
@@ -142,6 +144,8 @@ impl Metrics {
             "1 for the state a source is in",
             self.state.clone(),
         );
+        let text = "When the log of a server was last found not to go on: instants before can't all be restored";
+        r.register_with_unit("log_lost_timestamp", text, seconds(), self.log_lost.clone());
         r.register("region_up", "Whether the region answers", self.up.clone());
         r.register_with_unit(
             "spool",
@@ -250,6 +254,10 @@ impl Metrics {
                 state: live.state.name(),
             };
             self.state.get_or_create(&state).set(1);
+            if let Some(at) = live.log_lost_at {
+                let seconds = at.duration_since(jiff::Timestamp::UNIX_EPOCH).as_secs_f64();
+                self.log_lost.get_or_create(&source).set(seconds);
+            }
             for (region, lane) in &live.lanes {
                 let labels = Lane {
                     source: name.to_string(),

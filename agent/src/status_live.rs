@@ -146,6 +146,9 @@ pub struct LiveSource {
     pub lanes: BTreeMap<RegionName, LiveLane>,
     /// The database's size in bytes, if known.
     pub database_bytes: Option<u64>,
+    /// When the log of a server was last found not to go on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_lost_at: Option<Timestamp>,
     /// Why shipping is paused, and until when.
     pub paused: Option<(String, Timestamp)>,
 }

@@ -6,6 +6,7 @@
 
 use std::path::Path;
 
+use tidemark_cli::recoverable::Hole;
 use tidemark_format::{Epoch, Incarnation, LogSeq, PointSeq, RegionName, SourceName};
 use tidemark_host::output::{Document, to_json, to_text};
 use tidemark_restore_tool::commands::list::{
@@ -14,7 +15,7 @@ use tidemark_restore_tool::commands::list::{
 use tidemark_restore_tool::commands::restore::Report;
 use tidemark_restore_tool::commands::status::{Health, RegionStatus, SourceStatus, Status};
 use tidemark_restore_tool::commands::verify::{DamageFound, VerifyReport};
-use tidemark_restore_tool::plan::{PlanDocument, Reached, Window};
+use tidemark_restore_tool::plan::{PlanDocument, Reached, Recoverable, Window};
 
 fn frozen<D: Document>(name: &str, document: &D) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
@@ -62,14 +63,29 @@ fn window() -> Window {
     }
 }
 
+fn recoverable() -> Recoverable {
+    Recoverable {
+        recoverable_through: Some(window().covers_until),
+        windows: vec![window()],
+        holes: vec![Hole {
+            from: at("2026-03-31T22:00:00Z"),
+            to: window().from.at,
+            after: reached(1, "2026-03-31T21:59:00Z"),
+            before: window().from,
+            why: "log:2:0 begins another life of the database".into(),
+            is_news: false,
+        }],
+        beyond: None,
+    }
+}
+
 #[test]
 fn list() {
     let source = SourceListed {
         source: app(),
         engine: Some("sqlite".into()),
         commit_times: "observed",
-        windows: vec![window()],
-        beyond: None,
+        recoverable: recoverable(),
         points: vec![PointListed {
             epoch: Epoch(2),
             seq: PointSeq(1042),
@@ -190,12 +206,13 @@ fn status() {
         source: app(),
         health: Health::Warning,
         engine: Some("sqlite".into()),
+        state: None,
         bytes: 1 << 30,
         covered_until: Some(at("2026-05-01T14:35:00Z")),
         exposure_seconds: Some(11),
         restore_seconds: Some(12),
         restore_basis: "600 MiB to read at 50 MiB/s, assumed".into(),
-        windows: vec![window()],
+        recoverable: recoverable(),
         proved: "no drill is on record".into(),
         regions: vec![RegionStatus {
             region: region("north"),

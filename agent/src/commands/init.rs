@@ -302,6 +302,9 @@ fn add_source(
             )));
         }
     }
+    if let Given::Cluster(cluster) = given {
+        cluster.refuse_if_known(before)?;
+    }
     let text = files::read_text(path)? + &source.render();
     let config = context::parse(&text, path)?;
     let owner = given.owner(args.systemd)?;

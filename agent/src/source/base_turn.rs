@@ -21,7 +21,6 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::driver::{Driver, Hold};
-use super::opening::LOG_LOST;
 use super::slot::Command;
 use crate::bases::{BaseParts, Message, run};
 use crate::policy;
@@ -468,7 +467,7 @@ impl Driver {
         self.new_base = true;
         self.shared.metrics.base_sealed(self.name());
         self.clear("base.failed");
-        self.clear(LOG_LOST);
+        self.mend_lost_log();
         self.show(|live| {
             live.base = None;
             live.base_at = Some(base.head.finished_at);

@@ -12,6 +12,7 @@ mod acks;
 mod base_turn;
 pub mod driver;
 mod gap;
+mod lost;
 mod opening;
 pub mod pool;
 pub mod refusal;

@@ -18,9 +18,6 @@ use crate::state::item::ItemHead;
 use crate::state::{Order, SourceRecord, Spool};
 use crate::status_live::SourceState;
 
-/// The alert that a server's log does not go on, while that matters.
-pub(super) const LOG_LOST: &str = "log.lost";
-
 /// What the slot found out at opening.
 pub(super) struct Opened {
     pub(super) incarnation: Incarnation,
@@ -50,6 +47,7 @@ impl Driver {
             live.point_at = record.point.at;
             live.base_at = record.base.map(|base| base.finished_at);
         });
+        self.say_lost_log();
         self.show_pause();
         if !given_up {
             self.open();
@@ -225,18 +223,6 @@ impl Driver {
         }
     }
 
-    /// A server's log does not go on: until the new life has a base of its own, its newest state can't be
-    /// restored.
-    fn say_lost_log(&self, reason: &str) {
-        if self.parts.engine == "postgresql" {
-            let text = format!(
-                "the server's log does not go on where it was captured: {reason}. A complete base is being made; until \
-                 it is, what is committed now can't be restored. What was captured before can"
-            );
-            self.alert(LOG_LOST, &text);
-        }
-    }
-
     pub(super) fn on_opened(&mut self, opened: Opened) {
         let name = self.name().clone();
         match &opened.verdict {
@@ -247,7 +233,7 @@ impl Driver {
             }
             Verdict::NewIncarnation { reason } => {
                 tracing::warn!(source = %name, reason, "this is another database: its history begins anew");
-                self.say_lost_log(reason);
+                self.lost_log(reason);
             }
         }
         self.hold = Hold::Open;

@@ -23,6 +23,7 @@ use crate::ship::quorum;
 use crate::ship::region::Command as RegionCommand;
 use crate::state::source::{Pause, Restorable};
 use crate::status_live::SourceState;
+use crate::supervisor::remains::REMAINS;
 use crate::{AgentError, Result, domains, policy};
 
 /// How long a stop waits for the regions.
@@ -546,7 +547,7 @@ impl Driver {
             }
             Ok(note) => note,
             Err(why) => {
-                self.alert("slot.remains", &why);
+                self.alert(REMAINS, &why);
                 self.record.left_behind = Some(why.clone());
                 Some(why)
             }

@@ -149,6 +149,18 @@ pub struct GivingUp {
     pub since: Option<Timestamp>,
 }
 
+/// The last time that the log of a server did not go on where it was captured.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLost {
+    /// When that was found.
+    pub at: Timestamp,
+    /// Why.
+    pub reason: String,
+    /// The life that began then has a base of its own.
+    #[serde(default)]
+    pub mended: bool,
+}
+
 /// Where a source stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceRecord {
@@ -187,6 +199,9 @@ pub struct SourceRecord {
     /// What could not be taken away at the database then, and how to do it by hand.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub left_behind: Option<String>,
+    /// The last time that the log of a server did not go on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_lost: Option<LogLost>,
 }
 
 impl SourceRecord {
@@ -214,6 +229,7 @@ impl SourceRecord {
             giving_up: None,
             retired: None,
             left_behind: None,
+            log_lost: None,
         }
     }
 

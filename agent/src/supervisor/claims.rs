@@ -141,7 +141,7 @@ impl Away {
             place: self.place.clone(),
             op,
             key: key.to_owned(),
-            why: "it was not reached".to_owned(),
+            why: "it has not answered this agent yet".to_owned(),
             source: None,
         }
     }

@@ -19,6 +19,7 @@ mod domains;
 mod filling;
 mod keeper;
 mod prepare;
+pub(crate) mod remains;
 mod reporter;
 mod shippers;
 mod sizes;
@@ -160,6 +161,7 @@ impl Running {
             Ok((source, Ended::Retired)) => {
                 self.requests.remove(&source);
                 tracing::info!(source = %source, "the source is retired");
+                self.take_away_remains(&source, remains::TRY_EVERY);
             }
             Ok((_, Ended::Drained)) => {}
             // A task that panicked leaves a source unprotected: systemd starts us anew.

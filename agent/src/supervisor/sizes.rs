@@ -1,6 +1,6 @@
 //! What PostgreSQL clusters are like, for people: how large they are (their engine sees the log go by and
-//! no files) and what in their settings stands against protection. The servers are asked at the start,
-//! and now and then.
+//! no files), what in their settings stands against protection, and whether another server of the connection
+//! string still has our slot. The servers are asked at the start, and now and then.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,10 +17,12 @@ use crate::status_live::Board;
 
 /// How often a server is asked that answered.
 const ASK_EVERY: Duration = Duration::from_secs(600);
-/// How soon one is asked again that did not.
-const ASK_AGAIN: Duration = Duration::from_secs(30);
+/// How soon one is asked again that did not, or that is not as it should be.
+const ASK_AGAIN: Duration = Duration::from_secs(10);
 /// What stands against protection, as an alert.
 const SETUP: &str = "server.setup";
+/// A server that is not captured has our slot.
+const ELSEWHERE: &str = "slot.elsewhere";
 
 impl Starting {
     /// Starts to ask the clusters of the config.
@@ -71,17 +73,46 @@ impl Watched {
     async fn watch(self) {
         loop {
             let wait = match ConnInfo::parse(&self.conninfo, &Process) {
-                Ok(info) => self.found(&probe::look(&info, &self.wanted).await),
+                Ok(info) => {
+                    self.elsewhere(&info).await;
+                    self.found(&probe::look(&info, &self.wanted).await)
+                }
                 Err(_unreadable) => ASK_AGAIN,
             };
             tokio::time::sleep(wait).await;
         }
     }
 
+    /// Says of other servers of the connection string that they keep log for our slot.
+    async fn elsewhere(&self, info: &ConnInfo) {
+        let (about, slot) = (self.source.as_str(), &self.wanted.slot);
+        let found = probe::elsewhere(info, slot).await;
+        let lines: Vec<String> = found
+            .iter()
+            .map(|one| {
+                let held = one.held_bytes.map_or_else(String::new, |held| {
+                    format!(" ({} by now)", tidemark_host::output::bytes(held))
+                });
+                format!(
+                    "{} is not captured, has replication slot {slot} and keeps its log for it{held}: as a rule it was \
+                     the primary before a fail-over. On that server: SELECT pg_drop_replication_slot('{slot}');",
+                    one.peer
+                )
+            })
+            .collect();
+        if lines.is_empty() {
+            self.board.clear(ELSEWHERE, about);
+        } else {
+            let now = self.clock.now();
+            self.board.alert(ELSEWHERE, about, &lines.join(" "), now);
+        }
+    }
+
     /// Says what was found; how soon to ask again.
     fn found(&self, found: &Findings) -> Duration {
-        // Why it can't be asked is the capture's to say, and `doctor`'s.
+        // Why it can't be asked is the capture's to say, and `doctor`'s; what it said before may be mended.
         let Some(server) = &found.server else {
+            self.board.clear(SETUP, self.source.as_str());
             return ASK_AGAIN;
         };
         if let Some(bytes) = server.database_bytes {

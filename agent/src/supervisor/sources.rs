@@ -25,6 +25,8 @@ use crate::{AgentError, Result, policy};
 
 /// How often a source that waits for a region asks again.
 const CLAIM_EVERY: Duration = Duration::from_secs(2);
+/// So many tries are no news: an agent that was just enrolled greets its regions one after another.
+const QUIET_TRIES: u32 = 4;
 
 /// A source's ends of its slot and of the requests to it.
 pub(super) type SlotEnds = (Handle, UnboundedReceiver<Event>, mpsc::Receiver<Request>);
@@ -97,7 +99,9 @@ impl Claimer {
         stop: &CancellationToken,
     ) -> std::result::Result<(Local, Vec<RegionName>), Ended> {
         let name = &self.source.name;
+        let mut tries = 0_u32;
         loop {
+            tries = tries.saturating_add(1);
             let error = match self.try_claim().await {
                 Ok(claimed) => {
                     self.shared.board.clear("source.claim", name.as_str());
@@ -118,9 +122,12 @@ impl Claimer {
             if board.message(codes::NOT_ENROLLED.id, AGENT).is_some() {
                 // Told once, for all sources.
                 board.clear("source.claim", name.as_str());
+                tries = 0;
                 board.source(name, |live| live.state = SourceState::WaitingForEnrolment);
             } else {
-                board.alert("source.claim", name.as_str(), &text, now);
+                if tries > QUIET_TRIES {
+                    board.alert("source.claim", name.as_str(), &text, now);
+                }
                 board.source(name, |live| live.state = SourceState::WaitingForRegion);
             }
             tokio::select! {

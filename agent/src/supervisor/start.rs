@@ -58,6 +58,8 @@ pub(crate) struct Running {
     pub(super) spool_max: BTreeMap<SourceName, u64>,
     pub(super) protect: BTreeMap<SourceName, Protect>,
     pub(super) rest: Rest,
+    /// What takes away at a database what a retired source left there.
+    pub(super) engines: BTreeMap<SourceName, Arc<dyn Engine>>,
     /// One task, which ends with the agent.
     pub(super) beats: JoinSet<Beats>,
     pub(super) pool: Option<Pool>,
@@ -194,6 +196,7 @@ impl Running {
             spool_max: BTreeMap::new(),
             protect: BTreeMap::new(),
             rest: Rest::new(),
+            engines: components.engines.clone(),
             beats,
             pool: Some(pool),
             stop_sources: CancellationToken::new(),
@@ -222,6 +225,7 @@ impl Running {
             running.start_source(&starting, source, engine, local, (&outlets, &cut_budget));
         }
         running.rest = starting.rest;
+        running.take_away_all_remains();
         Ok(running)
     }
 

@@ -1,9 +1,11 @@
-//! What the command lines of both programs share: reading them, refusing them, completions, man pages.
+//! What the command lines of both programs share: reading them, refusing them, completions, man pages,
+//! and what both say of a source ([`recoverable`]).
 //!
 //! The options of every command stand in a group of their own ([`EVERYWHERE`]), and commands to which
 //! one means nothing don't show it ([`Hidden`]); they take it all the same, for scripts that pass it.
 
 mod man;
+pub mod recoverable;
 
 use std::process::ExitCode;
 

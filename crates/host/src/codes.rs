@@ -161,7 +161,7 @@ impl Code {
             ("TM0110", _) => "log-lost",
             ("TM0116" | "TM0117", _) => "restore-a-server",
             ("TM0111", _) => "commits-wait",
-            ("TM0112" | "TM0113", _) => "slot-holds-log",
+            ("TM0112" | "TM0113" | "TM0118", _) => "slot-holds-log",
             ("TM0115" | "TM7811" | "TM7812" | "TM7813" | "TM7814", _) => "server-refused",
             (_, Exit::Fenced) => "fenced",
             ("TM1208", _) => "not-enrolled",
@@ -292,6 +292,11 @@ codes! {
          was to. Nothing was handed over.",
         "The last lines of its log stand in the message. Run the same command again: it begins anew. If it ends in the \
          same way, restore to an earlier instant and report it.";
+    SLOT_ELSEWHERE = "TM0118", Failed, "a server that is not captured keeps log for our slot",
+        "The connection string names several servers, and one that the agent does not capture has its slot: the old \
+         primary after a fail-over, as a rule. It keeps log for nobody, until its disk is full.",
+        "Drop it on that server: SELECT pg_drop_replication_slot('NAME'); the message has both names. After a \
+         fail-back the agent makes it anew.";
     USAGE = "TM0201", Usage, "the command line can't be understood",
         "An argument is missing, unknown or contradicts another.",
         "Run the command with --help; the message names the argument.";
@@ -509,7 +514,7 @@ codes! {
 }
 
 /// What alerts are called that are no error code, and the code that says what they mean.
-const ALERTS: [(&str, Code); 29] = [
+const ALERTS: [(&str, Code); 30] = [
     ("base.failed", FAILED),
     ("control.socket", FAILED),
     ("log.gap", IN_GAP),
@@ -529,6 +534,7 @@ const ALERTS: [(&str, Code); 29] = [
     ("postgresql.unreachable", SERVER_AWAY),
     ("postgresql.waits", SERVER_AWAY),
     ("server.setup", SERVER_REFUSES),
+    ("slot.elsewhere", SLOT_ELSEWHERE),
     ("slot.remains", SLOT_REMAINS),
     ("source.claim", NOT_ENOUGH_REGIONS),
     ("spool.gap", SPOOL_FULL),

@@ -16,10 +16,11 @@ use tidemark_planner::restore::{Bound, ServerLog, Stop as PlannedStop};
 use tokio_util::sync::CancellationToken;
 
 use super::{Programs, Work};
+use tidemark_ledger::timeline::POSTGRESQL;
+
 use crate::error::{Error, Result};
 use crate::plan::RestorePlan;
 use crate::progress::Progress;
-use tidemark_ledger::timeline::POSTGRESQL;
 
 /// What engines reached and proved.
 pub type Ended = EndProof;

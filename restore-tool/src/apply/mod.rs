@@ -26,13 +26,13 @@ use std::time::Duration;
 use tidemark_format::{Hash, SourceName};
 use tidemark_open::{OpenedBase, Opener};
 use tokio_util::sync::CancellationToken;
+use tidemark_ledger::timeline::POSTGRESQL;
 
 use crate::error::{Error, Result};
 use crate::plan::RestorePlan;
 use crate::repository::Tools;
 use crate::target::resume::Notes;
 use crate::target::{Partial, Target};
-use tidemark_ledger::timeline::POSTGRESQL;
 
 pub use engine::{Ended, ServerOptions};
 pub use log::LOG_AHEAD_BYTES;

@@ -6,13 +6,13 @@ use tidemark_format::{Epoch, LogSeq, PointSeq, RegionName, SourceName};
 use tidemark_host::Exit;
 use tidemark_host::output::{self, Document, Table};
 use tidemark_ledger::history::{LoadOptions, PointsWanted, Standing};
+use tidemark_ledger::timeline::Timeline;
 
 use crate::cli::ListArgs;
 use crate::error::Result;
 use crate::identity;
-use crate::plan::{self, Beyond, Window};
+use crate::plan::{self, Beyond, Recoverable, Window};
 use crate::repository::{Repository, Settings, Tools};
-use tidemark_ledger::timeline::Timeline;
 
 /// Points shown without `--points`, beside the named ones.
 const NEWEST_SHOWN: usize = 3;
@@ -52,11 +52,9 @@ pub struct SourceListed {
     pub engine: Option<String>,
     /// Whether commit times are when the agent first saw them.
     pub commit_times: &'static str,
-    /// What can be restored, without gaps, oldest first.
-    pub windows: Vec<Window>,
-    /// What is later than the last of them and can't be restored from the regions read.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub beyond: Option<Beyond>,
+    /// What can be restored, and what between can't.
+    #[serde(flatten)]
+    pub recoverable: Recoverable,
     /// Recovery points: all with `--points`, else the newest and the named ones.
     pub points: Vec<PointListed>,
     /// How many there are.
@@ -139,7 +137,7 @@ pub async fn run(args: &ListArgs, settings: &Settings, tools: &Tools) -> Result<
             points: PointsWanted::All,
         };
         let timeline = repository.timeline(&name, &options).await?;
-        sources.push(source(&timeline, args).await?);
+        sources.push(source(&timeline, args, tools.clock.now()).await?);
     }
     let away = repository.away.iter().map(|away| RegionAway {
         region: away.name.clone(),
@@ -165,7 +163,7 @@ pub async fn run(args: &ListArgs, settings: &Settings, tools: &Tools) -> Result<
     })
 }
 
-async fn source(timeline: &Timeline, args: &ListArgs) -> Result<SourceListed> {
+async fn source(timeline: &Timeline, args: &ListArgs, now: Timestamp) -> Result<SourceListed> {
     let all: Vec<PointListed> = timeline
         .epochs()
         .iter()
@@ -186,14 +184,13 @@ async fn source(timeline: &Timeline, args: &ListArgs) -> Result<SourceListed> {
         (args.points || at >= from || point.name.is_some()).then_some(point)
     };
     let points = all.into_iter().enumerate().filter_map(shown).collect();
-    let (windows, beyond) = plan::windows(timeline).await?;
-    let unsealed = unsealed(timeline, windows.last());
+    let recoverable = plan::recoverable(timeline, now).await?;
+    let unsealed = unsealed(timeline, recoverable.windows.last());
     Ok(SourceListed {
         source: timeline.source().clone(),
         engine: timeline.engine().map(str::to_owned),
         commit_times: plan::commit_times(timeline),
-        windows,
-        beyond,
+        recoverable,
         points,
         points_total,
         unsealed,
@@ -396,12 +393,20 @@ impl SourceListed {
             "\n{} ({engine}; times are {})\n",
             self.source, self.commit_times
         ));
-        if self.windows.is_empty() {
+        let Recoverable {
+            windows,
+            holes,
+            beyond,
+            ..
+        } = &self.recoverable;
+        if windows.is_empty() {
             out.push_str("  nothing can be restored yet: no complete base\n");
         } else {
             out.push_str("  Any state in these windows can be restored:\n");
         }
-        for window in &self.windows {
+        for window in windows {
+            let hole = holes.iter().find(|hole| hole.before == window.from);
+            out.extend(hole.map(|hole| format!("      hole: {}\n", hole.line())));
             let until = if window.covers_until > window.to.at {
                 format!(
                     "; nothing else up to {}",
@@ -412,9 +417,15 @@ impl SourceListed {
             };
             out.push_str(&format!("    {} to {}{until}\n", window.from, window.to));
         }
-        let beyond = self.beyond.iter().map(Beyond::line);
+        let beyond = beyond.iter().map(Beyond::line);
         out.extend(beyond);
-        out.push_str(&format!("  Recovery points: {}\n", self.points_total));
+        let (shown, all) = (self.points.len(), self.points_total);
+        let which = if shown < all {
+            format!(", shown: the newest and those with a name ({shown}); --points shows all")
+        } else {
+            String::new()
+        };
+        out.push_str(&format!("  Recovery points: {all}{which}\n"));
         let mut table = Table::new();
         for point in &self.points {
             table.row([

@@ -14,11 +14,12 @@ use tidemark_ledger::history::{LoadOptions, PointsWanted};
 use tidemark_ledger::{list_all, read_marker};
 
 use super::list::RegionAway;
+use tidemark_ledger::timeline::Timeline;
+
 use crate::error::Result;
 use crate::identity;
-use crate::plan::{self, Asked, Avoid, Goal, Window};
+use crate::plan::{self, Asked, Avoid, Goal, Recoverable};
 use crate::repository::{Repository, Settings, Tools};
-use tidemark_ledger::timeline::Timeline;
 
 /// Beats that may stay out before a silent agent is news.
 const BEATS_MISSED: u32 = 3;
@@ -30,6 +31,10 @@ const SILENCE_CRITICAL: Duration = Duration::from_secs(10 * 60);
 const EXPOSURE_WARNING: Duration = Duration::from_secs(5 * 60);
 /// And for three times that an alarm.
 const EXPOSURE_CRITICAL: Duration = Duration::from_secs(15 * 60);
+
+/// What there is to do about a source at rest.
+const RETIRED: &str = "nothing to do: the source was retired on its host, nothing of it is captured any more; what \
+                       was captured stays restorable";
 
 /// Where evidence stands.
 const EVIDENCE: &str = "meta/evidence/";
@@ -70,6 +75,9 @@ pub struct SourceStatus {
     pub source: SourceName,
     /// How bad it is.
     pub health: Health,
+    /// `retired`: nothing of it is captured any more, as somebody asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<&'static str>,
     /// Its engine.
     pub engine: Option<String>,
     /// Bytes of the database.
@@ -82,8 +90,9 @@ pub struct SourceStatus {
     pub restore_seconds: Option<u64>,
     /// What that rests on.
     pub restore_basis: String,
-    /// What can be restored.
-    pub windows: Vec<Window>,
+    /// What can be restored, and what between can't.
+    #[serde(flatten)]
+    pub recoverable: Recoverable,
     /// Whether drills have proved it.
     pub proved: String,
     /// Each region.
@@ -174,10 +183,14 @@ async fn source(repository: &Repository, name: &SourceName, tools: &Tools) -> Re
         points: PointsWanted::All,
     };
     let timeline = repository.timeline(name, &options).await?;
-    let (windows, beyond) = plan::windows(&timeline).await?;
-    let covered_until = windows.last().map(|window| window.covers_until);
     let now = tools.clock.now();
-    let exposure = covered_until.map(|until| gone(now, until));
+    let recoverable = plan::recoverable(&timeline, now).await?;
+    let covered_until = recoverable.recoverable_through;
+    let retired = timeline.is_retired();
+    // Nothing is lost any more of a source at rest: nothing of it is to be kept.
+    let exposure = covered_until
+        .filter(|_| !retired)
+        .map(|until| gone(now, until));
     let asked = Asked {
         goal: Goal::Latest,
         inclusive: true,
@@ -188,38 +201,29 @@ async fn source(repository: &Repository, name: &SourceName, tools: &Tools) -> Re
     let planned = plan::plan(&timeline, &asked, &Avoid::default(), false).await;
     let regions = regions(repository, &timeline).await;
     let mut next = Vec::new();
-    let silence = Silence::of(
-        &timeline,
-        covered_until.max(beyond.as_ref().and_then(|past| past.to)),
-        now,
-    );
-    let mut health = exposure_health(exposure, silence.as_ref(), &mut next);
-    if beyond.is_some() {
+    let mut health = if retired {
+        next.push(RETIRED.to_owned());
+        Health::Ok
+    } else {
+        let past = recoverable.beyond.as_ref().and_then(|past| past.to);
+        let silence = Silence::of(&timeline, covered_until.max(past), now);
+        exposure_health(exposure, silence.as_ref(), &mut next)
+    };
+    let news = recoverable.news();
+    if !news.is_empty() {
         health = health.max(Health::Warning);
     }
-    next.extend(beyond.as_ref().map(plan::Beyond::sentence));
+    next.extend(news);
     if let Err(error) = &planned {
         health = health.max(Health::Critical);
         next.push(format!("the newest state can't be restored: {error}"));
     }
-    if timeline.troubles().next().is_some() {
-        health = health.max(Health::Warning);
-        next.push(
-            "some objects don't count: tidemark-restore verify says which and why".to_owned(),
-        );
-    }
-    lag(&timeline, &mut next, &mut health);
-    if regions
-        .iter()
-        .any(|region| region.create_only == "advisory")
-    {
-        // Worth knowing, and no alarm: a directory can't be anything else.
-        next.extend((regions.len() == 1).then(|| "the only region is advisory: a stolen agent key could overwrite it; add a versioned bucket".to_owned()));
-    }
+    doubts(&timeline, &regions, &mut next, &mut health);
     let plan = planned.ok();
     Ok(SourceStatus {
         source: name.clone(),
         health,
+        state: retired.then_some("retired"),
         engine: timeline.engine().map(str::to_owned),
         bytes: plan.as_ref().map_or(0, plan::RestorePlan::image_bytes),
         covered_until,
@@ -232,11 +236,33 @@ async fn source(repository: &Repository, name: &SourceName, tools: &Tools) -> Re
             output::bytes(plan.as_ref().map_or(0, plan::RestorePlan::stored_bytes)),
             output::bytes(plan::ASSUMED_BYTES_PER_SECOND)
         ),
-        windows,
+        recoverable,
         proved: proved(repository).await,
         regions,
         next,
     })
+}
+
+/// What is wrong in single regions.
+fn doubts(
+    timeline: &Timeline,
+    regions: &[RegionStatus],
+    next: &mut Vec<String>,
+    health: &mut Health,
+) {
+    if timeline.troubles().next().is_some() {
+        *health = (*health).max(Health::Warning);
+        next.push(
+            "some objects don't count: tidemark-restore verify says which and why".to_owned(),
+        );
+    }
+    lag(timeline, next, health);
+    if let [only] = regions
+        && only.create_only == "advisory"
+    {
+        // Worth knowing, and no alarm: a directory can't be anything else.
+        next.push("the only region is advisory: a stolen agent key could overwrite it; add a versioned bucket".to_owned());
+    }
 }
 
 /// Whether somebody has proved it. Records are counted; judging them is the drills' own command.
@@ -411,6 +437,7 @@ impl Document for Status {
 impl SourceStatus {
     fn text(&self, now: Timestamp, out: &mut String) {
         let word = match self.health {
+            Health::Ok if self.state.is_some() => "RETIRED",
             Health::Ok => "HEALTHY",
             Health::Warning => "WARNING",
             Health::Critical => "CRITICAL",
@@ -426,24 +453,18 @@ impl SourceStatus {
             )
         };
         let mut table = Table::new();
-        table.row([
-            "Lost if lost now".to_owned(),
-            seconds(self.exposure_seconds),
-        ]);
+        let lost = if self.state.is_some() {
+            "not judged: the source is retired".to_owned()
+        } else {
+            seconds(self.exposure_seconds)
+        };
+        table.row(["Lost if lost now".to_owned(), lost]);
         let time = seconds(self.restore_seconds);
         table.row([
             "Time to be back".to_owned(),
             format!("about {time} ({})", self.restore_basis),
         ]);
-        if self.windows.is_empty() {
-            table.row(["Recoverable", "nothing yet"]);
-        }
-        for window in &self.windows {
-            table.row([
-                "Recoverable".to_owned(),
-                format!("{} to {}", window.from, window.to),
-            ]);
-        }
+        self.recoverable.rows(&mut table);
         table.row(["Proved".to_owned(), self.proved.clone()]);
         for region in &self.regions {
             let newest = match (&region.point, region.committed) {

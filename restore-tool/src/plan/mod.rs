@@ -4,11 +4,10 @@
 //! has a good, linked head in some region; what hasn't goes back to `planner` as a hole, and it
 //! decides again or names what can be had.
 
-mod beyond;
 mod document;
-mod reached;
 mod target;
 
+use jiff::Timestamp;
 use tidemark_format::heads::{BaseHead, LogHead, PointHead};
 use tidemark_format::{Epoch, Key, LogSeq, PointSeq, RegionName, keys};
 use tidemark_host::codes::{self, Code};
@@ -17,14 +16,13 @@ use tidemark_planner::restore::{
     self as planner, BaseId, Bound, Mark, PointName, Proof, ServerLog, Stop, Target, Why,
 };
 
-pub use beyond::Beyond;
 pub use document::{ASSUMED_BYTES_PER_SECOND, PlanDocument, RECORDED, assumed_time};
-pub use reached::{Reached, ServerReached, Window};
 pub use target::{Asked, Goal};
+pub use tidemark_cli::recoverable::{Beyond, Reached, Recoverable, ServerReached, Window};
 pub use tidemark_ledger::survey::{Avoid, Scope, Survey};
+use tidemark_ledger::timeline::{EpochView, Lack, Timeline};
 
 use crate::error::{Error, Result};
-use tidemark_ledger::timeline::{EpochView, Lack, Timeline};
 
 /// Segments at both ends of a server's log, and the one that it begins when recovery is over.
 const WAL_SPARE_BYTES: u64 = 48 << 20;
@@ -71,17 +69,9 @@ pub fn commit_times(timeline: &Timeline) -> &'static str {
 ///
 /// # Errors
 /// No region can be read.
-pub async fn windows(timeline: &Timeline) -> Result<(Vec<Window>, Option<Beyond>)> {
-    let facts = Survey::new(timeline, &Avoid::default(), Scope::Whole)
-        .await?
-        .facts();
-    let windows = planner::windows(&facts);
-    let end = windows
-        .last()
-        .map(|window| (window.to.epoch, window.to.seq));
-    let beyond = end.and_then(|end| planner::beyond(&facts, end));
-    let windows = windows.into_iter().map(Window::from).collect();
-    Ok((windows, beyond.map(Beyond::from)))
+pub async fn recoverable(timeline: &Timeline, now: Timestamp) -> Result<Recoverable> {
+    let survey = Survey::new(timeline, &Avoid::default(), Scope::Whole).await?;
+    Ok(Recoverable::at(planner::recoverable(&survey.facts()), now))
 }
 
 /// What a restore will do.

@@ -9,10 +9,10 @@ use jiff::Timestamp;
 use tidemark_format::postgres::Lsn;
 use tidemark_format::{Epoch, LogSeq, PointSeq};
 use tidemark_host::time_spec::{self, TimeContext, TimeSpecError};
+use tidemark_ledger::timeline::POSTGRESQL;
 
 use crate::cli::RestoreArgs;
 use crate::error::{Error, Result};
-use tidemark_ledger::timeline::POSTGRESQL;
 
 /// What was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use tidemark_engine_postgres::conninfo::{Address, ConnInfo, Process, Settled, se
 use tidemark_engine_postgres::probe::{self, Finding, Findings, Grade, Topic, Wanted};
 use tidemark_host::codes::{self, Code};
 use tidemark_host::config::write::NewSource;
-use tidemark_host::config::{Engine, name_from_words, slot_of, without_password};
+use tidemark_host::config::{AgentConfig, Engine, name_from_words, slot_of, without_password};
 use tidemark_host::files;
 
 use super::super::{Failure, context};
@@ -16,6 +16,8 @@ use crate::cli::InitArgs;
 /// A cluster that answered.
 pub(super) struct Cluster {
     pub(super) source: NewSource,
+    /// Which database system it is, if it said so.
+    system: Option<u64>,
     /// Where its password goes, and the line.
     pub(super) passfile: Option<(PathBuf, String)>,
     /// The role, if it logs in through a socket: the system's user of that name may be whom `peer` wants.
@@ -69,10 +71,38 @@ impl Cluster {
                 },
                 name: name.to_string(),
             },
+            system: found.system,
             passfile: passfile_line.map(|line| (place, line)),
             peer,
             notes: notes(&found),
         })
+    }
+
+    /// Refuses a cluster that the config protects already: two slots would keep the same log, and two
+    /// histories say the same.
+    pub(super) fn refuse_if_known(&self, before: &AgentConfig) -> Result<(), Failure> {
+        let Some(system) = self.system else {
+            return Ok(());
+        };
+        let runtime = context::runtime()?;
+        for source in &before.sources {
+            let Engine::Postgres { conninfo, .. } = &source.engine else {
+                continue;
+            };
+            // One that can't be asked can't be compared; the agent would say so once it runs.
+            let info = ConnInfo::parse(conninfo, &Process).ok();
+            let other = info.and_then(|info| runtime.block_on(probe::system(&info)));
+            if other == Some(system) {
+                return Err(Failure::Usage(format!(
+                    "{} protects this cluster already, as source {} (system identifier {system}): nothing was changed. \
+                     One source holds all databases of a cluster; a server that follows by fail-over belongs into its \
+                     connection string. A restored copy beside it says the same: add its [[source]] by hand",
+                    before.file.display(),
+                    source.name
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// Writes the password where only the agent reads it.

@@ -38,6 +38,8 @@ pub(super) struct Initialised {
     root: Option<PathBuf>,
     drop_in: Option<PathBuf>,
     systemd: bool,
+    /// How many recovery identities can read what the agent writes.
+    recipients: usize,
     /// What was found on the server.
     notes: Vec<String>,
 }
@@ -72,6 +74,7 @@ impl Initialised {
             escrow: identity.as_deref().map(|path| beside(path, "escrow")),
             root: identity.as_deref().map(|path| beside(path, "root")),
             identity,
+            recipients: keys.recipients.len(),
             drop_in,
             systemd,
             notes: Vec::new(),
@@ -86,6 +89,12 @@ impl Initialised {
     }
 
     fn keys_text(&self, out: &mut String) {
+        if self.recipients == 1 {
+            out.push_str(
+                "Keys      ONE recovery identity can read the backups: losing it loses them all. Give --recipient twice,\n          \
+                 with both words that tidemark-restore keys new printed, or add one later: tidemark-restore keys enrol\n",
+            );
+        }
         let (Some(identity), Some(escrow), Some(root)) = (&self.identity, &self.escrow, &self.root)
         else {
             out.push_str("Keys      only public ones: this host can't read what it wrote before\n");

@@ -1,6 +1,7 @@
 //! Reads what the regions show of the configured sources. Every region on its own: one that is away
 //! is a fact about that region.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use serde::Serialize;
 use tidemark_engine::COMPLETE_UNTIL;
 use tidemark_format::heads::{BaseHead, LogHead};
 use tidemark_format::sign::PublicKey;
-use tidemark_format::{Epoch, LogSeq, PointSeq, RegionId, SourceName};
+use tidemark_format::{Epoch, LogSeq, PointSeq, RegionId, RegionName, SourceName};
 use tidemark_host::config::{AgentConfig, Region};
 use tidemark_ledger::{
     Keyring, LedgerErrorKind, Trust, Verified,
@@ -21,6 +22,7 @@ use tidemark_storage::region::{AgentRegion, open_for_agent};
 use super::super::context::Machine;
 use super::super::standing::{Standing, agent_key, own_epoch, revoked, standing, taken_over};
 use super::holes::{Hole, left_by_take_overs};
+use super::together::{self, Seen};
 use crate::{domains, enrolment, policy};
 
 /// The newest recovery point of a source in a region.
@@ -41,8 +43,6 @@ pub(crate) struct SourceFacts {
     pub(crate) point: Option<PointFacts>,
     /// The last log object that a restore would reach.
     pub(crate) log_through: Option<LogSeq>,
-    /// The earliest instant to which a restore can go.
-    pub(crate) from: Option<Timestamp>,
     /// Everything committed up to here would come back from this region alone.
     pub(crate) safe_until: Option<Timestamp>,
     /// When the agent last said that it was there, and how often it means to.
@@ -112,26 +112,51 @@ async fn within<T>(
     }
 }
 
+/// What is asked of the regions.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted<'a> {
+    /// Only this source.
+    pub(crate) only: Option<&'a SourceName>,
+    /// Everything that says what can be restored: the other questions need the newest alone.
+    pub(crate) windows: bool,
+}
+
+/// The histories that a region shows, for the view of all regions together.
+type Shown = Vec<(RegionName, SourceHistory)>;
+
 /// Reads all regions at once.
 pub(crate) async fn gather(
     config: &AgentConfig,
-    only: Option<&SourceName>,
+    wanted: Wanted<'_>,
     machine: &Machine,
-) -> Vec<RegionFacts> {
+) -> (Vec<RegionFacts>, BTreeMap<SourceName, Seen>) {
     let options = &machine.open_options();
     let reads = config.regions.iter().map(|region| async move {
         let mut facts = RegionFacts::unread(region);
+        let mut shown = Shown::new();
         let read = async {
             let opened = open_for_agent(&region.name, &region.url, options);
             let store = within(FIRST_ANSWER_WITHIN, async { Ok(opened.await?) }).await?;
-            read_region(config, only, &store, &mut facts).await
+            let reading = Reading {
+                config,
+                wanted,
+                region,
+                store: &store,
+            };
+            reading.read(&mut facts, &mut shown).await
         };
         if let Err(why) = read.await {
             facts.away = Some(why.to_string());
         }
-        facts
+        (facts, shown)
     });
-    let mut all = futures_util::future::join_all(reads).await;
+    let read = futures_util::future::join_all(reads).await;
+    let (mut all, shown): (Vec<RegionFacts>, Vec<Shown>) = read.into_iter().unzip();
+    let seen = if wanted.windows {
+        together::see(shown.into_iter().flatten()).await
+    } else {
+        BTreeMap::new()
+    };
     let places: Vec<domains::Place<'_>> = all
         .iter()
         .map(|facts| (facts.domain.as_str(), facts.id, facts.device))
@@ -140,7 +165,7 @@ pub(crate) async fn gather(
     for (facts, (domain, _twin)) in all.iter_mut().zip(counted) {
         facts.domain = domain;
     }
-    all
+    (all, seen)
 }
 
 impl RegionFacts {
@@ -161,47 +186,72 @@ impl RegionFacts {
     }
 }
 
-async fn read_region(
-    config: &AgentConfig,
-    only: Option<&SourceName>,
-    store: &AgentRegion,
-    facts: &mut RegionFacts,
-) -> Result<(), Away> {
-    facts.device = store.device;
-    let believed = within(FIRST_ANSWER_WITHIN, read_keyring(config, store, facts)).await?;
-    let Some((keyring, beats)) = believed else {
-        let asked = config.sources.iter().map(|source| &source.name);
-        let asked = asked.filter(|name| only.is_none_or(|only| only == *name));
-        facts.sources = asked.map(absent).collect();
-        return Ok(());
-    };
-    for source in &config.sources {
-        if only.is_some_and(|only| *only != source.name) {
-            continue;
+/// One region that is read.
+struct Reading<'a> {
+    config: &'a AgentConfig,
+    wanted: Wanted<'a>,
+    region: &'a Region,
+    store: &'a AgentRegion,
+}
+
+impl Reading<'_> {
+    async fn read(&self, facts: &mut RegionFacts, shown: &mut Shown) -> Result<(), Away> {
+        facts.device = self.store.device;
+        let asked = self.config.sources.iter().map(|source| &source.name);
+        let asked = asked.filter(|name| self.wanted.only.is_none_or(|only| only == *name));
+        let keyring = read_keyring(self.config, self.store, facts);
+        let Some((keyring, beats)) = within(FIRST_ANSWER_WITHIN, keyring).await? else {
+            facts.sources = asked.map(absent).collect();
+            return Ok(());
+        };
+        for name in asked {
+            let (source, history) = self.source(name, &keyring, &beats).await?;
+            facts.sources.push(source);
+            shown.extend(history.map(|history| (self.region.name.clone(), history)));
         }
-        let options = LoadOptions {
-            points: PointsWanted::Newest(2),
-        };
-        let loaded = SourceHistory::load(
-            Arc::clone(&store.meta),
-            Arc::clone(&keyring),
-            &source.name,
-            &beats,
-            &options,
-        );
-        let read = async {
-            Ok(match loaded.await {
-                Ok(history) => SourceFacts {
-                    taken_over: overtaken(&history, own_epoch(config, &source.name)),
-                    ..read_source(&history).await?
-                },
-                Err(error) if error.kind() == LedgerErrorKind::Missing => absent(&source.name),
-                Err(error) => return Err(error),
-            })
-        };
-        facts.sources.push(within(SOURCE_WITHIN, read).await?);
+        Ok(())
     }
-    Ok(())
+
+    /// What the region shows of a source. All recovery points are read if windows are wanted; a region that
+    /// is too slow for that still says how new it is.
+    async fn source(
+        &self,
+        name: &SourceName,
+        keyring: &Arc<Keyring>,
+        beats: &Beats,
+    ) -> Result<(SourceFacts, Option<SourceHistory>), Away> {
+        if self.wanted.windows {
+            let all = self.load(name, keyring, beats, PointsWanted::All);
+            if let Ok(read) = tokio::time::timeout(SOURCE_WITHIN, all).await {
+                return read.map_err(|error| Away(policy::with_causes(&error)));
+            }
+        }
+        let newest = self.load(name, keyring, beats, PointsWanted::Newest(2));
+        let (facts, _history) = within(SOURCE_WITHIN, newest).await?;
+        Ok((facts, None))
+    }
+
+    async fn load(
+        &self,
+        name: &SourceName,
+        keyring: &Arc<Keyring>,
+        beats: &Beats,
+        points: PointsWanted,
+    ) -> tidemark_ledger::Result<(SourceFacts, Option<SourceHistory>)> {
+        let (meta, keyring) = (Arc::clone(&self.store.meta), Arc::clone(keyring));
+        let options = LoadOptions { points };
+        match SourceHistory::load(meta, keyring, name, beats, &options).await {
+            Ok(history) => {
+                let facts = SourceFacts {
+                    taken_over: overtaken(&history, own_epoch(self.config, name)),
+                    ..read_source(&history).await?
+                };
+                Ok((facts, Some(history)))
+            }
+            Err(error) if error.kind() == LedgerErrorKind::Missing => Ok((absent(name), None)),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 /// Who is believed in a region, and what the agents' beats there say; none without a keyring.
@@ -268,7 +318,6 @@ fn absent(source: &SourceName) -> SourceFacts {
         epoch: None,
         point: None,
         log_through: None,
-        from: None,
         safe_until: None,
         beat_at: None,
         beat_every_ms: None,
@@ -290,10 +339,10 @@ async fn read_source(history: &SourceHistory) -> tidemark_ledger::Result<SourceF
         .find(|object| object.head.restorable);
     let point = history.newest_point();
     let caught_up = history.caught_up();
-    let from = usable_from(history, Epoch(0)).await?;
+    let any_base = usable_from(history, Epoch(0)).await?.is_some();
     let holes = left_by_take_overs(history).await?;
     // Log without a base to apply it to brings nothing back.
-    let safe_until = if from.is_some() {
+    let safe_until = if any_base {
         safe_until(history, &tail)
     } else {
         None
@@ -311,7 +360,6 @@ async fn read_source(history: &SourceHistory) -> tidemark_ledger::Result<SourceF
         log_through: newest
             .map(|object| object.head.seq)
             .or_else(|| point.map(|point| point.head.log_seq)),
-        from,
         safe_until,
         beat_at: caught_up.map(|beat| beat.beat_at),
         beat_every_ms: caught_up.map(|beat| beat.every_ms),

@@ -8,9 +8,11 @@ pub(super) mod blind;
 mod gather;
 mod holes;
 mod render;
+mod together;
 mod told;
 mod verdict;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use tidemark_format::SourceName;
@@ -20,6 +22,7 @@ use tidemark_host::{
     output::{Console, instant},
 };
 
+use self::gather::Wanted;
 use super::{
     Failure,
     context::{self, Machine},
@@ -45,11 +48,23 @@ pub(super) fn status(global: &Global, console: &Console) -> Result<Exit, Failure
     let machine = Machine::new();
     let runtime = context::runtime()?;
     let facts = runtime.block_on(async {
-        let live = hear_daemon(&config.state_dir);
-        let regions = gather::gather(&config, global.source.as_ref(), &machine);
+        let live = async {
+            let heard = hear_daemon(&config.state_dir).await;
+            let slots = match &heard {
+                Ok(None) => told::SlotSeen::all(&config).await,
+                Ok(Some(_)) | Err(_) => BTreeMap::new(),
+            };
+            (heard, slots)
+        };
+        let wanted = Wanted {
+            only: global.source.as_ref(),
+            windows: true,
+        };
+        let regions = gather::gather(&config, wanted, &machine);
         tokio::join!(live, regions)
     });
-    let told = told::Told::new(&config, facts.0);
+    let (heard, slots) = facts.0;
+    let told = told::Told::new(&config, heard, slots);
     let report = render::Report::new(&config, facts.1, told, machine.clock.now());
     console.show(&report);
     Ok(report.exit())
@@ -58,7 +73,11 @@ pub(super) fn status(global: &Global, console: &Console) -> Result<Exit, Failure
 /// The newest recovery point of a source that a take-over leaves standing, as a line for people; nothing
 /// if no region shows one.
 pub(super) async fn newest_point(config: &AgentConfig, source: &SourceName) -> String {
-    let regions = gather::gather(config, Some(source), &Machine::new()).await;
+    let wanted = Wanted {
+        only: Some(source),
+        windows: false,
+    };
+    let (regions, _seen) = gather::gather(config, wanted, &Machine::new()).await;
     let facts = regions.iter().flat_map(|region| &region.sources);
     let points = facts.filter_map(|facts| facts.point.as_ref());
     let newest = points.max_by_key(|point| (point.epoch, point.seq));
@@ -74,7 +93,11 @@ pub(super) async fn newest_point(config: &AgentConfig, source: &SourceName) -> S
 
 /// What regions lack of their sources since a take-over.
 pub(super) async fn holes(config: &AgentConfig, machine: &Machine) -> Vec<holes::Told> {
-    let regions = gather::gather(config, None, machine).await;
+    let wanted = Wanted {
+        only: None,
+        windows: false,
+    };
+    let (regions, _seen) = gather::gather(config, wanted, machine).await;
     let of_source = |source: &Source| {
         let pairs: Vec<_> = regions
             .iter()

@@ -1,7 +1,10 @@
 //! The status screen and its JSON.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::Serialize;
+use tidemark_cli::recoverable::Recoverable;
 use tidemark_format::SourceName;
 use tidemark_host::{
     Exit,
@@ -12,6 +15,7 @@ use tidemark_host::{
 use super::super::ended::Ended;
 use super::{
     gather::{RegionFacts, SourceFacts},
+    together::Seen,
     told::{Told, Word},
     verdict::{Demands, Health, Judgement, judge},
 };
@@ -32,8 +36,12 @@ struct SourceReport {
     width: usize,
     /// What the running daemon says would be lost, when no region can be read.
     word: Option<Word>,
-    from: Option<Timestamp>,
-    until: Option<Timestamp>,
+    /// What can be restored, and what between can't.
+    #[serde(flatten)]
+    recoverable: Option<Recoverable>,
+    /// Why that can't be told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_told: Option<String>,
     newest_point: Option<Timestamp>,
 }
 
@@ -68,7 +76,7 @@ impl Report {
     /// Judges what was gathered.
     pub(super) fn new(
         config: &AgentConfig,
-        mut regions: Vec<RegionFacts>,
+        (mut regions, seen): (Vec<RegionFacts>, BTreeMap<SourceName, Seen>),
         told: Told,
         now: Timestamp,
     ) -> Self {
@@ -91,7 +99,14 @@ impl Report {
                 rpo: source.settings.rpo,
             };
             let counted = (source.settings.durable_in, domains);
-            let one = report(&source.name, &regions, (&demands, counted), &told, now);
+            let seen = seen.get(&source.name);
+            let one = report(
+                &source.name,
+                (&regions, seen),
+                (&demands, counted),
+                &told,
+                now,
+            );
             sources.push(one);
         }
         let worst = sources.iter().map(|source| source.judgement.health).max();
@@ -119,7 +134,7 @@ impl Report {
 
 fn report(
     name: &SourceName,
-    regions: &[RegionFacts],
+    (regions, seen): (&[RegionFacts], Option<&Seen>),
     (demands, (durable_in, domains)): (&Demands, (usize, usize)),
     told: &Told,
     now: Timestamp,
@@ -140,16 +155,27 @@ fn report(
     } else {
         told.source(name).map(|live| live.state.name())
     };
+    let (recoverable, not_told) = match seen.cloned() {
+        Some(Ok(judged)) => (Some(Recoverable::at(judged, now)), None),
+        Some(Err(why)) => (None, Some(why)),
+        None if facts().any(|source| !source.absent) => {
+            (None, Some("no region showed all of it in time".to_owned()))
+        }
+        None => (None, None),
+    };
+    let mut side = told.side(name);
+    let news = recoverable.iter().flat_map(Recoverable::news);
+    side.notes.extend(news.map(|text| (Health::Warning, text)));
     SourceReport {
         name: name.clone(),
-        judgement: judge(&pairs, demands, &told.side(name), now),
+        judgement: judge(&pairs, demands, &side, now),
         state,
         durable_in,
         domains,
         width: demands.durable_in,
         word: told.word(name).filter(|_| unread),
-        from: facts().filter_map(|source| source.from).min(),
-        until: facts().filter_map(|source| source.safe_until).max(),
+        recoverable,
+        not_told,
         newest_point: facts()
             .filter_map(|source| source.point.as_ref().map(|point| point.committed))
             .max(),
@@ -184,9 +210,34 @@ impl Document for Report {
     }
 }
 
+impl SourceReport {
+    /// What can be restored, and what between can't.
+    fn window_text(&self, out: &mut String) {
+        let mut table = Table::new();
+        match (&self.recoverable, self.word, &self.not_told) {
+            (Some(recoverable), None, _) => recoverable.rows(&mut table),
+            (_, Some(word), _) => {
+                let text = format!(
+                    "no region can be read from here; by the agent's word everything up to {} is in a region",
+                    instant(word.safe_until)
+                );
+                table.row(["Recoverable".to_owned(), text]);
+            }
+            (None, None, Some(why)) => {
+                let text = format!("can't be told: {why}; tidemark-restore list takes its time");
+                table.row(["Recoverable".to_owned(), text]);
+            }
+            (None, None, None) => table.row(["Recoverable", "nothing yet"]),
+        }
+        table.write("", out);
+    }
+}
+
 impl Report {
     fn source_text(&self, source: &SourceReport, out: &mut String) {
+        let retired = source.state == Some(SourceState::Retired.name());
         let word = match source.judgement.health {
+            Health::Healthy if retired => "RETIRED",
             Health::Healthy => "HEALTHY",
             Health::Warning => "WARNING",
             Health::Critical => "CRITICAL",
@@ -194,6 +245,7 @@ impl Report {
         };
         let doing = source
             .state
+            .filter(|state| !word.eq_ignore_ascii_case(state))
             .map(|state| format!("  ({state})"))
             .unwrap_or_default();
         out.push_str(&format!("{}  {word}{doing}\n", source.name));
@@ -212,7 +264,7 @@ impl Report {
             ),
             None => (judgement.exposure_ms, judgement.quorum_exposure_ms, ""),
         };
-        if source.state == Some(SourceState::Retired.name()) {
+        if retired {
             out.push_str("Loss now     not judged: the source is retired, nothing of it is captured any more\n");
         } else {
             out.push_str(&format!(
@@ -223,15 +275,7 @@ impl Report {
                 millis(quorum),
             ));
         }
-        let window = match (source.from, source.until, source.word) {
-            (Some(from), Some(until), _) => format!("{} to {}", instant(from), instant(until)),
-            (_, _, Some(word)) => format!(
-                "no region can be read from here; by the agent's word everything up to {} is in a region",
-                instant(word.safe_until)
-            ),
-            _nothing => "nothing yet".to_owned(),
-        };
-        out.push_str(&format!("Recoverable  {window}\n"));
+        source.window_text(out);
         if let Some(end) = self.sealed_to(source) {
             out.push_str(&format!(
                 "Captured     up to LSN {end}, by the agent's word\n"

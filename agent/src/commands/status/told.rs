@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
+use tidemark_engine_postgres::conninfo::{ConnInfo, Process};
+use tidemark_engine_postgres::probe;
 use tidemark_format::SourceName;
 use tidemark_host::config::{AgentConfig, Engine};
-use tidemark_host::output::instant;
+use tidemark_host::output::{bytes, instant};
 
 use super::super::ended::Ended;
 use super::verdict::{Health, Side};
@@ -29,10 +31,67 @@ pub(super) struct Told {
     pub(super) retired: BTreeSet<SourceName>,
     /// What retired sources left at their databases.
     left_behind: BTreeMap<SourceName, String>,
-    /// The replication slots of sources that are not retired.
-    slots: BTreeMap<SourceName, String>,
+    /// What stands on the servers of sources that are not retired while no agent runs.
+    slots: BTreeMap<SourceName, SlotSeen>,
     /// The daemon runs with another config than the file holds now.
     pub(super) config_changed: bool,
+}
+
+/// A replication slot that nobody reads from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct SlotSeen {
+    slot: String,
+    /// Bytes of log that the server keeps for it; none if the server can't be asked.
+    held_bytes: Option<u64>,
+    /// The server keeps nothing for it any more.
+    is_lost: bool,
+}
+
+impl SlotSeen {
+    /// Asks the servers of all sources, while no agent does; those that have no slot are left out.
+    pub(super) async fn all(config: &AgentConfig) -> BTreeMap<SourceName, Self> {
+        let asked = config.sources.iter().filter_map(|source| {
+            let Engine::Postgres { conninfo, slot } = &source.engine else {
+                return None;
+            };
+            Some(async move {
+                let info = ConnInfo::parse(conninfo, &Process).ok()?;
+                let found = probe::slot(&info, slot).await;
+                let state = match found {
+                    Some(None) => return None,
+                    Some(Some(state)) => Some(state),
+                    None => None,
+                };
+                let seen = Self {
+                    slot: slot.clone(),
+                    held_bytes: state.as_ref().and_then(|state| state.held_bytes),
+                    is_lost: state.is_some_and(|state| state.is_lost()),
+                };
+                Some((source.name.clone(), seen))
+            })
+        });
+        let found = futures_util::future::join_all(asked).await;
+        found.into_iter().flatten().collect()
+    }
+
+    /// What it means and what to do.
+    fn text(&self, name: &SourceName) -> String {
+        let slot = &self.slot;
+        if self.is_lost {
+            return format!(
+                "replication slot {slot} is lost: the server has dropped log that was not captured. The agent makes it \
+                 anew, with a base, when it starts: until then what is committed can't be restored"
+            );
+        }
+        let held = self
+            .held_bytes
+            .map_or_else(String::new, |held| format!(", {} by now,", bytes(held)));
+        format!(
+            "nobody reads from replication slot {slot} while the agent is stopped, and the server keeps its log for \
+             it{held} until its disk is full. Before the agent is removed for good: tidemark-agent retire --source \
+             {name}, or on the server SELECT pg_drop_replication_slot('{slot}');"
+        )
+    }
 }
 
 /// What the running daemon says would be lost, where nothing else can.
@@ -48,6 +107,7 @@ impl Told {
     pub(super) fn new(
         config: &AgentConfig,
         heard: Result<Option<LiveStatus>, ClientError>,
+        mut slots: BTreeMap<SourceName, SlotSeen>,
     ) -> Self {
         let (live, silent) = match heard {
             Ok(live) => (live, None),
@@ -55,15 +115,19 @@ impl Told {
         };
         let state = StateDir::new(&config.state_dir);
         let mut retired = BTreeSet::new();
-        let (mut left_behind, mut slots) = (BTreeMap::new(), BTreeMap::new());
+        let mut left_behind = BTreeMap::new();
         for source in &config.sources {
             let name = &source.name;
             let record = SourceRecord::load(&state.record(name)).ok().flatten();
-            if let Some(record) = record.filter(|record| record.retired.is_some()) {
+            let Some(record) = record else {
+                // What was never captured has left nothing at a server that can't be asked.
+                slots.retain(|of, seen| of != name || seen.held_bytes.is_some());
+                continue;
+            };
+            if record.retired.is_some() {
                 left_behind.extend(record.left_behind.map(|left| (name.clone(), left)));
                 retired.insert(name.clone());
-            } else if let Engine::Postgres { slot, .. } = &source.engine {
-                slots.insert(name.clone(), slot.clone());
+                slots.remove(name);
             }
         }
         let runs_with = live.as_ref().and_then(|live| live.config);
@@ -110,12 +174,7 @@ impl Told {
             notes.push((Health::Warning, text.to_owned()));
         }
         if let (Some(slot), None, None) = (self.slots.get(name), live, &self.silent) {
-            let text = format!(
-                "nobody reads from replication slot {slot} while the agent is stopped, and the server keeps its log for \
-                 it until its disk is full. Before the agent is removed for good: tidemark-agent retire --source {name}, \
-                 or on the server SELECT pg_drop_replication_slot('{slot}');"
-            );
-            notes.push((Health::Warning, text));
+            notes.push((Health::Warning, slot.text(name)));
         }
         Side {
             runs: live.is_some(),
@@ -279,6 +338,34 @@ pub(super) mod tests {
         assert!(begun.contains("under way, 0 %"), "{begun}");
         // A base that others make doesn't help a region that is away.
         assert_eq!(said_of_a_repair(false, base(30, 40)), away);
+    }
+
+    #[test]
+    fn a_slot_is_told_as_it_stands_and_only_while_no_agent_runs() {
+        let app: SourceName = "app".parse().unwrap();
+        let seen = |held_bytes, is_lost| SlotSeen {
+            slot: "tidemark_app".to_owned(),
+            held_bytes,
+            is_lost,
+        };
+        let said = |slot: SlotSeen, live: Option<LiveStatus>| {
+            let told = Told {
+                live,
+                slots: [(app.clone(), slot)].into(),
+                ..Told::default()
+            };
+            let notes = told.side(&app).notes;
+            notes.into_iter().map(|(_, text)| text).collect::<String>()
+        };
+        let holds = said(seen(Some(3 << 20), false), None);
+        assert!(holds.contains("3 MiB by now") && holds.contains("retire --source app"));
+        let lost = said(seen(Some(0), true), None);
+        assert!(
+            lost.contains("is lost") && !lost.contains("retire"),
+            "{lost}"
+        );
+        let runs = said(seen(Some(3 << 20), false), Some(live()));
+        assert!(!runs.contains("tidemark_app"), "{runs}");
     }
 
     #[test]

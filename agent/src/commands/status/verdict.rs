@@ -245,7 +245,6 @@ pub(super) mod tests {
             epoch: None,
             point: None,
             log_through: None,
-            from: None,
             safe_until: safe_until.map(at),
             beat_at: None,
             beat_every_ms: None,

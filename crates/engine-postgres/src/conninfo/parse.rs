@@ -106,11 +106,15 @@ fn syntax(why: impl Into<String>) -> ConnInfoError {
 
 fn read_pairs(text: &str) -> Result<Pairs> {
     let mut pairs = Pairs::new();
+/// What a port is; and what may have been meant.
+const PORT_EXPECTED: &str =
+    "a number from 1 to 65535 (in a URL, a password's / ? @ and : are written %2F %3F %40 and %3A)";
+
     let mut rest = text.trim_start();
     while !rest.is_empty() {
-        let (key, after) = rest
-            .split_once('=')
-            .ok_or_else(|| syntax(format!("{rest:?} has no '='")))?;
+        let (key, after) = rest.split_once('=').ok_or_else(|| {
+            syntax("its last words have no '=' (a value with spaces stands in quotes)")
+        })?;
         let key = key.trim_end();
         if key.is_empty() || key.contains(char::is_whitespace) {
             return Err(syntax(format!("{key:?} is no keyword")));
@@ -178,7 +182,7 @@ fn read_url(rest: &str) -> Result<Pairs> {
     {
         let (key, value) = pair
             .split_once('=')
-            .ok_or_else(|| syntax(format!("the parameter {pair:?} has no '='")))?;
+            .ok_or_else(|| syntax("a parameter behind '?' has no '='"))?;
         let (key, value) = (decode(key)?, decode(value)?);
         // As libpq, for what other drivers call it.
         let (key, value) = match (key.as_str(), value.as_str()) {
@@ -201,10 +205,10 @@ fn read_hosts(pairs: &mut Pairs, hosts: &str) -> Result<()> {
             Some(rest) => {
                 let (name, after) = rest
                     .split_once(']')
-                    .ok_or_else(|| syntax(format!("the address {host:?} has no ']'")))?;
+                    .ok_or_else(|| syntax("an address in brackets has no ']'"))?;
                 let port = after.strip_prefix(':').unwrap_or(after);
                 if !after.is_empty() && !after.starts_with(':') {
-                    return Err(syntax(format!("after {name:?} comes {after:?}")));
+                    return Err(syntax("behind the ']' of an address comes no ':'"));
                 }
                 (name, port)
             }
@@ -221,11 +225,8 @@ fn read_hosts(pairs: &mut Pairs, hosts: &str) -> Result<()> {
 }
 
 fn decode(text: &str) -> Result<String> {
-    let bad = || {
-        syntax(format!(
-            "{text:?} has a '%' that two hexadecimal digits don't follow"
-        ))
-    };
+    // What is decoded may be a password: it is named and not shown.
+    let bad = || syntax("a '%' is not followed by two hexadecimal digits");
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {
@@ -239,7 +240,7 @@ fn decode(text: &str) -> Result<String> {
         let byte = plain.and_then(|digits| u8::from_str_radix(digits, 16).ok());
         bytes.push(byte.filter(|byte| *byte != 0).ok_or_else(bad)?);
     }
-    String::from_utf8(bytes).map_err(|_not_utf8| syntax(format!("{text:?} is not UTF-8")))
+    String::from_utf8(bytes).map_err(|_not_utf8| syntax("what is written with '%' is not UTF-8"))
 }
 
 fn put_if(pairs: &mut Pairs, key: &str, value: String) -> Result<()> {
@@ -424,9 +425,18 @@ fn address(host: &str, number: &str, port: &str) -> Result<Address> {
         "" => PORT,
         text => text
             .parse()
+/// Where a port should be may stand a password with a `/` or `?` in it.
+fn shown_port(text: &str) -> &str {
+    if text.bytes().all(|byte| byte.is_ascii_digit()) {
+        text
+    } else {
+        "…"
+    }
+}
+
             .ok()
             .filter(|port| *port > 0)
-            .ok_or_else(|| value("port", text, "a number from 1 to 65535"))?,
+            .ok_or_else(|| value("port", shown_port(text), PORT_EXPECTED))?,
     };
     let at: Option<IpAddr> = match number {
         "" => None,

@@ -59,7 +59,7 @@ fn section(text: &str, name: &str) -> Result<Option<Pairs>> {
         }
         let Some(pairs) = &mut found else { continue };
         let (key, value) = line.split_once('=').ok_or_else(|| {
-            ConnInfoError::Syntax(format!("service {name:?} has a line without '=': {line:?}"))
+            ConnInfoError::Syntax(format!("service {name:?} has a line without '='"))
         })?;
         let key = key.trim();
         if key == "service" || key == "servicefile" {

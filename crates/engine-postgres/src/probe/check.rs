@@ -1,6 +1,6 @@
 //! What is wrong with a server for protecting it, and what to do about each.
 
-use super::{Server, SlotState, Wanted};
+use super::{Server, Wanted};
 use crate::conninfo::ConnInfo;
 use crate::wire::{WireError, WireErrorKind};
 
@@ -133,7 +133,7 @@ fn told(error: &dyn std::error::Error) -> String {
 pub(super) fn of_connection(info: &ConnInfo, error: &WireError) -> Finding {
     let text = told(error);
     match error.kind() {
-        WireErrorKind::Denied => Finding::broken(Topic::LogIn, text, log_in_remedy(info)),
+        WireErrorKind::Denied => super::login::refused(info, error.code(), text),
         WireErrorKind::Tls => Finding::broken(
             Topic::Tls,
             text,
@@ -195,22 +195,6 @@ pub(super) fn of_replication(info: &ConnInfo, error: &WireError) -> Finding {
     }
 }
 
-fn log_in_remedy(info: &ConnInfo) -> String {
-    let mut text =
-        "if the role is missing or has another password, run as a superuser:\n".to_owned();
-    text.push_str(&super::role_statements(&info.user).join("\n"));
-    text.push_str("\nand in pg_hba.conf, then SELECT pg_reload_conf():\n");
-    text.push_str(&super::hba_lines(info).join("\n"));
-    if let Some(path) = info.passfile.ignored() {
-        text.push_str(&format!(
-            "\n{} is not used because others may read it: chmod 600",
-            path.display()
-        ));
-    }
-    text
-}
-
-    found.push(super::folder::judge(server));
 /// A name as SQL wants it.
 pub(super) fn identifier(name: &str) -> String {
     let is_plain = name
@@ -331,7 +315,7 @@ fn slot(server: &Server, wanted: &Wanted) -> Finding {
         );
     }
     let held = slot.held_bytes.unwrap_or(0) / MIB;
-    if is_lost(slot) {
+    if slot.is_lost() {
         let why = slot
             .invalidation
             .as_ref()
@@ -359,10 +343,6 @@ fn slot(server: &Server, wanted: &Wanted) -> Finding {
         );
     }
     Finding::fine(Topic::Slot, found)
-}
-
-fn is_lost(slot: &SlotState) -> bool {
-    slot.wal_status.as_deref() == Some("lost") || slot.invalidation.is_some()
 }
 
 fn room_for_slot(server: &Server, name: &str) -> Finding {
@@ -523,6 +503,7 @@ fn at_least_zero(number: Option<i64>) -> u64 {
 mod tests {
     use super::*;
 
+    use crate::probe::SlotState;
     fn wanted() -> Wanted {
         Wanted {
             slot: "tidemark_main".to_owned(),

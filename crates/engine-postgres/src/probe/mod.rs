@@ -9,6 +9,7 @@
 
 mod check;
 mod folder;
+mod login;
 mod setup;
 mod sql;
 
@@ -24,6 +25,9 @@ use crate::wire::{Connection, Mode, WireError};
 
 /// How long all questions together may take.
 const LOOK_TIME: Duration = Duration::from_secs(20);
+
+/// How long one of several servers may take over one question.
+const ONE_SERVER_TIME: Duration = Duration::from_secs(5);
 
 /// What the agent wants from a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,6 +92,14 @@ pub struct Server {
     pub slot: Option<SlotState>,
     /// Bytes of all databases that the role may ask about.
     pub database_bytes: Option<u64>,
+}
+
+impl SlotState {
+    /// Whether the server keeps nothing for it any more.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.wal_status.as_deref() == Some("lost") || self.invalidation.is_some()
+    }
 }
 
 impl Server {
@@ -176,12 +188,76 @@ async fn look_at(info: &ConnInfo, wanted: &Wanted) -> Findings {
                 ),
             ),
         ),
-        Err(error) => findings
-            .checks
-            .insert(0, check::of_replication(info, &error)),
+        Err(error) => {
+            let refused = check::of_replication(info, &error);
+            // What the server refused says more than the same in its settings.
+            findings
+                .checks
+                .retain(|check| check.topic != refused.topic || check.grade != Grade::Broken);
+            findings.checks.insert(0, refused);
+        }
     }
     findings.server = Some(server);
     findings
+}
+
+/// The agent's slot on the server that is captured: `Some(None)` says that it is not there, `None` that the
+/// server can't be asked now.
+pub async fn slot(info: &ConnInfo, slot: &str) -> Option<Option<SlotState>> {
+    let asked = async {
+        let (peer, _system) = replicates(info).await.ok()?;
+        let mut addresses = info.addresses.iter();
+        let address = addresses.find(|address| address.to_string() == peer)?;
+        sql::slot_at(info, address, slot).await.ok()
+    };
+    let answer = tokio::time::timeout(ONE_SERVER_TIME, asked).await;
+    answer.ok().flatten()
+}
+
+/// Which database system answers; none if none does.
+pub async fn system(info: &ConnInfo) -> Option<u64> {
+    let asked = tokio::time::timeout(ONE_SERVER_TIME, replicates(info)).await;
+    asked.ok()?.ok().map(|(_peer, system)| system)
+}
+
+/// The agent's slot on a server that it does not capture.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlotElsewhere {
+    /// The server.
+    pub peer: String,
+    /// Bytes of log that it holds back there.
+    pub held_bytes: Option<u64>,
+}
+
+/// Looks for the slot on the servers of a connection string that are not the one that is captured: after a
+/// fail-over the old primary still has it, and keeps log for nobody from the moment on that it is back.
+/// Servers that don't answer are passed over.
+pub async fn elsewhere(info: &ConnInfo, slot: &str) -> Vec<SlotElsewhere> {
+    if info.addresses.len() < 2 {
+        return Vec::new();
+    }
+    let captured = tokio::time::timeout(LOOK_TIME, replicates(info)).await;
+    let Ok(Ok((captured, _system))) = captured else {
+        return Vec::new();
+    };
+    let mut found = Vec::new();
+    for address in &info.addresses {
+        let peer = address.to_string();
+        if peer == captured {
+            continue;
+        }
+        let asked = tokio::time::timeout(ONE_SERVER_TIME, sql::slot_at(info, address, slot));
+        if let Ok(Ok(Some(state))) = asked.await
+            && state.kind == "physical"
+            && !state.is_active
+            && !state.is_lost()
+            && state.held_bytes.is_some()
+        {
+            let held_bytes = state.held_bytes;
+            found.push(SlotElsewhere { peer, held_bytes });
+        }
+    }
+    found
 }
 
 /// Makes a replication connection: to whom, and which system that is.

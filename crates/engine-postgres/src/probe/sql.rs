@@ -81,6 +81,21 @@ pub(super) async fn ask(
     })
 }
 
+/// The slot on one server, if it is there.
+pub(super) async fn slot_at(
+    info: &ConnInfo,
+    address: &Address,
+    slot: &str,
+) -> Result<Option<SlotState>, sqlx::Error> {
+    let mut connection = options(info, address).connect().await?;
+    let found = sqlx::query(SLOT)
+        .bind(slot)
+        .fetch_optional(&mut connection)
+        .await?;
+    drop(connection.close().await);
+    found.map(|row| slot_state(&row)).transpose()
+}
+
 fn slot_state(row: &sqlx::postgres::PgRow) -> Result<SlotState, sqlx::Error> {
     Ok(SlotState {
         kind: row.try_get(0)?,

@@ -125,6 +125,17 @@ impl fmt::Display for Problem {
     }
 }
 
+/// A line as it may be shown: a connection string may hold a password, so of such a line only the key is.
+fn without_secret((line, width): (String, usize)) -> (String, usize) {
+    if !line.contains("postgres") && !line.contains("password") {
+        return (line, width);
+    }
+    match line.split_once('=') {
+        Some((key, _value)) => (format!("{key}= …"), 1),
+        None => ("…".to_owned(), 1),
+    }
+}
+
 /// A file's text, and the problems found in it so far.
 #[derive(Debug)]
 pub(super) struct Findings<'a> {
@@ -156,7 +167,7 @@ impl<'a> Findings<'a> {
         let (place, excerpt) = match span {
             Some(span) => {
                 let (place, excerpt) = locate(self.text, span);
-                (Some(place), Some(excerpt))
+                (Some(place), Some(without_secret(excerpt)))
             }
             None => (None, None),
         };

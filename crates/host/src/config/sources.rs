@@ -112,16 +112,7 @@ pub fn slot_of(name: &SourceName) -> String {
 pub fn without_password(conninfo: &str) -> String {
     let hidden = match conninfo.split_once("://") {
         Some((scheme, rest)) => {
-            let end = rest.find(['/', '?']).unwrap_or(rest.len());
-            let (authority, tail) = rest.split_at(end);
-            let authority = match authority.rsplit_once('@') {
-                Some((login, hosts)) if login.contains(':') => {
-                    let user = login.split(':').next().unwrap_or_default();
-                    format!("{user}:***@{hosts}")
-                }
-                _ => authority.to_owned(),
-            };
-            format!("{scheme}://{authority}{tail}")
+            format!("{scheme}://{}", without_login(rest))
         }
         None => conninfo.to_owned(),
     };
@@ -131,6 +122,37 @@ pub fn without_password(conninfo: &str) -> String {
     // A value may be quoted and hold anything: what follows the keyword is not shown at all.
     let (before, _secret) = hidden.split_at(at);
     format!("{before}password=***")
+}
+
+/// What follows `://`, without the password in it. One that holds `/`, `?` or `@` unescaped is no password
+/// to libpq, and none to show either.
+fn without_login(rest: &str) -> String {
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    let (authority, tail) = rest.split_at(end);
+    if let Some((login, hosts)) = authority.rsplit_once('@') {
+        return match login.split_once(':') {
+            Some((user, _secret)) => format!("{user}:***@{hosts}{tail}"),
+            None => rest.to_owned(),
+        };
+    }
+    match (rest.split_once(':'), rest.rsplit_once('@')) {
+        // Ports are digits, in lists and behind addresses in brackets.
+        (Some((user, _secret)), Some((_, hosts)))
+            if authority.contains(':') && !authority.contains('[') && !has_port(authority) =>
+        {
+            format!("{user}:***@{hosts}")
+        }
+        _ => rest.to_owned(),
+    }
+}
+
+/// Whether what follows each `:` is a port.
+fn has_port(hosts: &str) -> bool {
+    let port = |host: &str| {
+        let port = host.split_once(':').map_or("", |(_, port)| port);
+        port.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    hosts.split(',').all(port)
 }
 
 /// The database that a connection string names, as far as its text says.
@@ -266,6 +288,11 @@ impl Sources<'_, '_> {
     ) -> Option<Placed> {
         let at = Some(postgres.span());
         let conninfo = postgres.get_ref();
+        if conninfo.trim().is_empty() {
+            let message = "this names no server: postgres = \"postgres://user@host/database\"";
+            self.findings.value(&at, message);
+            return None;
+        }
         if let Err(why) = (self.around.check_postgres)(conninfo) {
             self.findings.value(&at, why);
             return None;
@@ -340,6 +367,12 @@ mod tests {
             ),
             ("host=h password='a b' user=x", "host=h password=***"),
             ("postgres://a:p@w@h:5432", "postgres://a:***@h:5432"),
+            ("postgres://a:p/secret@h/db", "postgres://a:***@h/db"),
+            ("postgres://a:p?secret@h/db", "postgres://a:***@h/db"),
+            (
+                "postgres://h:5432,i:5433/d@b",
+                "postgres://h:5432,i:5433/d@b",
+            ),
         ] {
             assert_eq!(without_password(text), shown);
             let engine = Engine::Postgres {

@@ -429,6 +429,17 @@ fn what_is_wrong_with_a_cluster_is_shown_at_its_place() {
     );
     refuses(
         "",
+        "[[source]]\npostgres = \" \"",
+        &["names no server", "^"],
+    );
+    // The line is pointed at, and what may be a password in it is not shown.
+    let one = |name: &str| {
+        format!("[[source]]\nname = \"{name}\"\npostgres = \"postgres://a:secret@h/db\"\n")
+    };
+    let (text, _) = refused(&file("", &(one("x") + &one("y"))));
+    assert!(text.contains("^") && !text.contains("secret"), "{text}");
+    refuses(
+        "",
         "[[source]]\npostgres = \"host=h\"",
         &["no name can be made of this connection string", "^"],
     );

@@ -128,8 +128,14 @@ impl Table {
         let widths: Vec<usize> = (0..columns).map(|at| width(at).unwrap_or(0)).collect();
         for row in &self.rows {
             let mut line = indent.to_owned();
-            for (cell, width) in row.iter().zip(&widths) {
-                line.push_str(&format!("{cell:<width$}  ", width = *width));
+            for (at, (cell, width)) in row.iter().zip(&widths).enumerate() {
+                if at + 1 == row.len() {
+                    // Lines of a longer text stand below one another.
+                    let below = format!("\n{}", " ".repeat(line.chars().count()));
+                    line.push_str(&cell.replace('\n', &below));
+                } else {
+                    line.push_str(&format!("{cell:<width$}  ", width = *width));
+                }
             }
             out.push_str(line.trim_end());
             out.push('\n');
@@ -140,6 +146,19 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_of_the_last_column_stand_below_one_another() {
+        let mut table = Table::new();
+        table.row(["a", "run:\nfirst;\nsecond;"]);
+        table.row(["longer", "x"]);
+        let mut out = String::new();
+        table.write(" ", &mut out);
+        assert_eq!(
+            out,
+            " a       run:\n         first;\n         second;\n longer  x\n"
+        );
+    }
 
     #[test]
     fn sizes_and_durations_read_as_people_write_them() {

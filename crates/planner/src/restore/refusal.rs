@@ -154,8 +154,11 @@ pub(super) fn refusal(
         _ => asked_instant(timelines, target),
     };
     let ends = || all.iter().flat_map(|window| [&window.from, &window.to]);
-    let before = ends().filter(|reach| asked.is_none_or(|asked| reach.at <= asked));
-    let after = ends().filter(|reach| asked.is_some_and(|asked| reach.at > asked));
+    // What lies before everything has nothing before it, whatever it is called by.
+    let first = why == Why::TooEarly;
+    let is_before = |reach: &&Reach| !first && asked.is_none_or(|asked| reach.at <= asked);
+    let before = ends().filter(is_before);
+    let after = ends().filter(|reach| first || asked.is_some_and(|asked| reach.at > asked));
     NotRecoverable {
         target: target.clone(),
         why,

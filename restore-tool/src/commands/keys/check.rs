@@ -8,11 +8,12 @@ use tidemark_ledger::Verified;
 use tidemark_ledger::history::{LoadOptions, PointsWanted};
 
 use super::documents::KeysChecked;
+use tidemark_ledger::timeline::Timeline;
+
 use crate::commands::restore::opener;
 use crate::error::{Error, Result};
 use crate::identity;
 use crate::repository::{Repository, Settings, Tools};
-use tidemark_ledger::timeline::Timeline;
 
 /// Heads looked at for the newest object with content.
 const LOOK_BACK: u64 = 16;

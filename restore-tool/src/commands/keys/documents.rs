@@ -43,7 +43,7 @@ impl Document for KeysMade {
              \x20 {identity_file}\n    the recovery identity: restores need it. Keep it where you would restore.\n\
              \x20 {escrow_file}\n    a second identity: restores when the first is lost. Give it to another person or a safe.\n\
              \x20 {root_file}\n    the root key: signs who may write and read. Keep it offline.\n\n\
-             On the database's host, give the two public keys:\n\
+             On the database's host, give the two public keys (for a PostgreSQL server: --postgres URL):\n\
              \x20 tidemark-agent init --sqlite PATH --region URL \\\n    --recipient {recipient} \\\n    --recipient {escrow}\n\n\
              Then, here, let that agent write:\n\
              \x20 tidemark-restore keys enrol --all --root {root_file} --region URL\n\n\

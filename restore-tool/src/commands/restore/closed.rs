@@ -6,13 +6,13 @@ use std::collections::BTreeSet;
 use futures_util::stream::{self, StreamExt as _};
 use tidemark_format::SessionId;
 use tidemark_host::Exit;
+use tidemark_ledger::timeline::Timeline;
 use tidemark_open::{Error as OpenError, Opener};
 
 use crate::apply::Work;
 use crate::error::Error;
 use crate::plan::{Avoid, RestorePlan};
 use crate::policy;
-use tidemark_ledger::timeline::Timeline;
 
 /// Sessions asked for at once: each is one small object.
 const SESSIONS_AT_ONCE: usize = 16;

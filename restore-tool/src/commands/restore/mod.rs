@@ -6,6 +6,7 @@
 //! reported. So is what was sealed before the identity was a recipient gone round, before anything is
 //! fetched. Where there is no other way nothing is delivered, and the error names what can be had.
 
+mod again;
 mod closed;
 mod prepare;
 mod report;

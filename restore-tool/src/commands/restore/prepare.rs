@@ -5,6 +5,7 @@ use tidemark_engine_postgres::restore::TablespaceMap;
 use tidemark_host::output;
 use tidemark_host::time_spec::TimeContext;
 use tidemark_ledger::history::{Expect, LoadOptions, PointsWanted};
+use tidemark_ledger::timeline::Timeline;
 
 use crate::apply::{ServerNeeds, ServerOptions};
 use crate::cli::RestoreArgs;
@@ -12,7 +13,6 @@ use crate::error::{Error, Result};
 use crate::plan::{self, Asked, Avoid, Goal, PlanDocument, RestorePlan};
 use crate::repository::{Repository, Settings, Tools};
 use crate::target::Target;
-use tidemark_ledger::timeline::Timeline;
 
 /// For freshness and the end of the log.
 const NEWEST_POINTS: usize = 4;

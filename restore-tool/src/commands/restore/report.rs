@@ -183,7 +183,7 @@ fn protect_again(prepared: &Prepared, settings: &Settings) -> Vec<String> {
         .collect();
     let (regions, source) = (regions.join(" "), prepared.timeline.source());
     let what = if prepared.timeline.is_divisible() {
-        "--postgres postgresql:///postgres".to_owned()
+        super::again::postgres_words(prepared.target.path())
     } else {
         let target = prepared.target.path().display().to_string();
         format!("--sqlite {}", quote(&target))

@@ -7,9 +7,10 @@ use tidemark_host::output;
 use tidemark_ledger::history::{LoadOptions, Older, PointsWanted, Tip};
 
 use super::{DamageFound, VerifyReport};
+use tidemark_ledger::timeline::Timeline;
+
 use crate::error::Result;
 use crate::repository::{Repository, Tools};
-use tidemark_ledger::timeline::Timeline;
 
 /// To find the point that another region had when the check began.
 const NEWEST_POINTS: usize = 16;

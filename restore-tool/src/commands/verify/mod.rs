@@ -161,8 +161,10 @@ async fn one_source(
             why: tidemark_storage::chain(error),
         });
     }
-    let (_, beyond) = plan::windows(&timeline).await?;
-    let beyond = beyond.map(|beyond| format!("{source}: {}", beyond.sentence()));
+    let recoverable = plan::recoverable(&timeline, tools.clock.now()).await?;
+    let beyond = recoverable
+        .beyond
+        .map(|beyond| format!("{source}: {}", beyond.sentence()));
     report.exceptions.extend(beyond);
     for (name, history) in timeline.histories() {
         let region = repository

@@ -23,6 +23,7 @@ use std::os::unix::process::CommandExt as _;
 
 use tidemark_host::Exit;
 use tidemark_ledger::history::{LoadOptions, PointsWanted};
+use tidemark_ledger::timeline::Timeline;
 use tidemark_open::Opener;
 
 use crate::cli::WalGetArgs;
@@ -31,7 +32,6 @@ use crate::error::{Error, Result};
 use crate::identity;
 use crate::plan::{Avoid, Scope, Survey};
 use crate::repository::{Repository, Settings, Tools};
-use tidemark_ledger::timeline::Timeline;
 
 use cache::{Cache, Held};
 use find::{Answer, WalLog, Wanted};

@@ -162,7 +162,9 @@ fn a_position_is_found_in_the_object_whose_records_reach_it() {
     );
     assert_eq!(ends(0x300_A000), Ok(9), "the very end of the chain");
     assert_eq!(refused(&facts, lsn(0x300_A001)).why, Why::TooLate);
-    assert_eq!(refused(&facts, lsn(0x200_0000)).why, Why::TooEarly);
+    let early = refused(&facts, lsn(0x200_0000));
+    assert_eq!((&early.why, &early.before), (&Why::TooEarly, &None));
+    assert_eq!(early.after, early.earliest, "the nearest is the earliest");
     let plan = plan(&facts, &lsn(0x300_4000)).unwrap();
     assert_eq!(plan.stop, Stop::Lsn(Lsn(0x300_4000), Bound::Included));
 }
