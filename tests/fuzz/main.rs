@@ -13,3 +13,4 @@
 
 mod decoders;
 mod hostile;
+mod postgres;

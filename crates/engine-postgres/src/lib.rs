@@ -10,6 +10,8 @@ mod capture;
 pub mod conninfo;
 mod engine;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod probe;
 pub mod replication;
 pub mod restore;

@@ -29,7 +29,7 @@
 //! runs (about 20 MB for 200,000 files); nothing between bases.
 
 mod checksum;
-mod digests;
+pub(crate) mod digests;
 mod error;
 mod exclude;
 mod listing;
@@ -39,10 +39,10 @@ mod pages;
 mod readers;
 mod server;
 mod settings;
-mod state;
-mod table;
+pub(crate) mod state;
+pub(crate) mod table;
 mod take;
-mod tar;
+pub(crate) mod tar;
 mod walk;
 
 use std::collections::VecDeque;

@@ -13,6 +13,17 @@ use crate::conninfo::{Address, ChannelBinding, ConnInfo, Password};
 /// Protocol 3.0.
 const PROTOCOL: i32 = 196_608;
 
+/// A server asks for 4096 unless told otherwise. Each costs time that nobody else of the runtime has:
+/// this many are a quarter of a second.
+const SCRAM_ROUNDS_MAX: u64 = 1_000_000;
+
+/// How often the password is to be hashed, as a SCRAM challenge says it.
+fn rounds(challenge: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(challenge).ok()?;
+    let rounds = text.split(',').find_map(|part| part.strip_prefix("i="))?;
+    rounds.parse().ok()
+}
+
 /// What the log-in needs to know of the connection under it.
 pub(super) struct Under {
     /// The server's certificate as RFC 5929 hashes it; none without TLS or for odd signatures.
@@ -224,6 +235,9 @@ async fn scram(
     };
     let odd =
         |connection: &Connection| refuse(connection, "the server's SCRAM messages are not valid");
+    if rounds(&challenge).is_some_and(|rounds| rounds > SCRAM_ROUNDS_MAX) {
+        return Err(odd(connection));
+    }
     scram.update(&challenge).map_err(|_why| odd(connection))?;
     connection.send(b'p', scram.message()).await?;
     let Message::Authentication(Authentication::SaslFinal(proof)) = connection.expect().await?

@@ -17,6 +17,15 @@ impl Row {
         std::str::from_utf8(self.0.get(column)?.as_ref()?).ok()
     }
 
+    /// What it takes in memory, roughly.
+    pub(super) fn memory(&self) -> usize {
+        let columns = self.0.len().saturating_mul(size_of::<Option<Bytes>>());
+        let bytes = self.0.iter().flatten().map(Bytes::len).sum::<usize>();
+        columns
+            .saturating_add(bytes)
+            .saturating_add(size_of::<Self>())
+    }
+
     /// A column's bytes; none if it is null or not there.
     #[must_use]
     pub fn bytes(&self, column: usize) -> Option<&Bytes> {

@@ -7,7 +7,8 @@
 //! buffer. A dropped [`Connection::send`] leaves the connection unusable, so drivers never drop one.
 //!
 //! **Bounds.** A message's length is checked before anything is reserved for it
-//! ([`MESSAGE_BYTES_MAX`]); the receive buffer holds one message and what one read brings.
+//! ([`MESSAGE_BYTES_MAX`]); the receive buffer holds one message and what one read brings. The rows of an
+//! answer are counted, and so are the settings that a server tells.
 
 mod connect;
 mod end_point;
@@ -21,6 +22,7 @@ use std::collections::BTreeMap;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
+use crate::conninfo::ConnInfo;
 pub use error::{ServerError, WireError, WireErrorKind};
 pub use message::{Message, Row};
 
@@ -38,6 +40,10 @@ pub enum Mode {
 /// The largest message: a `CopyData` of log has 128 KiB, a row of settings less.
 pub const MESSAGE_BYTES_MAX: usize = 64 << 20;
 const READ_BYTES: usize = 256 << 10;
+/// The largest answer to a statement, all rows together: a few hundred settings, or a timeline's history.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+/// A server tells some twenty settings.
+const PARAMETERS_MAX: usize = 1000;
 
 /// Anything that bytes go through in both directions.
 trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -90,6 +96,32 @@ impl Connection {
             encrypted,
             peer,
         }
+    }
+
+    /// A connection to somebody who says `speech`, whatever is said to them, and hangs up. Nobody is
+    /// logged in.
+    pub(crate) fn over(speech: &[u8]) -> Self {
+        let speech = std::io::Cursor::new(speech.to_vec());
+        let transport = tokio::io::join(speech, tokio::io::sink());
+        Self::new(Box::new(transport), "nobody".to_owned(), false)
+    }
+
+    /// As if the server had told its version.
+    pub(crate) fn claim_version(&mut self, version: &str) {
+        let (name, version) = ("server_version".to_owned(), version.to_owned());
+        self.parameters.insert(name, version);
+    }
+
+    /// Logs in to the first address of `info`, on a connection that is there.
+    pub(crate) async fn log_in_as(mut self, info: &ConnInfo) -> Result<Self, WireError> {
+        if let Some(address) = info.addresses.first() {
+            let under = login::Under {
+                end_point: None,
+                private: true,
+            };
+            login::log_in(&mut self, info, address, Mode::Physical, &under).await?;
+        }
+        Ok(self)
     }
 
     /// The address, for people.
@@ -152,7 +184,12 @@ impl Connection {
         loop {
             let (tag, body) = self.frame().await?;
             match message::parse(tag, body)? {
-                Message::Parameter { name, value } => drop(self.parameters.insert(name, value)),
+                Message::Parameter { name, value } => {
+                    if self.parameters.len() >= PARAMETERS_MAX {
+                        return Err(WireError::Protocol("the server tells settings without end"));
+                    }
+                    self.parameters.insert(name, value);
+                }
                 Message::Notice(notice) => {
                     tracing::debug!(peer = %self.peer, notice = %notice, "the server notes");
                 }
@@ -236,10 +273,17 @@ impl Connection {
         let mut sets = Vec::new();
         let mut current = ResultSet::default();
         let mut failed = None;
+        let mut answered = 0_usize;
         loop {
             match self.next().await? {
                 Message::Columns(columns) => current.columns = columns,
-                Message::Row(row) => current.rows.push(row),
+                Message::Row(row) => {
+                    answered = answered.saturating_add(row.memory());
+                    if answered > ANSWER_BYTES_MAX {
+                        return Err(WireError::Protocol("an answer is longer than any can be"));
+                    }
+                    current.rows.push(row);
+                }
                 Message::Complete(tag) => {
                     current.tag = tag;
                     sets.push(std::mem::take(&mut current));
