@@ -253,13 +253,24 @@ pub struct RestoreArgs {
     /// Restore from a region although another one, or --expect, shows that it was rolled back
     #[arg(long)]
     pub accept_older: bool,
+    /// PostgreSQL: over the data directory that is at PATH: keeps what is right in it, writes what differs,
+    /// removes what does not belong. It can't be used until that has ended
+    #[arg(long)]
+    pub delta: bool,
+    /// With --delta: although the folder is of another database cluster
+    #[arg(long, requires = "delta")]
+    pub other_system: bool,
+    /// With --delta: don't ask
+    #[arg(long, requires = "delta")]
+    pub yes: bool,
     /// PostgreSQL: leave recovery to the server that you start; where it ends is then not proved
     #[arg(long)]
     pub no_finish: bool,
     /// PostgreSQL: the folder of the server's programs [default: the usual places of the right version]
     #[arg(long, value_name = "DIR")]
     pub pg_bin: Option<PathBuf>,
-    /// PostgreSQL: put the tablespace that was at OLD on the lost server at NEW. Repeat for each
+    /// PostgreSQL: put the tablespace that was at OLD on the lost server (a path, or its object id) at NEW.
+    /// Repeat for each
     #[arg(long, value_name = "OLD=NEW")]
     pub map_tablespace: Vec<String>,
 }

@@ -188,10 +188,14 @@ fn target(error: &TargetError) -> Code {
         TargetError::Exists(_)
         | TargetError::NotEmpty(_)
         | TargetError::Running(_)
+        | TargetError::InUse { .. }
+        | TargetError::OtherSystem { .. }
+        | TargetError::Unfinished(_)
         | TargetError::Stray(_) => codes::TARGET_EXISTS,
         TargetError::NoFolder(_)
         | TargetError::NoName(_)
         | TargetError::Folder(_)
+        | TargetError::NotACluster(_)
         | TargetError::MountPoint(_)
         | TargetError::InRepository { .. } => codes::USAGE,
         TargetError::NotWritable { .. }

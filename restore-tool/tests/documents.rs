@@ -190,6 +190,7 @@ fn restore() {
             fetched_bytes: 600 << 20,
             resumed_bytes: 100 << 20,
             resumed_objects: 0,
+            kept_bytes: None,
             took_ms: 12_345,
             phases_ms: [9000, 3000, 345],
             exceptions: vec!["meta/log/app/1 is damaged in region north".into()],

@@ -19,6 +19,8 @@ mod pg_base;
 mod pg_done;
 mod pg_kill;
 mod pg_load;
+mod pg_damage;
+mod pg_delta;
 mod pg_restore;
 mod pg_site;
 mod postgres;

@@ -166,7 +166,7 @@ fn server_that_failed_over_comes_back_from_both_sides_of_the_promotion() {
 }
 
 /// Something of the test's own that the servers' user may read.
-fn handed_over(cluster: &Cluster, name: &str) -> PathBuf {
+pub(crate) fn handed_over(cluster: &Cluster, name: &str) -> PathBuf {
     let path = cluster.socket_dir().join(name);
     let all = Command::new("find").arg(&path).args(["-print0"]).output();
     for one in all.expect("find runs").stdout.split(|byte| *byte == 0) {

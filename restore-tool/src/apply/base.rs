@@ -1,5 +1,6 @@
 //! The bases: every needed frame once, in parallel, straight into the partial file.
 
+use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -20,6 +21,12 @@ use crate::progress::Progress;
 const REQUESTS_AT_ONCE: usize = 8;
 /// How often what is on the disk is noted.
 const SAVE_EVERY: Duration = Duration::from_secs(5);
+
+thread_local! {
+    /// A frame's pages on their way to the engine: a buffer for each of the pool's threads, not for each
+    /// mebibyte.
+    static RUN: RefCell<PageRun> = RefCell::default();
+}
 
 /// What the bases took.
 #[derive(Debug, Clone, Copy, Default)]
@@ -180,12 +187,12 @@ impl Sink {
             let bytes = content
                 .get(from..end)
                 .ok_or("a run of pages points outside its frame")?;
-            engine.write_run(&PageRun {
-                file: piece.file,
-                first: piece.first,
-                count: piece.count,
-                page_size: piece.page_size,
-                bytes: bytes.to_vec(),
+            RUN.with_borrow_mut(|run| {
+                (run.file, run.first) = (piece.file, piece.first);
+                (run.count, run.page_size) = (piece.count, piece.page_size);
+                run.bytes.clear();
+                run.bytes.extend_from_slice(bytes);
+                engine.write_run(run)
             })?;
         }
         let number = u64::try_from(number)?;

@@ -60,6 +60,8 @@ impl Engine {
                 options.tablespaces = work.server.tablespaces.clone();
                 options.pg_bin.clone_from(&work.server.pg_bin);
                 options.finish = !work.server.no_finish;
+                options.overlap = is_of_one_timeline(plan);
+                options.compare = work.target.is_over();
                 options.watch = Some(watch(work));
                 let cancel = Arc::clone(&options.cancel);
                 let target = Box::new(PostgresTarget::open(partial, path, options)?);
@@ -100,6 +102,14 @@ impl Engine {
     /// Whether the files' own description must be on the disk before the others.
     pub(super) const fn wants_layout_first(&self) -> bool {
         matches!(self, Self::Server { .. })
+    }
+
+    /// Whether a server of an earlier run has changed what the bases wrote, and will go on from there.
+    pub(super) const fn goes_on(&self) -> bool {
+        match self {
+            Self::File(_) => false,
+            Self::Server { target, .. } => target.goes_on(),
+        }
     }
 
     /// Makes durable what lies outside the partial folder, too.
@@ -144,6 +154,14 @@ impl Engine {
             }
         }
     }
+}
+
+/// Whether all of the log is of one timeline, as its heads say.
+fn is_of_one_timeline(plan: &RestorePlan) -> bool {
+    let told = |head: &LogHead| ServerLog::read(&head.facts)?.timeline;
+    let mut timelines = plan.log.iter().map(|object| told(&object.head));
+    let first = timelines.next().flatten();
+    first.is_some() && timelines.all(|timeline| timeline == first)
 }
 
 async fn cancelled(stop: CancellationToken, cancel: Arc<AtomicBool>) {

@@ -3,6 +3,7 @@
 //! ```text
 //! bases ─ cut ─► frames ─ fetched 8 at a time, opened on every core ─► pages into the partial file
 //! log   ─ fetched ahead, in order ─► applied one after the other, until the engine has met its stop
+//!         (a server replays meanwhile, as far as the stop can't be)
 //! engine.finish ─ digest of the whole equals the sealed one, or a server ended where promised ─►
 //!   fsync ─► rename
 //! ```
@@ -23,10 +24,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tidemark_format::heads::BaseHead;
 use tidemark_format::{Hash, SourceName};
+use tidemark_ledger::timeline::POSTGRESQL;
 use tidemark_open::{OpenedBase, Opener};
 use tokio_util::sync::CancellationToken;
-use tidemark_ledger::timeline::POSTGRESQL;
 
 use crate::error::{Error, Result};
 use crate::plan::RestorePlan;
@@ -129,22 +131,12 @@ pub async fn execute(work: &Work, source: &SourceName, plan: &RestorePlan) -> Re
         ));
     };
     work.target.check_space(plan.needed_bytes())?;
-    let mut partial = work.target.open_partial()?;
-    let fresh = Notes::new(head.repo, source.clone(), name_of_bases(plan));
-    let objects = u64::try_from(plan.log.len()).unwrap_or(u64::MAX);
-    let kept = Notes::load(&work.target.notes_path(), &fresh, objects);
-    if kept.is_none() {
-        partial = begin_anew(&work.target, partial)?;
-    }
-    let mut notes = kept.unwrap_or_else(|| fresh.clone());
-    let engine = match Engine::open(head, plan, work) {
-        Err(error) if engine::is_begun(&error) => {
-            partial = begin_anew(&work.target, partial)?;
-            notes = fresh;
-            Engine::open(head, plan, work)?
-        }
-        opened => opened?,
-    };
+    work.target.take_over()?;
+    let Opened {
+        engine,
+        partial,
+        notes,
+    } = open(work, source, plan, head).inspect_err(|_| say_where(work))?;
     let ledger = Arc::new(Ledger {
         durable: Mutex::new(notes.clone()),
         notes: Mutex::new(notes),
@@ -157,6 +149,7 @@ pub async fn execute(work: &Work, source: &SourceName, plan: &RestorePlan) -> Re
             "going on where an earlier run of this restore stopped: what it verified is not read again",
         );
     }
+    let went_on = engine.goes_on();
     let ran = run(work, plan, &ledger, engine).await;
     match ran {
         Ok(mut done) => {
@@ -165,14 +158,76 @@ pub async fn execute(work: &Work, source: &SourceName, plan: &RestorePlan) -> Re
             Ok(done)
         }
         Err(error) => {
-            if work.target.is_folder() {
-                // Tablespaces may lie on other disks, and the notes name their pages, too.
-                rustix::fs::sync();
-            }
-            // The error is what matters; without notes the next run only begins anew.
-            drop(ledger.save());
+            leave(work, &ledger, went_on && matches!(error, Error::Engine(_)));
             Err(error)
         }
+    }
+}
+
+/// What a restore works on.
+struct Opened {
+    engine: Engine,
+    partial: Partial,
+    notes: Notes,
+}
+
+/// Opens what an earlier run of the same restore left, or begins anew.
+fn open(work: &Work, source: &SourceName, plan: &RestorePlan, head: &BaseHead) -> Result<Opened> {
+    let mut partial = work.target.open_partial()?;
+    let fresh = Notes::new(head.repo, source.clone(), name_of_bases(plan));
+    let objects = u64::try_from(plan.log.len()).unwrap_or(u64::MAX);
+    let kept = Notes::load(&work.target.notes_path(), &fresh, objects);
+    if kept.is_none() {
+        partial = begin_anew(&work.target, partial)?;
+    }
+    let notes = kept.unwrap_or_else(|| fresh.clone());
+    match Engine::open(head, plan, work) {
+        Err(error) if !engine::is_begun(&error) => return Err(error),
+        // The notes may be older than what the server has done.
+        Ok(engine) if notes.bases_done || !engine.goes_on() => {
+            return Ok(Opened {
+                engine,
+                partial,
+                notes,
+            });
+        }
+        Ok(_) | Err(_) => {}
+    }
+    let partial = begin_anew(&work.target, partial)?;
+    Ok(Opened {
+        engine: Engine::open(head, plan, work)?,
+        partial,
+        notes: fresh,
+    })
+}
+
+/// Where a data directory is that is restored over, when that didn't end.
+fn say_where(work: &Work) {
+    if !work.target.is_over() {
+        return;
+    }
+    let partial = work.target.partial_path().display().to_string();
+    work.tools.console.note(&format!(
+        "the data directory is half restored and can't be used: it stands at {partial}, and the same command goes on there"
+    ));
+    work.tools.console.event(&serde_json::json!({
+        "schema": "tidemark-restore.progress", "version": 1, "phase": "unfinished", "at": partial,
+    }));
+}
+
+/// Leaves what is there for a later run; `spent` if that must not go on with it.
+fn leave(work: &Work, ledger: &Ledger, spent: bool) {
+    if work.target.is_folder() {
+        // Tablespaces may lie on other disks, and the notes name their pages, too.
+        rustix::fs::sync();
+    }
+    say_where(work);
+    // The error is what matters; without notes the next run only begins anew.
+    if spent {
+        // What an earlier run's server left may be why.
+        drop(std::fs::remove_file(work.target.notes_path()));
+    } else {
+        drop(ledger.save());
     }
 }
 
@@ -229,6 +284,7 @@ pub async fn look_at_server(
     Ok(Some(ServerNeeds {
         programs: engine::check_server(&layout, options)?,
         version: layout.server,
+        system: layout.system.to_string(),
         tablespaces: layout
             .tablespaces
             .into_iter()
@@ -251,6 +307,8 @@ pub struct Programs {
 pub struct ServerNeeds {
     /// Its version.
     pub version: String,
+    /// The cluster's own number, which all copies of it share.
+    pub system: String,
     /// The programs of that version here; none if they are not looked for.
     pub programs: Option<Programs>,
     /// Where its tablespaces were.
@@ -274,6 +332,12 @@ fn begin_anew(target: &Target, partial: Partial) -> Result<Partial> {
     drop(std::fs::remove_file(target.notes_path()));
     if !target.is_folder() {
         partial.empty()?;
+        return Ok(partial);
+    }
+    if target.is_over() {
+        // What is right in it stays.
+        tidemark_engine_postgres::restore::adopt(target.partial_path())
+            .map_err(tidemark_engine::Error::from)?;
         return Ok(partial);
     }
     // Tablespaces elsewhere are part of it. The folder goes, and the lock with it.

@@ -3,6 +3,9 @@
 //! **Invariants.** What is restored stands in `.NAME.tidemark-partial` beside the target, mode 0700,
 //! until the last step, a rename. It replaces an empty folder of that name and nothing else: the system
 //! itself refuses any other. The partial folder is locked as the partial file of other sources is.
+//!
+//! **Restoring over** a data directory begins by giving it the partial folder's name: nothing finds it at
+//! its place before it is whole again, and an interrupted one is gone on with like any other.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
@@ -15,6 +18,8 @@ use super::{Target, TargetError, libc_nofollow};
 const MODE: u32 = 0o700;
 /// Stands in a data directory while a server runs in it, and after it was killed.
 const RUNNING: &str = "postmaster.pid";
+/// Stands in every data directory.
+const VERSION: &str = "PG_VERSION";
 
 /// Checks that `path` may become a data directory.
 pub(super) fn check(path: &Path, parent: &Path) -> Result<(), TargetError> {
@@ -36,6 +41,28 @@ pub(super) fn check(path: &Path, parent: &Path) -> Result<(), TargetError> {
         return Err(TargetError::MountPoint(path.to_owned()));
     }
     Ok(())
+}
+
+/// Checks that what is at `path` may be restored over; whether anything is there.
+pub(super) fn check_existing(path: &Path, parent: &Path) -> Result<bool, TargetError> {
+    let Ok(there) = path.symlink_metadata() else {
+        return Ok(false);
+    };
+    if !there.is_dir() {
+        return Err(TargetError::Exists(path.to_owned()));
+    }
+    let mut entries = std::fs::read_dir(path).map_err(TargetError::io("look into", path))?;
+    if entries.next().is_none() {
+        return Ok(false);
+    }
+    if !path.join(VERSION).is_file() {
+        return Err(TargetError::NotACluster(path.to_owned()));
+    }
+    let around = std::fs::metadata(parent).map_err(TargetError::io("look at", parent))?;
+    if around.dev() != there.dev() {
+        return Err(TargetError::MountPoint(path.to_owned()));
+    }
+    Ok(true)
 }
 
 /// Opens the partial folder, made if it isn't there.
@@ -129,6 +156,38 @@ mod tests {
         std::fs::remove_file(path.join("somebody")).unwrap();
         target.publish(&partial).unwrap();
         assert!(path.join("PG_VERSION").exists() && !target.partial_path().exists());
+    }
+
+    #[test]
+    fn a_data_directory_is_restored_over_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("main");
+        let existing = || Target::look(&path)?.into_existing();
+        assert!(!existing().unwrap().is_over(), "one is made");
+        std::fs::create_dir(&path).unwrap();
+        assert!(!existing().unwrap().is_over(), "an empty folder");
+        std::fs::write(path.join("precious"), b"").unwrap();
+        assert!(matches!(existing(), Err(TargetError::NotACluster(_))));
+        std::fs::write(path.join(VERSION), b"15\n").unwrap();
+        let target = existing().unwrap();
+        assert!(target.is_over());
+        assert_eq!(target.existing(), Some(path.as_path()));
+        // Beside the rest of another restore it stays where it is.
+        std::fs::create_dir(target.partial_path()).unwrap();
+        let refused = target.take_over();
+        assert!(matches!(refused, Err(TargetError::Unfinished(_))));
+        assert!(path.join("precious").exists());
+        std::fs::remove_dir(target.partial_path()).unwrap();
+        target.take_over().unwrap();
+        assert!(!path.exists() && target.partial_path().join("precious").exists());
+        // What was taken is found again, by the same process and by a later one.
+        target.take_over().unwrap();
+        let again = existing().unwrap();
+        assert!(again.is_over());
+        assert_eq!(again.existing(), Some(target.partial_path()));
+        let partial = again.open_partial().unwrap();
+        again.publish(&partial).unwrap();
+        assert!(path.join("precious").exists());
     }
 
     #[test]

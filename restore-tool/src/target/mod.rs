@@ -62,6 +62,39 @@ pub enum TargetError {
          and keep this one (it may hold the last commits of the lost server)", .0.display()
     )]
     Running(PathBuf),
+    /// A folder that is none of a server's, to be restored over.
+    #[error(
+        "{} is no server's data directory (there is no PG_VERSION in it), so nothing is restored over it; name the right folder, or another one without --delta", .0.display()
+    )]
+    NotACluster(PathBuf),
+    /// A server uses what would be restored over.
+    #[error(
+        "a server is running in {} (process {pid}): stop it first, and see that nothing starts it again", folder.display()
+    )]
+    InUse {
+        /// The data directory.
+        folder: PathBuf,
+        /// The process.
+        pid: String,
+    },
+    /// Another cluster's data would be replaced.
+    #[error(
+        "{} is of the database cluster {found}, and what is to be restored is of {expected}: name the right folder, or say --other-system if that one is to be replaced",
+        folder.display()
+    )]
+    OtherSystem {
+        /// The data directory.
+        folder: PathBuf,
+        /// What it says.
+        found: String,
+        /// The source's.
+        expected: String,
+    },
+    /// Both a data directory and what an earlier restore began beside it.
+    #[error(
+        "an earlier restore did not end and stands at {}: move that away, or remove it, before this folder is restored over", .0.display()
+    )]
+    Unfinished(PathBuf),
     /// A file system's root.
     #[error(
         "{} is where a file system is mounted, and a finished restore is put into place by a rename: name a folder in it, such as {}",
@@ -140,6 +173,10 @@ impl TargetError {
             Self::Exists(_)
             | Self::NotEmpty(_)
             | Self::Running(_)
+            | Self::NotACluster(_)
+            | Self::InUse { .. }
+            | Self::OtherSystem { .. }
+            | Self::Unfinished(_)
             | Self::MountPoint(_)
             | Self::Stray(_)
             | Self::NoFolder(_)
@@ -158,6 +195,8 @@ pub struct Target {
     folder: PathBuf,
     partial: PathBuf,
     shape: Shape,
+    /// A data directory that is there is restored over.
+    over: bool,
 }
 
 /// What stands at the target in the end.
@@ -255,6 +294,7 @@ impl Target {
             folder,
             partial,
             shape: Shape::File,
+            over: false,
         })
     }
 
@@ -290,6 +330,65 @@ impl Target {
             shape: Shape::Folder,
             ..self
         })
+    }
+
+    /// Checks that the data directory there may be restored over, or what an earlier such restore made of
+    /// it. Where neither is, one is made.
+    ///
+    /// # Errors
+    /// [`TargetError`] with the remedy.
+    pub fn into_existing(self) -> Result<Self, TargetError> {
+        // Without a slash at its end.
+        let path: PathBuf = self.path.components().collect();
+        let over = folder::check_existing(&path, &self.folder)? || self.partial.is_dir();
+        if !over {
+            return Self { path, ..self }.into_folder();
+        }
+        Ok(Self {
+            path,
+            shape: Shape::Folder,
+            over,
+            ..self
+        })
+    }
+
+    /// Whether what is there is restored over.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// The data directory that is restored over, wherever it stands by now.
+    #[must_use]
+    pub fn existing(&self) -> Option<&Path> {
+        let path = if self.path.is_dir() {
+            &self.path
+        } else {
+            &self.partial
+        };
+        self.over.then_some(path)
+    }
+
+    /// Takes the data directory that is restored over from its place: until the last step it stands where
+    /// a new one would.
+    ///
+    /// # Errors
+    /// [`TargetError::Unfinished`], [`TargetError::Io`].
+    pub fn take_over(&self) -> Result<(), TargetError> {
+        if !self.over || self.path.symlink_metadata().is_err() {
+            return Ok(());
+        }
+        let cwd = rustix::fs::CWD;
+        // Of another restore, whatever they say.
+        drop(std::fs::remove_file(self.notes_path()));
+        rustix::fs::renameat_with(cwd, &self.path, cwd, &self.partial, RenameFlags::NOREPLACE)
+            .map_err(|errno| match errno {
+                rustix::io::Errno::EXIST => TargetError::Unfinished(self.partial.clone()),
+                errno => TargetError::io("move", &self.path)(errno.into()),
+            })?;
+        File::open(&self.folder)
+            .and_then(|folder| folder.sync_all())
+            .map_err(TargetError::io("sync", &self.folder))
     }
 
     /// Whether it is a server's data directory.
@@ -354,7 +453,10 @@ impl Target {
             Shape::File => {
                 std::fs::metadata(&self.partial).map_or(0, |meta| meta.blocks().saturating_mul(512))
             }
-            Shape::Folder => folder::used(&self.partial),
+            Shape::Folder => {
+                let over = self.existing().filter(|path| *path != self.partial);
+                folder::used(&self.partial).saturating_add(over.map_or(0, folder::used))
+            }
         };
         let needed = image_bytes.saturating_add(SPARE_BYTES);
         if free.saturating_add(have) < needed {

@@ -44,8 +44,12 @@ impl Joined {
     }
 
     async fn restore(&self, target: &str) -> Ran {
+        self.ask("restore", target).await
+    }
+
+    async fn ask(&self, command: &str, target: &str) -> Ran {
         let file = self.world.path("restored.db");
-        let words = ["restore", "--to", target, "--target", &file, "--identity"];
+        let words = [command, "--to", target, "--target", &file, "--identity"];
         self.world
             .run(&[&words[..], &[&self.identity]].concat())
             .await
@@ -98,6 +102,26 @@ async fn an_older_state_is_refused_with_the_earliest_instant_that_the_identity_o
     let ran = joined.world.restore(&earlier).await;
     assert_eq!(ran.exit, Exit::Ok, "{ran:?}");
     joined.world.assert_restored(old);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_says_what_the_identity_opens_before_anybody_relies_on_it() {
+    let mut joined = Joined::new().await;
+    let old = joined.world.log_seq.previous().unwrap();
+    joined.world.new_generation();
+    joined.world.fuzzy_base(400_000);
+    let first = joined.world.log_seq.previous().unwrap();
+    joined.world.insert(100);
+    joined.world.point(None);
+    // The base that it opens, although another one is cheaper.
+    let plan = joined.ask("plan", "latest").await;
+    assert_eq!(plan.exit, Exit::Ok, "{plan:?}");
+    let refused = joined.ask("plan", &format!("log:1:{old}")).await;
+    assert_eq!(refused.exit, Exit::Key, "{refused:?}");
+    assert!(
+        refused.err.contains(&format!("log:1:{first}")),
+        "{refused:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -308,13 +308,30 @@ async fn what_stands_in_the_way_is_told_before_anything_is_written() {
         none.err.contains("TM0116") && none.err.contains("PostgreSQL 15"),
         "{none:?}"
     );
+    // Written by another process: nobody has it open for writing when it is run.
+    let script = r#"printf '#!/bin/sh\necho "postgres (PostgreSQL) 14.9"\n' >"$0"; chmod 755 "$0""#;
+    let postgres = format!("{empty}/postgres");
+    let written = std::process::Command::new("sh")
+        .args(["-c", script, &postgres])
+        .status();
+    assert!(written.unwrap().success());
+    let other = server.plan(&["--to", "latest", "--pg-bin", &empty]).await;
+    assert!(
+        other.err.contains("TM0116") && other.err.contains("of PostgreSQL 14.9"),
+        "{other:?}"
+    );
     let odd = server
         .plan(&["--to", "latest", "--map-tablespace", "here=there"])
         .await;
     assert_eq!(odd.exit, Exit::Usage, "{odd:?}");
     let only = World::new(1);
     let path = only.path("restored");
-    for word in ["--no-finish", "--pg-bin=/x", "--map-tablespace=/a=/b"] {
+    for word in [
+        "--no-finish",
+        "--pg-bin=/x",
+        "--map-tablespace=/a=/b",
+        "--delta",
+    ] {
         let ran = only
             .run(&["plan", "--to", "latest", "--target", &path, word])
             .await;
@@ -324,6 +341,40 @@ async fn what_stands_in_the_way_is_told_before_anything_is_written() {
         let ran = only.run(&["plan", "--to", target, "--target", &path]).await;
         assert_eq!(ran.exit, Exit::Usage, "{target}: {ran:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_same_clusters_data_is_restored_over() {
+    let server = Server::new(1);
+    let folder = server.world.dir.path().join("restored");
+    let words = ["--to", "latest", "--delta", "--no-finish"];
+    let made = server.plan(&words).await;
+    assert_eq!(
+        made.exit,
+        Exit::Ok,
+        "where nothing is one is made: {made:?}"
+    );
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("letters.txt"), b"precious").unwrap();
+    let none = server.plan(&words).await;
+    assert_eq!(none.exit, Exit::Usage, "{none:?}");
+    assert!(none.err.contains("PG_VERSION"), "{none:?}");
+    fs::write(folder.join("PG_VERSION"), b"15\n").unwrap();
+    let unknown = server.plan(&words).await;
+    assert_eq!(unknown.exit, Exit::Usage, "{unknown:?}");
+    for said in [&SYSTEM.to_string(), "--other-system"] {
+        assert!(unknown.err.contains(said), "{unknown:?}");
+    }
+    let over = server
+        .plan(&[&words[..], &["--other-system"]].concat())
+        .await;
+    assert_eq!(over.exit, Exit::Ok, "{over:?}");
+    assert!(over.out.contains("restored over"), "{over:?}");
+    assert_eq!(
+        fs::read_dir(&folder).unwrap().count(),
+        2,
+        "nothing is written"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,6 +11,8 @@ mod list;
 mod new;
 mod sign;
 
+pub(in crate::commands) use sign::confirm;
+
 use tidemark_host::Exit;
 
 use crate::cli::{Global, Keys};

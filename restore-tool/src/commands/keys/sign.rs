@@ -311,7 +311,11 @@ async fn still_valid(
     Ok(())
 }
 
-fn confirm(what: &str, yes: bool, console: &Console) -> Result<()> {
+/// Asks whether something is to be done that can't be taken back.
+///
+/// # Errors
+/// The answer is no, or there is nobody to ask.
+pub(in crate::commands) fn confirm(what: &str, yes: bool, console: &Console) -> Result<()> {
     if yes {
         return Ok(());
     }

@@ -9,7 +9,6 @@ use tidemark_host::Exit;
 use tidemark_ledger::timeline::Timeline;
 use tidemark_open::{Error as OpenError, Opener};
 
-use crate::apply::Work;
 use crate::error::Error;
 use crate::plan::{Avoid, RestorePlan};
 use crate::policy;
@@ -22,7 +21,7 @@ const SESSIONS_AT_ONCE: usize = 16;
 ///
 /// A session that is damaged or missing is no matter here: what needs it says so.
 pub(super) async fn look(
-    work: &Work,
+    opener: &Opener,
     timeline: &Timeline,
     plan: &RestorePlan,
     avoid: &mut Avoid,
@@ -31,7 +30,7 @@ pub(super) async fn look(
     let log = plan.log.iter().filter_map(|object| object.head.session);
     let unknown = |session: &SessionId| !avoid.closed.contains(session);
     let needed: BTreeSet<SessionId> = bases.chain(log).filter(unknown).collect();
-    let (closed, first) = tried(&work.opener, needed).await;
+    let (closed, first) = tried(opener, needed).await;
     let first = first?;
     avoid.closed.extend(closed);
     let bases = timeline.epochs().iter().flat_map(|view| &view.bases);
@@ -39,7 +38,7 @@ pub(super) async fn look(
         .map(|base| base.head.session)
         .filter(|session| !avoid.closed.contains(session))
         .collect();
-    let (closed, _) = tried(&work.opener, others).await;
+    let (closed, _) = tried(opener, others).await;
     avoid.closed.extend(closed);
     Some(Error::Open(first))
 }

@@ -8,6 +8,7 @@
 
 mod again;
 mod closed;
+mod over;
 mod prepare;
 mod report;
 mod server;
@@ -39,9 +40,16 @@ use crate::repository::{Repository, Settings, Tools};
 pub async fn plan_only(args: &RestoreArgs, settings: &Settings, tools: &Tools) -> Result<Exit> {
     let trust = identity::trust_if_at_hand(settings);
     let prepared = Prepared::look(args, settings, trust, tools).await?;
-    let plan = prepared.plan(&Avoid::default()).await?;
+    let opener = opener_at_hand(&prepared, settings, tools)?;
+    let mut found = Found::default();
+    let never = CancellationToken::new();
+    let plan = settle(&prepared, opener.as_deref(), &never, &mut found).await?;
     prepared.target.check_space(plan.needed_bytes())?;
-    let needs = needs_at_hand(&prepared, &plan, settings, tools).await?;
+    let needs = match &opener {
+        Some(opener) => apply::look_at_server(opener, &plan, &prepared.server).await?,
+        None => None,
+    };
+    over::check(args, &prepared.target, needs.as_ref())?;
     tools
         .console
         .show(&prepared.document(&plan, needs.as_ref())?);
@@ -52,21 +60,17 @@ pub async fn plan_only(args: &RestoreArgs, settings: &Settings, tools: &Tools) -
     })
 }
 
-/// What the base's server needs: in the base itself, which only the identity opens. Without one at hand
-/// the plan says less.
-async fn needs_at_hand(
+/// Opens what only the identity opens (whether it does, what the base's server needs), if one is at hand
+/// that needs no passphrase. Without it the plan says less.
+fn opener_at_hand(
     prepared: &Prepared,
-    plan: &RestorePlan,
     settings: &Settings,
     tools: &Tools,
-) -> Result<Option<ServerNeeds>> {
+) -> Result<Option<Arc<Opener>>> {
     let path = settings.identity.as_deref();
     let identity = path.and_then(|path| tidemark_open::Identity::load(path, None).ok());
-    let Some(identity) = identity.filter(|_| prepared.timeline.is_divisible()) else {
-        return Ok(None);
-    };
-    let opener = Arc::new(opener(&prepared.repository, identity, tools)?);
-    apply::look_at_server(&opener, plan, &prepared.server).await
+    let opener = identity.map(|identity| opener(&prepared.repository, identity, tools));
+    Ok(opener.transpose()?.map(Arc::new))
 }
 
 /// `restore`.
@@ -93,7 +97,7 @@ pub async fn run(
         tools: tools.clone(),
         stop: stop.clone(),
     };
-    let (plan, done, needs) = execute(&prepared, &work).await?;
+    let (plan, done, needs) = execute(args, &prepared, &work).await?;
     let took = tools.clock.monotonic().since(began);
     let report = Report::new(&prepared, &work, &plan, &done, took, settings);
     let report = report.with_server(&prepared, &done, needs.as_ref());
@@ -108,14 +112,57 @@ pub async fn run(
 /// Executes the plan; when something it needs is damaged everywhere, one that reaches the same state
 /// without it. If there is none, the error names what can be had instead.
 async fn execute(
+    args: &RestoreArgs,
     prepared: &Prepared,
     work: &Work,
 ) -> Result<(RestorePlan, Done, Option<ServerNeeds>)> {
-    let mut avoid = Avoid::default();
-    let mut damage: Option<(Error, Reached)> = None;
+    let mut found = Found::default();
+    let mut asked_whether = false;
     loop {
-        let planned = stopped(&work.stop, prepared.plan(&avoid)).await;
-        let plan = match (planned, damage.take()) {
+        let plan = settle(prepared, Some(&work.opener), &work.stop, &mut found).await?;
+        let ran = async {
+            let looked = apply::look_at_server(&work.opener, &plan, &work.server);
+            let needs = stopped(&work.stop, looked).await?;
+            over::check(args, &work.target, needs.as_ref())?;
+            let document = prepared.document(&plan, needs.as_ref())?;
+            work.tools.console.show_first(&document);
+            if !std::mem::replace(&mut asked_whether, true) {
+                over::confirm(args, &work.target, &work.tools.console)?;
+            }
+            let done = apply::execute(work, prepared.timeline.source(), &plan).await?;
+            Ok((done, needs))
+        };
+        match ran.await {
+            Ok((done, needs)) => return Ok((plan, done, needs)),
+            Err(error) => {
+                if !leave_out(&mut found.avoid, &plan, &error) {
+                    return Err(error);
+                }
+                found.damage = Some((error, plan.end));
+            }
+        }
+    }
+}
+
+/// What the plans so far met.
+#[derive(Default)]
+struct Found {
+    /// What the next one does without.
+    avoid: Avoid,
+    /// The last error, and the state that was to be reached.
+    damage: Option<(Error, Reached)>,
+}
+
+/// A plan without what was found damaged, whose sessions the identity opens.
+async fn settle(
+    prepared: &Prepared,
+    opener: Option<&Opener>,
+    stop: &CancellationToken,
+    found: &mut Found,
+) -> Result<RestorePlan> {
+    loop {
+        let planned = stopped(stop, prepared.plan(&found.avoid)).await;
+        let plan = match (planned, found.damage.take()) {
             (Err(Error::Interrupted), _) => return Err(Error::Interrupted),
             // Says itself what the identity opens.
             (Err(without), Some(_)) if closed::is_closed(&without) => return Err(without),
@@ -132,27 +179,14 @@ async fn execute(
             }
             (Ok(plan), _) => plan,
         };
-        let looked = async { Ok(closed::look(work, &prepared.timeline, &plan, &mut avoid).await) };
-        if let Some(error) = stopped(&work.stop, looked).await? {
-            damage = Some((error, plan.end));
-            continue;
-        }
-        let ran = async {
-            let looked = apply::look_at_server(&work.opener, &plan, &work.server);
-            let needs = stopped(&work.stop, looked).await?;
-            let document = prepared.document(&plan, needs.as_ref())?;
-            work.tools.console.show_first(&document);
-            let done = apply::execute(work, prepared.timeline.source(), &plan).await?;
-            Ok((done, needs))
+        let Some(opener) = opener else {
+            return Ok(plan);
         };
-        match ran.await {
-            Ok((done, needs)) => return Ok((plan, done, needs)),
-            Err(error) => {
-                if !leave_out(&mut avoid, &plan, &error) {
-                    return Err(error);
-                }
-                damage = Some((error, plan.end));
-            }
+        let looked =
+            async { Ok(closed::look(opener, &prepared.timeline, &plan, &mut found.avoid).await) };
+        match stopped(stop, looked).await? {
+            None => return Ok(plan),
+            Some(error) => found.damage = Some((error, plan.end)),
         }
     }
 }

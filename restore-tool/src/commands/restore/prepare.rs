@@ -7,6 +7,7 @@ use tidemark_host::time_spec::TimeContext;
 use tidemark_ledger::history::{Expect, LoadOptions, PointsWanted};
 use tidemark_ledger::timeline::Timeline;
 
+use super::over;
 use crate::apply::{ServerNeeds, ServerOptions};
 use crate::cli::RestoreArgs;
 use crate::error::{Error, Result};
@@ -56,10 +57,14 @@ impl Prepared {
 
     /// What the target must be for this source; only a server has options of its own.
     fn shaped(target: Target, timeline: &Timeline, args: &RestoreArgs) -> Result<Target> {
+        if timeline.is_divisible() && args.delta {
+            return over::look(target);
+        }
         if timeline.is_divisible() {
             return Ok(target.into_folder()?);
         }
         let given = [
+            (args.delta, "--delta"),
             (args.no_finish, "--no-finish"),
             (args.pg_bin.is_some(), "--pg-bin"),
             (!args.map_tablespace.is_empty(), "--map-tablespace"),
@@ -108,6 +113,7 @@ impl Prepared {
             accept_older: args.accept_older,
         };
         prepared.check_freshness(args, tools)?;
+        prepared.notes.extend(over::note(&prepared.target));
         prepared.say_which_of_one_name();
         Ok(prepared)
     }

@@ -51,6 +51,9 @@ pub struct Report {
     pub resumed_bytes: u64,
     /// Log objects that an interrupted run had applied.
     pub resumed_objects: u64,
+    /// With --delta: bytes that were right in the folder and were not written again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kept_bytes: Option<u64>,
     /// From the command to the database in its place, in milliseconds.
     pub took_ms: u64,
     /// Of that: bases, log, proof.
@@ -122,6 +125,7 @@ impl Report {
             fetched_bytes: done.fetched_bytes,
             resumed_bytes: done.resumed_bytes,
             resumed_objects: done.resumed_objects,
+            kept_bytes: None,
             took_ms: ms(took),
             phases_ms: [ms(done.bases), ms(done.log), ms(done.prove)],
             exceptions,
@@ -245,6 +249,13 @@ impl Document for Report {
                     "{kept} and {} log objects were there already",
                     self.resumed_objects
                 ),
+            ]);
+        }
+        if let Some(kept) = self.kept_bytes {
+            let (kept, all) = (output::bytes(kept), output::bytes(self.bytes));
+            table.row([
+                "kept".to_owned(),
+                format!("{kept} of {all} were right and not written again"),
             ]);
         }
         table.write("  ", out);

@@ -30,6 +30,8 @@ impl Report {
         self.commit_times = crate::plan::RECORDED;
         if let Some(facts) = done.proof.facts.get(FACTS) {
             self.reached = reached(self.reached, facts);
+            let kept = facts.get("kept_bytes").and_then(Value::as_u64);
+            self.kept_bytes = kept.filter(|_| prepared.target.is_over());
             let stopped = facts.get("stopped").and_then(Value::as_str);
             self.because = stopped.map_or(self.because, str::to_owned);
             let links = facts.get("links_not_made").and_then(Value::as_array);

@@ -163,6 +163,17 @@ impl<'a> WalLog<'a> {
         }
     }
 
+    /// The history that a server asks for next, where the segment named is not there.
+    pub(super) async fn history_after(&mut self, wanted: &Wanted) -> Result<Option<Wanted>> {
+        let Wanted::Segment(name) = wanted else {
+            return Ok(None);
+        };
+        let size = self.segment_size().await?;
+        let timeline = parse(name, size)?.timeline;
+        let next = TimelineId(timeline.0.saturating_add(1));
+        Ok(Some(Wanted::History(next)))
+    }
+
     /// The segment behind one.
     pub(super) async fn next(&mut self, wanted: &Wanted) -> Result<Wanted> {
         let Wanted::Segment(name) = wanted else {
@@ -203,7 +214,15 @@ impl<'a> WalLog<'a> {
     }
 
     async fn history(&mut self, timeline: TimelineId) -> Result<Answer> {
-        self.survey.back_until(|_| false).await?;
+        // A server that waits for log asks for the next timeline's all the time: the newest head alone
+        // tells that there is none.
+        let life = self.incarnation;
+        self.survey
+            .back_until(|head| {
+                let on = ServerLog::read(&head.facts).and_then(|log| log.timeline);
+                head.incarnation == life && on.is_some_and(|on| on < timeline)
+            })
+            .await?;
         let parts = self.parts()?;
         // The first object of a timeline carries the histories that lead to it.
         let Some(first) = parts.iter().find(|part| part.timeline >= timeline) else {

@@ -71,6 +71,12 @@ pub async fn run(args: &WalGetArgs, settings: &Settings, tools: &Tools) -> Resul
     match answer {
         Answer::Absent => {
             cache.note_absent(&args.file, now);
+            // Asked for next, by a server that waits: known from what was just read.
+            if let Ok(Some(history)) = log.history_after(&wanted).await
+                && let Ok(Answer::Absent) = log.answer(&history).await
+            {
+                cache.note_absent(&history.to_string(), now);
+            }
             Ok(Exit::Failed)
         }
         Answer::History(bytes) => {
