@@ -86,7 +86,7 @@ impl Remains {
         match self.forget() {
             Ok(()) => self.shared.board.clear(REMAINS, self.source.as_str()),
             Err(error) => {
-                tracing::warn!(source = %self.source, error = %policy::with_causes(&error), "the record of a retired source is not written")
+                tracing::warn!(source = %self.source, error = %policy::with_causes(&error), "the record of a retired source is not written");
             }
         }
     }

@@ -196,7 +196,7 @@ impl Running {
             spool_max: BTreeMap::new(),
             protect: BTreeMap::new(),
             rest: Rest::new(),
-            engines: components.engines.clone(),
+            engines: components.engines,
             beats,
             pool: Some(pool),
             stop_sources: CancellationToken::new(),
@@ -220,9 +220,7 @@ impl Running {
         };
         let cut_budget = Budget::new(config.memory.get() / CUT_SHARE);
         for (source, local) in with_config(config, loaded) {
-            let engine = components.engines.get(&source.name).cloned();
-            let Some(engine) = engine else { continue };
-            running.start_source(&starting, source, engine, local, (&outlets, &cut_budget));
+            running.start_source(&starting, source, local, (&outlets, &cut_budget));
         }
         running.rest = starting.rest;
         running.take_away_all_remains();
@@ -233,7 +231,6 @@ impl Running {
         &mut self,
         starting: &Starting,
         source: &Source,
-        engine: Arc<dyn Engine>,
         local: Option<Local>,
         common: (&[Outlet], &Arc<Budget>),
     ) {
@@ -247,7 +244,10 @@ impl Running {
                 .source(&name, |live| live.state = SourceState::Retired);
             return;
         }
-        let Some(pool) = &self.pool else { return };
+        let engine = self.engines.get(&name).cloned();
+        let (Some(pool), Some(engine)) = (&self.pool, engine) else {
+            return;
+        };
         let (requests_to, requests) = mpsc::channel(REQUESTS_MAX);
         let (events_to, events) = mpsc::unbounded_channel();
         let parts = Parts {
