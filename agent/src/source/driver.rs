@@ -32,11 +32,11 @@ use super::base_turn::BaseTurn;
 use super::reopen::Reopen;
 use super::requests::{Job, Request, Retiring};
 use super::slot::{Command, Event, Handle};
+use super::sweep::Sweep;
 use crate::budget::{Budget, Permit};
 use crate::disk::Disk;
 use crate::metrics::SharedMetrics;
 use crate::points;
-use crate::policy;
 use crate::repeats::Repeats;
 use crate::room::Room;
 use crate::schedule::BasePlan;
@@ -46,11 +46,6 @@ use crate::ship::region::{Command as RegionCommand, Report};
 use crate::state::{Order, SourceRecord, Spool, StateDir};
 use crate::status_live::{Board, SourceState};
 use crate::store::ItemStore;
-
-/// How often the record is written while it changes; the spool keeps what it covers until then.
-const FLUSH_EVERY: Duration = Duration::from_secs(5);
-/// How often it is written while the spool is short of room.
-const FLUSH_EVERY_SHORT: Duration = Duration::from_millis(250);
 
 /// How often it is looked after what people wait for.
 const JOBS_LOOK: Duration = Duration::from_secs(1);
@@ -190,9 +185,11 @@ pub struct Driver {
     /// When a pause is over at the latest, whatever the wall clock does.
     pub(super) pause_over: Option<Monotonic>,
     pub(super) gap: Option<super::gap::GapTurn>,
-    dirty: bool,
-    flushed_at: Monotonic,
+    pub(super) dirty: bool,
+    pub(super) flushed_at: Monotonic,
     pub(super) removed: Order,
+    /// What is being removed.
+    pub(super) sweep: Option<Sweep>,
     /// Where the spool ended when this process began: what stands before it may have been tried by the
     /// one before, whatever the record says.
     pub(super) found: Order,
@@ -247,6 +244,7 @@ impl Driver {
             dirty: true,
             flushed_at: now,
             removed,
+            sweep: None,
             found,
             draining: false,
             ending: None,
@@ -267,11 +265,12 @@ impl Driver {
                 Some(event) = self.parts.events.recv() => self.on_event(event).await,
                 message = self.base.message() => self.on_base(message).await,
                 Some(request) = self.parts.requests.recv() => self.on_request(request),
+                swept = Sweep::end(&mut self.sweep) => self.on_swept(swept),
                 () = sleep(wake) => {}
             }
             self.advance().await;
             if let Some(ended) = self.ending.take() {
-                self.flush().await;
+                self.flush_all().await;
                 return (self.record.source.clone(), ended);
             }
         }
@@ -404,55 +403,6 @@ impl Driver {
 
     pub(super) const fn changed(&mut self) {
         self.dirty = true;
-    }
-
-    const fn flush_every(&self) -> Duration {
-        if self.room_at.is_some() {
-            FLUSH_EVERY_SHORT
-        } else {
-            FLUSH_EVERY
-        }
-    }
-
-    /// Writes the record, then removes what it covers and nobody needs. Whether that went well.
-    pub(super) async fn flush(&mut self) -> bool {
-        self.flushed_at = self.now();
-        self.dirty = false;
-        let path = self.shared.state.record(&self.record.source);
-        let bytes = self.record.to_bytes();
-        let needed = self
-            .unsynced
-            .front()
-            .map_or(self.record.next_order, |(_, order)| *order);
-        let until = self.record.settled().min(needed);
-        let (from, spool) = (self.removed, Arc::clone(&self.parts.spool));
-        let work = move || -> Result<(), crate::AgentError> {
-            tidemark_host::files::write_atomic(&path, &bytes, tidemark_host::files::PRIVATE)?;
-            for order in from..until {
-                spool.remove_if_there(order)?;
-            }
-            Ok(())
-        };
-        let items = Arc::clone(&self.shared.items);
-        match self.blocking("write the record", work).await {
-            Ok(Ok(())) => {
-                for order in from..until {
-                    items.forget(&self.record.source, order);
-                }
-                self.removed = self.removed.max(until);
-                self.clear("state.write");
-                true
-            }
-            Ok(Err(error)) => {
-                self.dirty = true;
-                self.alert("state.write", &policy::with_causes(&error));
-                false
-            }
-            Err(error) => {
-                tracing::debug!(error = %error, "the record is not written");
-                false
-            }
-        }
     }
 
     /// When something is due that no input will bring.

@@ -22,3 +22,4 @@ mod sealing;
 mod short;
 pub mod slot;
 mod stuck;
+mod sweep;

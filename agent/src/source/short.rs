@@ -36,7 +36,9 @@ impl Driver {
         let now = self.now();
         match self.room_at {
             Some(at) if now < at => return,
-            // What nobody needs any more was removed, and it was not enough.
+            // What nobody needs any more is being removed.
+            Some(_) if self.sweeps() => {}
+            // It was removed, and it was not enough.
             Some(_) => drop(self.shared.no_room.send(self.record.source.clone())),
             None => {
                 self.parts.slot.tell(Command::Hold(true));
