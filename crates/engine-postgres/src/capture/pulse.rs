@@ -19,6 +19,8 @@ use crate::wire::{Connection, Mode};
 const APART: Duration = Duration::from_millis(100);
 /// What the server calls it, beside the stream.
 const APPLICATION_NAME: &str = "tidemark pulse";
+/// Whether it is a standby, as [`replication::show`] tells it.
+pub(super) const IN_RECOVERY: &str = "in_hot_standby";
 
 /// Asks the server of one source.
 #[derive(Debug)]
@@ -64,6 +66,7 @@ impl Pulse {
                 Connection::open(&info, Mode::Physical).await.ok()?
             }
         };
+        self.look_whether_promoted(&mut connection).await?;
         // Before the question: what is flushed when it is answered was so afterwards at the latest.
         let asked = self.shared.clock.now();
         let answer = replication::identify(&mut connection);
@@ -71,5 +74,23 @@ impl Pulse {
         let identity = answer.ok()?.ok()?;
         self.shared.pulse(identity, asked, self.keep_max);
         Some(connection)
+    }
+
+    /// A standby that is promoted goes on with the same stream: only asking tells that it is a primary.
+    async fn look_whether_promoted(&self, connection: &mut Connection) -> Option<()> {
+        if !self.shared.lock().is_standby() {
+            return Some(());
+        }
+        let answer = replication::show(connection, IN_RECOVERY);
+        let answer = tokio::time::timeout(self.limits.answer_max, answer).await;
+        if answer.ok()?.ok()? != "on" {
+            let mut inner = self.shared.lock();
+            // What it said as a standby was of another server's commits.
+            inner.complete.forget();
+            if let Some(seen) = &mut inner.seen {
+                seen.standby = false;
+            }
+        }
+        Some(())
     }
 }

@@ -11,6 +11,7 @@ use tidemark_format::postgres::TimelineId;
 
 use super::buffer::Histories;
 use super::plan::View;
+use super::pulse::IN_RECOVERY;
 use crate::conninfo::{ConnInfo, ConnInfoError, Surroundings};
 use crate::replication::{self, Slot};
 use crate::timeline::History;
@@ -131,7 +132,7 @@ pub(crate) async fn look(
 async fn ask(connection: &mut Connection, info: &ConnInfo, slot: &str) -> Result<View, WireError> {
     let identity = replication::identify(connection).await?;
     let segment = replication::segment_size(connection).await?;
-    let standby = replication::show(connection, "in_hot_standby").await? == "on";
+    let standby = replication::show(connection, IN_RECOVERY).await? == "on";
     let history = history(connection, identity.timeline).await?;
     let slot = slot_of(connection, info, slot).await?;
     Ok(View {
