@@ -100,16 +100,16 @@ pub(super) fn read(text: &str) -> Result<Pairs> {
     }
 }
 
+/// What a port is; and what may have been meant.
+const PORT_EXPECTED: &str =
+    "a number from 1 to 65535 (in a URL, a password's / ? @ and : are written %2F %3F %40 and %3A)";
+
 fn syntax(why: impl Into<String>) -> ConnInfoError {
     ConnInfoError::Syntax(why.into())
 }
 
 fn read_pairs(text: &str) -> Result<Pairs> {
     let mut pairs = Pairs::new();
-/// What a port is; and what may have been meant.
-const PORT_EXPECTED: &str =
-    "a number from 1 to 65535 (in a URL, a password's / ? @ and : are written %2F %3F %40 and %3A)";
-
     let mut rest = text.trim_start();
     while !rest.is_empty() {
         let (key, after) = rest.split_once('=').ok_or_else(|| {
@@ -415,6 +415,15 @@ fn addresses(values: &mut Values) -> Result<Vec<Address>> {
         .collect()
 }
 
+/// Where a port should be may stand a password with a `/` or `?` in it.
+fn shown_port(text: &str) -> &str {
+    if text.bytes().all(|byte| byte.is_ascii_digit()) {
+        text
+    } else {
+        "…"
+    }
+}
+
 fn address(host: &str, number: &str, port: &str) -> Result<Address> {
     let value = |name: &str, value: &str, expected| ConnInfoError::Value {
         name: name.to_owned(),
@@ -425,15 +434,6 @@ fn address(host: &str, number: &str, port: &str) -> Result<Address> {
         "" => PORT,
         text => text
             .parse()
-/// Where a port should be may stand a password with a `/` or `?` in it.
-fn shown_port(text: &str) -> &str {
-    if text.bytes().all(|byte| byte.is_ascii_digit()) {
-        text
-    } else {
-        "…"
-    }
-}
-
             .ok()
             .filter(|port| *port > 0)
             .ok_or_else(|| value("port", shown_port(text), PORT_EXPECTED))?,

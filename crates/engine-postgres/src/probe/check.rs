@@ -502,8 +502,8 @@ fn at_least_zero(number: Option<i64>) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
     use crate::probe::SlotState;
+
     fn wanted() -> Wanted {
         Wanted {
             slot: "tidemark_main".to_owned(),
