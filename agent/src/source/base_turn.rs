@@ -308,8 +308,8 @@ impl Driver {
                 rng: Arc::clone(&self.shared.rng),
             },
             regions,
-            pace: self.pace(),
             budget: Arc::clone(&self.shared.pack_budget),
+            pace: self.pace(),
             slot: self.parts.slot.clone(),
             slices: from_slot,
             to,
@@ -327,12 +327,12 @@ impl Driver {
         };
         Ok((parts, running))
     }
+
     fn pace(&self) -> Pace {
         let settings = &self.parts.settings;
         let (rate, zone) = (settings.base_rate.clone(), settings.timezone.clone());
         Pace::new(rate, zone, Arc::clone(&self.shared.clock))
     }
-
 
     fn base_draft(&self, start: BaseStart, started_at: Timestamp) -> BaseDraft {
         let record = &self.record;

@@ -210,6 +210,7 @@ pub(super) fn identifier(name: &str) -> String {
 #[must_use]
 pub fn judge(server: &Server, wanted: &Wanted, application_name: Option<&str>) -> Vec<Finding> {
     let mut found = vec![version(server), privileges(server), wal_level(server)];
+    found.push(super::folder::judge(server));
     found.push(senders(server));
     found.push(slot(server, wanted));
     found.push(keep_size(server, wanted));

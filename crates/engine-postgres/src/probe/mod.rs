@@ -16,8 +16,8 @@ mod sql;
 use std::time::Duration;
 
 pub use check::{Finding, Grade, Topic, judge};
-pub use setup::{hba_lines, role_statements};
 pub use folder::DataFolder;
+pub use setup::{hba_lines, role_statements};
 
 use crate::conninfo::ConnInfo;
 use crate::replication::identify;
@@ -76,14 +76,14 @@ pub struct Server {
     pub may_replicate: bool,
     /// It sees the statistics.
     pub monitors: bool,
-    /// It replays another server's log.
-    pub is_standby: bool,
-    /// Settings that matter here, in the server's base units.
-    pub settings: std::collections::BTreeMap<String, String>,
     /// It may start and stop a backup, which a base from the data directory needs.
     pub may_back_up: bool,
     /// The data directory, if it is on this machine.
     pub data_folder: Option<DataFolder>,
+    /// It replays another server's log.
+    pub is_standby: bool,
+    /// Settings that matter here, in the server's base units.
+    pub settings: std::collections::BTreeMap<String, String>,
     /// Connections that send log now.
     pub senders: u64,
     /// Slots that exist.
