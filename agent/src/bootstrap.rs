@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tidemark_engine::Engine;
 use tidemark_engine_postgres::conninfo::{Process, Surroundings};
-use tidemark_engine_postgres::{Limits, PostgresConfig, PostgresEngine};
+use tidemark_engine_postgres::{Limits, LogMemory, PostgresConfig, PostgresEngine};
 use tidemark_engine_sqlite::{SqliteConfig, SqliteEngine};
 use tidemark_format::sign::SigningKey;
 use tidemark_format::{Hash, SourceName};
@@ -33,6 +33,8 @@ const CAPTURE_THREADS_MAX: usize = 4;
 const CPU_THREADS_MAX: usize = 8;
 /// Threads that read a data directory at most: it may be read as fast as it is compressed.
 const BASE_READERS_MAX: usize = 4;
+/// Share of `memory` for servers' log that was received and not cut.
+const LOG_SHARE: u64 = 8;
 /// Tries inside the store; the shippers have their own, longer patience.
 const RETRY: RetryPolicy = RetryPolicy {
     tries_max: 2,
@@ -92,7 +94,8 @@ pub fn components(config: &AgentConfig, runtime: &Handle) -> Result<Components> 
             }),
         })
         .collect();
-    let made = |source: &Source| engine(source, &clock, runtime, threads(config));
+    let memory = log_memory(config);
+    let made = |source: &Source| engine(source, &clock, runtime, (threads(config), &memory));
     let engines = config
         .sources
         .iter()
@@ -143,12 +146,19 @@ fn threads(config: &AgentConfig) -> usize {
         .map_or_else(|| cores().min(CPU_THREADS_MAX), NonZeroUsize::get)
 }
 
+/// Memory for the log of servers that waits to be cut; all PostgreSQL sources share it.
+fn log_memory(config: &AgentConfig) -> Arc<LogMemory> {
+    let servers = config.sources.iter();
+    let servers = servers.filter(|source| matches!(source.engine, EngineConfig::Postgres { .. }));
+    LogMemory::new(config.memory.get() / LOG_SHARE, servers.count())
+}
+
 /// The engine of a source; `threads` is how many are for heavy work.
 fn engine(
     source: &Source,
     clock: &Arc<dyn Clock>,
     runtime: &Handle,
-    threads: usize,
+    (threads, memory): (usize, &Arc<LogMemory>),
 ) -> Arc<dyn Engine> {
     match &source.engine {
         EngineConfig::Sqlite { path } => sqlite(path, &source.settings, clock),
@@ -157,7 +167,7 @@ fn engine(
             config.base_readers = threads.min(BASE_READERS_MAX);
             let around = Arc::new(Named(slot.clone()));
             let engine = PostgresEngine::new(config, around, runtime.clone(), Arc::clone(clock));
-            Arc::new(engine)
+            Arc::new(engine.sharing(Arc::clone(memory)))
         }
     }
 }

@@ -8,7 +8,7 @@ use tidemark_testkit::postgres::{MAJORS, Options, Postgres, Stop};
 use tidemark_tests::eventually;
 
 use crate::pg_site::{PgSite, ROLE, SLOT, conninfo, load, slot};
-use crate::process::{SOON, now};
+use crate::process::{SOON, long, now, pass};
 use crate::site::Agent;
 
 /// Until the agent has noticed something on the server, on a busy machine.
@@ -19,16 +19,11 @@ fn newest() -> Option<Postgres> {
     Postgres::of(MAJORS[MAJORS.len() - 1])
 }
 
-/// The life of the source in each log object, as the regions show it.
-fn incarnations(site: &PgSite) -> usize {
+/// Windows of what can be restored from the regions: one for each life of the source.
+fn lives(site: &PgSite) -> usize {
     let listed = site.site.tool(&["list", "--json"]).ok().json();
-    let text = listed.to_string();
-    let lives: std::collections::BTreeSet<&str> = text
-        .split("\"incarnation\":\"")
-        .skip(1)
-        .filter_map(|rest| rest.split('"').next())
-        .collect();
-    lives.len()
+    let windows = listed["sources"][0]["windows"].as_array();
+    windows.expect("windows").len()
 }
 
 #[test]
@@ -58,10 +53,7 @@ fn cluster_is_protected_through_kills_of_the_agent_and_let_go_of() {
             "{:?}",
             site.site.status().alerts()
         );
-        assert!(
-            incarnations(&site) <= 1,
-            "a kill is no reason for a new life"
-        );
+        assert_eq!(lives(&site), 1, "a kill is no reason for a new life");
         site.site
             .agent(&["retire", "--yes", "--json"])
             .ok()
@@ -94,10 +86,7 @@ fn server_that_stops_is_waited_for_and_goes_on() {
     eventually("the alert is taken back", NOTICED_WITHIN, || {
         site.site.status().alerts().is_empty().then_some(())
     });
-    assert!(
-        incarnations(&site) <= 1,
-        "a restart of the server is no new life"
-    );
+    assert_eq!(lives(&site), 1, "a restart of the server is no new life");
     daemon.terminate();
 }
 
@@ -124,6 +113,11 @@ fn failover_is_followed_by_the_connection_string() {
         "the agent has its slot on the new primary",
         NOTICED_WITHIN,
         || slot(&standby).filter(|(active, _)| *active),
+    );
+    assert_eq!(
+        lives(&site),
+        1,
+        "a promotion that lost nothing is no new life"
     );
     daemon.terminate();
 }
@@ -184,7 +178,7 @@ fn commits_wait_for_the_regions_and_status_says_so() {
     });
     assert!(hung, "the commit waits while the regions are away");
     assert!(
-        said_within.as_secs() < 30,
+        said_within.as_secs() < 10,
         "people heard of it after {said_within}"
     );
     eventually("the alert is taken back", NOTICED_WITHIN, || {
@@ -192,6 +186,143 @@ fn commits_wait_for_the_regions_and_status_says_so() {
         (!alerts.iter().any(|code| code == "postgresql.commits-wait")).then_some(())
     });
     assert_eq!(site.cluster.query("SELECT count(*) FROM load"), "11");
+    daemon.terminate();
+}
+
+/// Every region is away until what is returned is dropped.
+struct Away<'a>(&'a PgSite);
+
+impl<'a> Away<'a> {
+    fn from(site: &'a PgSite) -> Self {
+        let away = Self(site);
+        away.hide(true);
+        away
+    }
+
+    fn hide(&self, away: bool) {
+        let site = &self.0.site;
+        for number in 0..site.regions.len() {
+            let (region, hidden) = (
+                site.region_folder(number),
+                site.path(&format!("hidden-{number}")),
+            );
+            let (from, to) = if away {
+                (region, hidden)
+            } else {
+                (hidden, region)
+            };
+            std::fs::rename(from, to).unwrap();
+        }
+    }
+}
+
+impl Drop for Away<'_> {
+    fn drop(&mut self) {
+        self.hide(false);
+    }
+}
+
+/// Writes about so many megabytes of log that can't be made much smaller.
+fn burst(site: &PgSite, megabytes: u32) {
+    site.cluster.sql(&format!(
+        "CREATE TABLE IF NOT EXISTS burst (text text); ALTER TABLE burst ALTER text SET STORAGE EXTERNAL; \
+         INSERT INTO burst SELECT string_agg(encode(sha512((n * random())::text::bytea), 'base64'), '') \
+         FROM generate_series(1, {megabytes} * 11000) n GROUP BY n % ({megabytes} * 100)"
+    ));
+}
+
+#[test]
+fn full_spool_leaves_the_log_on_the_server_up_to_slot_keep_max() {
+    let Some(postgres) = newest() else { return };
+    let site = PgSite::new(&postgres, &Options::default());
+    site.site.set("spool_max", "\"16MiB\"");
+    site.site.set("spool_keep_free", "\"1MiB\"");
+    site.site.set("slot_keep_max", "\"64MiB\"");
+    let mut daemon = site.start_protected();
+    let alert = |code: &str| {
+        eventually(&format!("{code} is told"), NOTICED_WITHIN, || {
+            let alerts = site.site.status().alerts();
+            alerts.iter().any(|told| told.contains(code)).then_some(())
+        });
+    };
+    // GIVEN regions that are away, and more log than the spool may hold
+    let away = Away::from(&site);
+    burst(&site, 40);
+    alert("TM1501");
+    // THEN the rest waits on the server, and nothing is given up
+    let waiting = now();
+    while now().duration_since(waiting).as_secs() < 4 {
+        let status = site.site.status();
+        assert!(!status.alerts().iter().any(|code| code == "log.gap"));
+        assert!(status.0["daemon"]["spool_bytes"].as_u64() <= Some(16 << 20));
+    }
+    assert!(site.slot().is_some());
+    drop(away);
+    site.wait_protected();
+    assert_eq!(lives(&site), 1, "nothing is missing: it is the same life");
+    // WHEN the server would have to keep more than it may
+    let away = Away::from(&site);
+    burst(&site, 130);
+    alert("postgresql.slot-keep-max");
+    eventually("the slot is let go of", NOTICED_WITHIN, || {
+        site.slot().is_none().then_some(())
+    });
+    daemon.assert_running();
+    // THEN a new life begins by itself once the regions are back
+    drop(away);
+    eventually("a slot is made", NOTICED_WITHIN, || site.slot());
+    site.wait_protected();
+    assert_eq!(lives(&site), 2, "what is missing is not hidden");
+    eventually("nothing is wrong any more", NOTICED_WITHIN, || {
+        site.site.status().alerts().is_empty().then_some(())
+    });
+    let most = daemon.proc_status("VmHWM");
+    assert!(most < 128 << 10, "{most} KiB");
+    daemon.terminate();
+}
+
+#[test]
+fn idle_server_costs_no_object_but_the_beat() {
+    let Some(postgres) = newest() else { return };
+    // Checkpoints are made as often as a server allows, and tables are looked at every second.
+    let options = Options::default()
+        .with("checkpoint_timeout", "30s")
+        .with("autovacuum_naptime", "1s");
+    let site = PgSite::new(&postgres, &options);
+    let daemon = site.start_protected();
+    site.load(0..50);
+    site.wait_protected();
+    // The server's statistics of what was written are a transaction of its own.
+    let through = || {
+        let status = site.site.status();
+        let regions = status.regions();
+        regions
+            .iter()
+            .filter_map(|name| status.log_through(name))
+            .max()
+    };
+    let mut last = through();
+    let mut since = now();
+    eventually("it comes to rest", NOTICED_WITHIN * 2, || {
+        let newest = through();
+        if newest != last {
+            (last, since) = (newest, now());
+        }
+        (now().duration_since(since).as_secs() >= 5).then_some(())
+    });
+    let seconds = if long() { 75 } else { 10 };
+    let begun = now();
+    while now().duration_since(begun).as_secs() < seconds {
+        site.cluster.sql("CHECKPOINT");
+        assert_eq!(through(), last, "a log object of an idle server");
+        pass(Duration::from_millis(500));
+    }
+    // All is known to be safe all the same, and the next commit goes out at once.
+    site.wait_protected();
+    assert_eq!(through(), last);
+    site.load(50..51);
+    site.wait_protected();
+    assert!(through() > last);
     daemon.terminate();
 }
 
@@ -212,6 +343,7 @@ fn slot_that_is_dropped_begins_a_new_life_by_itself() {
     let daemon = site.site.start();
     site.wait_protected();
     assert_eq!(site.slot().map(|(active, _)| active), Some(true));
+    assert_eq!(lives(&site), 2, "what is missing is not hidden");
     assert!(
         !site.site.status().alerts().contains(&"log.lost".to_owned()),
         "protected means that the new life has a base of its own"

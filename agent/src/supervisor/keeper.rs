@@ -9,6 +9,9 @@ use super::Running;
 use crate::room::{Backlog, GiveWay, give_way};
 use crate::source::requests::Request;
 
+/// The engine whose log waits at a server (`slot_keep_max` bounds it).
+const SERVER: &str = "postgresql";
+
 impl Running {
     /// A source found no room: the backlog that frees the most is given up, if another region has
     /// what is in it. Otherwise the source holds until there is room again.
@@ -36,8 +39,17 @@ impl Running {
                     drop(requests.try_send(Request::GiveUp(region)));
                 }
             }
+            // A server keeps its own log, as long as its slot may: nothing is lost while that waits there.
+            GiveWay::Nothing if self.waits_at_its_server(source) => {}
             GiveWay::Nothing => self.give_up_unshipped(source, own_bound),
         }
+    }
+
+    fn waits_at_its_server(&self, source: &SourceName) -> bool {
+        self.shared.board.read(|sources, _, _| {
+            let live = sources.get(source);
+            live.is_some_and(|live| live.engine == SERVER)
+        })
     }
 
     /// What fills the spool was shipped nowhere. With `protect = "chain"` it stays, and the source

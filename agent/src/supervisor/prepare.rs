@@ -35,7 +35,8 @@ use crate::store::ItemStore;
 use crate::{AgentError, Result, enrolment};
 
 /// Shares of `memory`: cuts on their way to the spool, items on their way to the regions, packs.
-/// The rest is the engines' pending pages, the buffers of transfers and the program itself.
+/// (Servers' log that waits to be cut has one, too: `bootstrap`.) The rest is the engines' pending
+/// pages, the buffers of transfers and the program itself.
 pub(super) const CUT_SHARE: u64 = 12;
 const FRESH_SHARE: u64 = 16;
 const PACK_SHARE: u64 = 8;

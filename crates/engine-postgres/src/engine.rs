@@ -21,7 +21,7 @@ use crate::base::{self, Bases};
 use crate::capture::plan::{Place, Plan, branch_of, decide};
 use crate::capture::record::{Cursor, State, StateFolder};
 use crate::capture::server::{Connector, LookError, Looked, look, slot_of, within};
-use crate::capture::{Ack, Begin, Limits, PgCapture, Seen, drop_slot};
+use crate::capture::{Ack, Begin, Limits, LogMemory, PgCapture, Seen, drop_slot};
 use crate::conninfo::Surroundings;
 use crate::error::PostgresError;
 use crate::replication;
@@ -33,6 +33,8 @@ const MAJORS: std::ops::RangeInclusive<u16> = 14..=18;
 const SLOT_NAME_MAX: usize = 63;
 /// Threads that read a data directory unless told otherwise.
 const BASE_READERS: usize = 2;
+/// Memory for the log of an engine that shares none.
+const LOG_MEMORY: u64 = 16 << 20;
 const SLOT_PREFIX: &str = "tidemark_";
 
 /// How a server is captured.
@@ -107,6 +109,7 @@ pub struct PostgresEngine {
     connector: Connector,
     runtime: Handle,
     clock: Arc<dyn Clock>,
+    memory: Arc<LogMemory>,
 }
 
 impl fmt::Debug for PostgresEngine {
@@ -146,7 +149,14 @@ impl PostgresEngine {
             connector,
             runtime,
             clock,
+            memory: LogMemory::new(LOG_MEMORY, 1),
         }
+    }
+
+    /// As it is, but what waits in memory to be cut is bounded together with what other sources hold.
+    #[must_use]
+    pub fn sharing(self, memory: Arc<LogMemory>) -> Self {
+        Self { memory, ..self }
     }
 
     /// Looks at the server, and says how the past and it fit together.
@@ -304,6 +314,7 @@ fn broken(looked: &Looked, state: &State) -> Option<String> {
         segment: state.cursor.segment(),
         timeline: state.cursor.timeline(),
         at: state.cursor.end(),
+        from: state.cursor.end.from(state.cursor.segment()),
     };
     match decide(&looked.view, &place) {
         Plan::Broken(reason) => Some(reason),
@@ -314,7 +325,7 @@ fn broken(looked: &Looked, state: &State) -> Option<String> {
 
 /// What the server was told before: it must not hear less. Its slot begins at what it heard last.
 fn told_before(looked: &Looked, state: &State, ack: Ack) -> u64 {
-    let end = state.cursor.end.at;
+    let end = state.cursor.told().0;
     let sealed = match (ack, state.sealed) {
         (Ack::Spool, Some(_)) => end,
         _ => 0,
@@ -322,7 +333,7 @@ fn told_before(looked: &Looked, state: &State, ack: Ack) -> u64 {
     let slot = looked.view.slot.as_ref().and_then(|slot| slot.restart);
     let heard = slot
         .map(|restart| restart.0)
-        .filter(|at| *at <= end && state.sealed.is_some());
+        .filter(|at| *at <= state.cursor.end.at && state.sealed.is_some());
     state.acked.max(sealed).max(heard.unwrap_or(0))
 }
 
@@ -396,6 +407,7 @@ impl Engine for PostgresEngine {
             ack: self.config.ack,
             keep_max: self.config.slot_keep_max,
             limits: self.config.limits,
+            memory: Arc::clone(&self.memory),
             clock: Arc::clone(&self.clock),
             wake: request.wake.clone(),
         };

@@ -15,12 +15,14 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tidemark_format::postgres::{Lsn, SegmentSize, TimelineId};
 
-use super::record::{Cursor, Mark, SegmentHash};
+use super::record::{Cursor, Mark, SegmentHash, nothing};
 use super::summary::Summary;
-use crate::wal::{Record, Span};
+use crate::wal::{Record, Scanner, Span};
 
 /// Bytes of a chunk: cuts end where chunks end.
 const CHUNK_BYTES: usize = 256 << 10;
+/// A chunk that begins with as much is given its room at once: more comes.
+const STREAM_BYTES: usize = 64 << 10;
 
 /// History files, ascending.
 pub(crate) type Histories = Arc<[(TimelineId, Bytes)]>;
@@ -75,6 +77,28 @@ impl Tip {
     }
 }
 
+/// What was found in bytes of the log.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Scanned<'a> {
+    /// The last record that is whole in them or before them.
+    pub(crate) last: Option<Span>,
+    /// The end of the last one that somebody may miss.
+    pub(crate) loud: Option<Lsn>,
+    /// Those that mean something, in them.
+    pub(crate) found: &'a [Record],
+}
+
+impl<'a> Scanned<'a> {
+    /// After `scanner` has seen the bytes and found what is in `found`.
+    pub(crate) const fn by(scanner: &Scanner, found: &'a [Record]) -> Self {
+        Self {
+            last: scanner.last(),
+            loud: scanner.loud(),
+            found,
+        }
+    }
+}
+
 /// A piece of the log, taken out to be cut.
 #[derive(Debug)]
 pub(crate) struct Piece {
@@ -111,6 +135,8 @@ pub(crate) struct Buffer {
     high: Lsn,
     /// The furthest byte that ever came: transactions before it are counted.
     counted: Lsn,
+    /// The end of the last record that somebody may miss.
+    loud: Lsn,
     latest_commit: Option<Timestamp>,
 }
 
@@ -136,6 +162,7 @@ impl Buffer {
             again: cursor.again.filter(|again| again.at > cursor.end.at),
             high: Lsn(cursor.high),
             counted: Lsn(cursor.high.max(cursor.end.at)),
+            loud: Lsn(0),
             latest_commit: cursor.latest_commit,
         }
     }
@@ -189,6 +216,15 @@ impl Buffer {
         bytes.min(max)
     }
 
+    /// Whether nobody would miss what waits: only the server keeps house in it.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.runs.len() == 1
+            && self
+                .runs
+                .front()
+                .is_some_and(|run| self.loud <= Lsn(run.at.at))
+    }
+
     /// Whether a cut should not wait: its bound is reached, a timeline's rest waits, or the server stops
     /// and waits for us.
     pub(crate) fn is_due(&self, max: usize) -> bool {
@@ -219,6 +255,12 @@ impl Buffer {
         self.runs.back().map_or(Lsn(0), |run| run.end)
     }
 
+    /// The last whole record before the tip.
+    pub(crate) fn last(&self) -> Option<Span> {
+        let run = self.runs.back()?;
+        run.chunks.back().map_or(run.last, |chunk| chunk.last)
+    }
+
     /// The segment's bytes up to the tip were seen again: `hasher` ran over them, and `last` is the last
     /// whole record among them.
     pub(crate) fn resume(&mut self, hasher: blake3::Hasher, last: Option<Span>) {
@@ -242,15 +284,14 @@ impl Buffer {
         self.runs.back().is_some_and(|run| run.histories.is_none())
     }
 
-    /// Takes the next bytes of the log; `last` is the last record whole in them or before them, `found`
-    /// what was found in them.
+    /// Takes the next bytes of the log.
     pub(crate) fn append(
         &mut self,
         mut bytes: &[u8],
-        last: Option<Span>,
-        found: &[Record],
+        scanned: &Scanned<'_>,
         now: Timestamp,
     ) -> Result<(), OtherBytes> {
+        let Scanned { last, loud, found } = *scanned;
         let counted = self.counted;
         let fresh = found.iter().filter(|record| record.span.end > counted);
         let fresh: Vec<&Record> = fresh.collect();
@@ -268,6 +309,7 @@ impl Buffer {
             }
         }
         self.counted = self.counted.max(self.received());
+        self.loud = loud.unwrap_or(self.loud);
         Ok(())
     }
 
@@ -292,13 +334,21 @@ impl Buffer {
             self.close_chunk();
         }
         let mut hasher = self.hasher.take().unwrap_or_default();
+        if segment.offset(self.received()) == 0 {
+            hasher.reset();
+        }
         hasher.update(bytes);
         if let Some(run) = self.runs.back_mut() {
             run.end = run.end.plus(length(bytes.len()));
             if !fits {
                 let last = run.chunks.back().map_or(run.last, |chunk| chunk.last);
+                let room = if bytes.len() < STREAM_BYTES {
+                    bytes.len()
+                } else {
+                    CHUNK_BYTES
+                };
                 run.chunks.push_back(Chunk {
-                    bytes: Vec::new(),
+                    bytes: Vec::with_capacity(room),
                     end: run.end,
                     last,
                     hash: None,
@@ -309,9 +359,6 @@ impl Buffer {
             if let Some(chunk) = run.chunks.back_mut() {
                 chunk.bytes.extend_from_slice(bytes);
                 chunk.end = run.end;
-            }
-            if segment.offset(run.end) == 0 {
-                hasher.reset();
             }
         }
         self.bytes = self.bytes.saturating_add(bytes.len());
@@ -353,21 +400,18 @@ impl Buffer {
     }
 
     fn begin_run(&mut self, timeline: TimelineId, start: Lsn, histories: Option<Histories>) {
-        let nothing: SegmentHash = blake3::hash(&[]).into();
         self.runs.push_back(Run {
             timeline,
             histories,
             tell_histories: true,
-            at: Mark {
-                at: start.0,
-                hash: nothing,
-            },
+            at: Mark::begin(start),
             last: None,
             end: start,
             chunks: VecDeque::new(),
         });
         self.hasher = None;
-        self.known = nothing;
+        self.known = nothing();
+        self.loud = Lsn(0);
         self.drop_spent_runs();
     }
 
@@ -487,218 +531,4 @@ fn length(bytes: usize) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::wal::{Event, Outcome};
-
-    const START: Lsn = Lsn(0x0300_0000);
-    const SEGMENT: SegmentSize = match SegmentSize::new(1 << 20) {
-        Some(size) => size,
-        None => SegmentSize::DEFAULT,
-    };
-    const MAX: usize = 8 << 20;
-
-    fn now() -> Timestamp {
-        Timestamp::UNIX_EPOCH
-    }
-
-    fn begun() -> Buffer {
-        let cursor = Cursor::begin(7, TimelineId(1), SEGMENT, START.plus(0x28));
-        let mut buffer = Buffer::after(&cursor);
-        buffer.resume(blake3::Hasher::new(), None);
-        buffer
-    }
-
-    fn pattern(from: usize, bytes: usize) -> Vec<u8> {
-        (from..from + bytes)
-            .map(|n| u8::try_from(n % 251).expect("small"))
-            .collect()
-    }
-
-    fn span(start: u64, end: u64) -> Span {
-        Span {
-            start: START.plus(start),
-            end: START.plus(end),
-        }
-    }
-
-    fn commit(xid: u32, span: Span, at: i64) -> Record {
-        Record {
-            span,
-            previous: None,
-            event: Event::End {
-                xid,
-                outcome: Outcome::Committed,
-                at: crate::wal::PgTime(at),
-            },
-        }
-    }
-
-    fn feed(buffer: &mut Buffer, from: usize, bytes: usize, last: Option<Span>, found: &[Record]) {
-        buffer
-            .append(&pattern(from, bytes), last, found, now())
-            .expect("the same bytes");
-    }
-
-    fn take(buffer: &mut Buffer, even_empty: bool) -> Option<(Piece, Vec<u8>)> {
-        let mut bytes = Vec::new();
-        buffer
-            .take(MAX, even_empty, &mut bytes)
-            .map(|piece| (piece, bytes))
-    }
-
-    #[test]
-    fn what_went_in_comes_out_in_order_with_what_it_means() {
-        let mut buffer = begun();
-        let late = commit(9, span(0x100, 0x140), 50);
-        let early = commit(8, span(0x140, 0x180), 40);
-        feed(
-            &mut buffer,
-            0,
-            0x180,
-            Some(span(0x140, 0x180)),
-            &[late, early],
-        );
-        let (piece, bytes) = take(&mut buffer, false).expect("a piece");
-        assert_eq!(bytes, pattern(0, 0x180));
-        assert_eq!(
-            (piece.start, piece.cursor.end()),
-            (START, START.plus(0x180))
-        );
-        assert_eq!(piece.last, Some(span(0x140, 0x180)));
-        assert_eq!(piece.summary.commits, 2);
-        assert_eq!(piece.summary.xids, Some((8, 9)));
-        assert!(piece.restorable && piece.histories.is_none());
-        let hash: SegmentHash = blake3::hash(&pattern(0, 0x180)).into();
-        assert_eq!(piece.cursor.end.hash, hash);
-        assert!(take(&mut buffer, false).is_none());
-        // A commit that took its time earlier than the newest so far does not turn time back.
-        feed(
-            &mut buffer,
-            0x180,
-            8,
-            None,
-            &[commit(7, span(0x180, 0x188), 10)],
-        );
-        let (next, _) = take(&mut buffer, false).expect("a piece");
-        assert_eq!(next.summary.first, piece.summary.latest);
-        assert_eq!(next.summary.latest, piece.summary.latest);
-    }
-
-    #[test]
-    fn an_empty_piece_comes_only_when_it_is_asked_for_and_a_record_is_known() {
-        let mut buffer = begun();
-        assert!(take(&mut buffer, true).is_none(), "no record is known yet");
-        feed(&mut buffer, 0, 0x100, Some(span(0x28, 0x100)), &[]);
-        take(&mut buffer, false).expect("a piece");
-        assert!(take(&mut buffer, false).is_none());
-        let (piece, bytes) = take(&mut buffer, true).expect("an empty piece");
-        assert!(bytes.is_empty() && piece.restorable);
-        assert_eq!(piece.start, piece.cursor.end());
-    }
-
-    #[test]
-    fn pieces_are_bounded_and_their_hashes_are_of_their_segment() {
-        let mut buffer = begun();
-        let all = 3 << 20;
-        feed(&mut buffer, 0, all, Some(span(0x28, 0x100)), &[]);
-        let mut got = Vec::new();
-        let mut bytes = Vec::new();
-        while let Some(piece) = buffer.take(1_000_000, false, &mut bytes) {
-            got.extend_from_slice(&bytes);
-            let end = usize::try_from(piece.cursor.end().since(START)).expect("small");
-            let segment = end / (1 << 20) * (1 << 20);
-            let hash: SegmentHash = blake3::hash(&pattern(0, end)[segment..]).into();
-            assert_eq!(piece.cursor.end.hash, hash, "at {end}");
-            assert!(bytes.len() <= 1_000_000);
-        }
-        assert_eq!(got, pattern(0, all));
-        assert_eq!(buffer.bytes(), 0);
-    }
-
-    #[test]
-    fn a_new_timeline_that_repeats_other_bytes_is_noticed() {
-        let mut buffer = begun();
-        feed(&mut buffer, 0, 0x100, Some(span(0x80, 0x100)), &[]);
-        buffer.switch(TimelineId(2), START.plus(0x100), Arc::from([]));
-        buffer.resume(blake3::Hasher::new(), None);
-        let mut other = pattern(0, 0x200);
-        other[5] ^= 1;
-        let refused = buffer.append(&other, None, &[], now());
-        let at = START.plus(0x100);
-        assert_eq!(refused, Err(OtherBytes { at }));
-    }
-
-    #[test]
-    fn what_a_new_timeline_repeats_is_no_restore_position() {
-        let mut buffer = begun();
-        feed(&mut buffer, 0, 0x100, Some(span(0x80, 0x100)), &[]);
-        take(&mut buffer, false).expect("a piece");
-        buffer.switch(TimelineId(2), START.plus(0x100), Arc::from([]));
-        buffer.resume(blake3::Hasher::new(), None);
-        feed(&mut buffer, 0, 0x80, Some(span(0x28, 0x80)), &[]);
-        let (piece, _) = take(&mut buffer, false).expect("a piece");
-        assert!(!piece.restorable && piece.cursor.again.is_some());
-        assert!(take(&mut buffer, true).is_none(), "more comes for certain");
-        // Killed here, it goes on and still compares.
-        let mut next = Buffer::after(&piece.cursor);
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(&pattern(0, 0x80));
-        next.resume(hasher, None);
-        feed(&mut next, 0x80, 0x100, Some(span(0x100, 0x180)), &[]);
-        let (piece, _) = take(&mut next, false).expect("a piece");
-        assert!(piece.restorable && piece.cursor.again.is_none());
-    }
-
-    #[test]
-    fn timelines_are_never_mixed_and_the_new_one_tells_its_histories() {
-        let mut buffer = begun();
-        feed(
-            &mut buffer,
-            0,
-            0x100,
-            Some(span(0x80, 0x100)),
-            &[commit(1, span(0x80, 0x100), 1)],
-        );
-        let histories: Histories =
-            Arc::from([(TimelineId(3), Bytes::from_static(b"1\t0/3000100\n"))]);
-        buffer.switch(TimelineId(3), START.plus(0x100), histories);
-        assert!(buffer.is_due(MAX));
-        buffer.resume(blake3::Hasher::new(), None);
-        feed(
-            &mut buffer,
-            0,
-            0x200,
-            Some(span(0x180, 0x200)),
-            &[
-                commit(1, span(0x80, 0x100), 1),
-                commit(2, span(0x180, 0x200), 2),
-            ],
-        );
-        let (old, bytes) = take(&mut buffer, false).expect("the old branch");
-        assert_eq!((old.timeline, bytes.len()), (TimelineId(1), 0x100));
-        let hash: SegmentHash = blake3::hash(&pattern(0, 0x100)).into();
-        assert_eq!(old.cursor.end.hash, hash);
-        let (new, bytes) = take(&mut buffer, false).expect("the new branch");
-        assert_eq!((new.timeline, new.start), (TimelineId(3), START));
-        assert_eq!(bytes, pattern(0, 0x200));
-        assert_eq!(new.histories.map(|all| all.len()), Some(1));
-        assert_eq!(new.summary.xids, Some((2, 2)));
-    }
-
-    #[test]
-    fn capture_goes_on_after_the_cursor_of_any_cut() {
-        let mut buffer = begun();
-        feed(&mut buffer, 0, 0x100, Some(span(0x80, 0x100)), &[]);
-        let (piece, _) = take(&mut buffer, false).expect("a piece");
-        let mut next = Buffer::after(&piece.cursor);
-        assert_eq!(next.tip(), buffer.tip());
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(&pattern(0, 0x100));
-        next.resume(hasher, None);
-        feed(&mut next, 0x100, 0x10, None, &[]);
-        let (piece, bytes) = take(&mut next, false).expect("a piece");
-        assert_eq!(bytes, pattern(0x100, 0x10));
-        assert_eq!(piece.last, Some(span(0x80, 0x100)));
-    }
-}
+mod tests;

@@ -16,6 +16,7 @@ struct Made {
     seq: LogSeq,
     /// None once it is sealed.
     cursor: Option<Cursor>,
+    /// What the server is told then.
     end: Lsn,
     at: Monotonic,
 }
@@ -57,7 +58,7 @@ impl Cuts {
         self.made.retain(|cut| cut.seq < seq);
         self.made.push_back(Made {
             seq,
-            end: cursor.end(),
+            end: cursor.told(),
             cursor: Some(cursor),
             at,
         });

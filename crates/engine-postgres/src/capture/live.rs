@@ -20,6 +20,7 @@ use tokio::task::JoinHandle;
 use super::alerts::COMMITS_WAIT;
 use super::buffer::{Buffer, Piece};
 use super::cuts::Cuts;
+use super::memory::LogMemory;
 use super::pulse::Pulse;
 use super::receiver::Receiver;
 use super::record::{Record, State, StateFolder};
@@ -54,6 +55,7 @@ pub(crate) struct Begin {
     pub(crate) ack: Ack,
     pub(crate) keep_max: Option<u64>,
     pub(crate) limits: Limits,
+    pub(crate) memory: Arc<LogMemory>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) wake: Wake,
 }
@@ -98,12 +100,17 @@ impl PgCapture {
             ack,
             keep_max,
             limits,
+            memory,
             clock,
             wake,
         } = begin;
         let cuts = Cuts::new(ack, &sealed, clock.monotonic());
         let buffer = Buffer::after(&state.cursor);
-        let shared = Shared::new(buffer, Lsn(state.acked), clock, wake, limits.buffer_max);
+        let acked = Lsn(state.acked);
+        let shared = Shared::new(buffer, acked, clock, wake, (limits, memory));
+        if state.sealed.is_none() {
+            shared.counts_from(seen.identity.flushed);
+        }
         shared.saw(seen);
         let shared = Arc::new(shared);
         let receiver = Receiver {
@@ -296,7 +303,12 @@ impl Capture for PgCapture {
             drop(inner);
             return Err(self.ended(reason));
         }
-        let pending = inner.buffer.next_bytes(CUT_BYTES);
+        let rests = inner.is_at_rest(shared.clock.now(), self.limits.quiet_max);
+        let pending = if rests {
+            0
+        } else {
+            inner.buffer.next_bytes(CUT_BYTES)
+        };
         let can_owe = self.owed && !inner.buffer.is_behind();
         // Nothing waits on its way to the regions: commits that wait for them shall not wait for a timer.
         let at_once = self.ack == Ack::Regions && self.cuts.is_settled() && pending > 0;
@@ -307,9 +319,9 @@ impl Capture for PgCapture {
                 POLL_EVERY
             },
             pending_bytes: u64::try_from(pending).unwrap_or(u64::MAX),
-            oldest_pending: inner.buffer.oldest(),
+            oldest_pending: inner.buffer.oldest().filter(|_| pending > 0),
             complete_until: complete_until(&inner),
-            cut_now: inner.buffer.is_due(CUT_BYTES) || can_owe || at_once,
+            cut_now: inner.is_due() || can_owe || at_once,
             alerts: self.alerts(&inner),
             catching_up: None,
         };
@@ -324,17 +336,18 @@ impl Capture for PgCapture {
     fn cut(&mut self, next_seq: LogSeq, work: &mut Workspace) -> Result<Option<LogCut>, Error> {
         let shared = Arc::clone(&self.shared);
         let mut inner = shared.lock();
-        let was_full = inner.buffer.bytes() >= self.limits.buffer_max;
+        let was_full = inner.buffer.bytes() >= self.limits.buffer_max || inner.is_due();
         let taken = inner.buffer.take(CUT_BYTES, self.owed, &mut work.buffer);
         let Some(piece) = taken else {
             return Ok(None);
         };
+        inner.was_cut();
         let complete = if inner.is_standby() {
             complete_until(&inner)
         } else {
             inner.complete.cut_at(piece.cursor.end())
         };
-        let more = inner.buffer.is_due(CUT_BYTES);
+        let more = inner.is_due();
         drop(inner);
         if was_full {
             shared.nudge.notify_one();
@@ -440,7 +453,11 @@ impl Capture for PgCapture {
             held = identity.flushed.since(inner.acked);
             facts.insert("timeline".to_owned(), identity.timeline.0.into());
         }
+        let bytes = self.bases.image_bytes();
         Ok(Probe {
+            bytes,
+            page_size: UNIT_BYTES,
+            pages: bytes.div_ceil(u64::from(UNIT_BYTES)),
             log_bytes: if inner.acked == Lsn(0) { 0 } else { held },
             version: inner
                 .seen
@@ -448,13 +465,8 @@ impl Capture for PgCapture {
                 .and_then(|seen| seen.version.clone())
                 .unwrap_or_default(),
             facts,
-            ..Probe::default()
         })
-        let bytes = self.bases.image_bytes();
     }
-            bytes,
-            page_size: UNIT_BYTES,
-            pages: bytes.div_ceil(u64::from(UNIT_BYTES)),
 
     fn release(self: Box<Self>) {}
 }

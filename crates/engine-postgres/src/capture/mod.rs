@@ -18,7 +18,8 @@
 //!
 //! # Bounds
 //!
-//! The buffer holds [`Limits::buffer_max`]; when it is full the socket isn't read. The server's disk is
+//! The buffer holds [`Limits::buffer_max`], and all buffers together what [`LogMemory`] has; when one is
+//! full its socket isn't read. The server's disk is
 //! bounded by `slot_keep_max`: past it the slot is dropped, and once everything captured is safe a new
 //! incarnation begins.
 //!
@@ -32,6 +33,7 @@ mod buffer;
 mod complete;
 mod cuts;
 mod live;
+mod memory;
 pub(crate) mod plan;
 mod pulse;
 mod receiver;
@@ -44,6 +46,7 @@ mod summary;
 use std::time::Duration;
 
 pub(crate) use live::{Begin, PgCapture};
+pub use memory::LogMemory;
 pub(crate) use receiver::drop_slot;
 pub(crate) use shared::Seen;
 
@@ -62,7 +65,7 @@ pub enum Ack {
 /// Times and sizes of a capture; the defaults are what is meant for servers in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes of log that wait in memory at most; then the stream isn't read.
+    /// Bytes of log of this source that wait in memory at most; then the stream isn't read.
     pub buffer_max: usize,
     /// The server hears from us at least this often.
     pub status_every: Duration,
@@ -80,6 +83,9 @@ pub struct Limits {
     pub alert_after: Duration,
     /// How long a server that stops may wait for us.
     pub stop_wait: Duration,
+    /// How long log waits to be cut in which only the server keeps house: nobody would miss it, and an idle
+    /// server shall cost no objects. A little of it waits, no more than a source has memory of its own.
+    pub quiet_max: Duration,
 }
 
 impl Default for Limits {
@@ -94,6 +100,7 @@ impl Default for Limits {
             pulse_every: Duration::from_secs(1),
             alert_after: Duration::from_secs(5),
             stop_wait: Duration::from_secs(60),
+            quiet_max: Duration::from_secs(600),
         }
     }
 }

@@ -35,6 +35,8 @@ pub(crate) struct Place {
     pub(crate) timeline: TimelineId,
     /// The next byte.
     pub(crate) at: Lsn,
+    /// From here on the bytes before it are compared.
+    pub(crate) from: Lsn,
 }
 
 /// What to do about the slot before the log streams.
@@ -111,7 +113,7 @@ pub(crate) fn decide(view: &View, place: &Place) -> Plan {
     Plan::Stream {
         slot: slot_step(view.slot.as_ref()),
         timeline: place.timeline,
-        from: place.segment.start(place.at),
+        from: place.from,
     }
 }
 
@@ -156,6 +158,7 @@ mod tests {
         segment: SegmentSize::DEFAULT,
         timeline: TimelineId(1),
         at: Lsn(0x0300_1000),
+        from: Lsn(0x0300_0000),
     };
 
     fn view(timeline: u32, flushed: u64, history: &str) -> View {

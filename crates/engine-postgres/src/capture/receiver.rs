@@ -12,8 +12,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidemark_format::postgres::{Lsn, SegmentSize};
+
 use super::Limits;
 use super::alerts::Trouble;
+use super::buffer::Tip;
 use super::plan::{Place, Plan, SlotStep, decide};
 use super::server::{Connector, LookError, Looked, NO_FILE, histories, look, within};
 use super::shared::{Seen, Shared};
@@ -48,6 +51,16 @@ impl From<LookError> for End {
     }
 }
 
+/// What the next try does otherwise than the one before; forgotten after a success.
+#[derive(Debug, Default)]
+struct Tries {
+    /// The slot was invalidated: it is dropped, and made again.
+    spent: bool,
+    /// The log ended with a segment that the server has removed since: only its last record's place can be
+    /// compared.
+    segment_gone: bool,
+}
+
 /// Receives the log of one source.
 #[derive(Debug, Clone)]
 pub(super) struct Receiver {
@@ -61,8 +74,7 @@ impl Receiver {
     /// Receives until this life is over.
     pub(super) async fn run(self) {
         let mut wait = self.limits.again_min;
-        // Slots that were invalidated are dropped, once per success.
-        let mut spent = false;
+        let mut tries = Tries::default();
         loop {
             let (let_go, broken) = {
                 let inner = self.shared.lock();
@@ -76,7 +88,7 @@ impl Receiver {
                 return;
             }
             let before = self.shared.tip().0;
-            match Box::pin(self.session(&mut spent)).await {
+            match Box::pin(self.session(&mut tries)).await {
                 End::Broken(reason) => {
                     self.shared.broke(reason);
                     return;
@@ -86,7 +98,7 @@ impl Receiver {
                     tracing::debug!(slot = %self.slot, code = trouble.code, why = %trouble.message, "the log is streamed again");
                     if self.shared.tip().0 != before {
                         wait = self.limits.again_min;
-                        spent = false;
+                        tries = Tries::default();
                     }
                     self.shared.trouble(trouble);
                 }
@@ -109,13 +121,13 @@ impl Receiver {
     }
 
     /// From connecting to the end of the stream.
-    async fn session(&self, spent: &mut bool) -> End {
-        match self.try_session(spent).await {
+    async fn session(&self, tries: &mut Tries) -> End {
+        match self.try_session(tries).await {
             Ok(end) | Err(end) => end,
         }
     }
 
-    async fn try_session(&self, spent: &mut bool) -> Result<End, End> {
+    async fn try_session(&self, tries: &mut Tries) -> Result<End, End> {
         let looked = look(&self.connector, &self.slot, self.limits.answer_max).await?;
         let Looked {
             mut connection,
@@ -136,6 +148,7 @@ impl Receiver {
                 segment: inner.buffer.segment(),
                 timeline: tip.timeline,
                 at: tip.at(),
+                from: Self::begins_at(&tip, inner.buffer.segment(), tries),
             }
         };
         let (step, timeline, from) = match decide(&view, &place) {
@@ -147,7 +160,11 @@ impl Receiver {
             Plan::Wait(reason) => return Err(End::Again(Trouble::waits(&reason))),
             Plan::Broken(reason) => return Err(End::Broken(reason)),
         };
-        let step = if *spent { SlotStep::Recreate } else { step };
+        let step = if tries.spent {
+            SlotStep::Recreate
+        } else {
+            step
+        };
         let limit = self.limits.answer_max;
         if lacks_histories {
             let known = within(
@@ -159,36 +176,37 @@ impl Receiver {
             self.shared.lock().buffer.set_histories(known);
         }
         self.prepare_slot(&mut connection, step).await?;
-        *spent = false;
+        tries.spent = false;
         let start = replication::start(connection, Some(&self.slot), from, timeline);
         let started = tokio::time::timeout(limit, start).await;
         let started = started
             .map_err(|_elapsed| End::Again(Trouble::slow("begin to stream", limit.as_secs())))?;
-        let started = started.map_err(|error| self.end_of(&error, spent))?;
-        Ok(self.follow(started, spent).await)
+        let started = started.map_err(|error| self.end_of(&error, from, tries))?;
+        Ok(self.follow(started, from, tries).await)
     }
 
     /// Streams one timeline after the other.
-    async fn follow(&self, mut started: Started, spent: &mut bool) -> End {
+    async fn follow(&self, mut started: Started, mut from: Lsn, tries: &mut Tries) -> End {
         loop {
             let (connection, switch) = match started {
                 Started::Ended(connection, switch) => (connection, switch),
                 Started::Streaming(stream) => {
-                    let streaming = Streaming::begin(&self.shared, &self.limits, stream);
+                    let streaming = Streaming::begin(&self.shared, &self.limits, stream, from);
                     match streaming.run().await {
                         Ok(Ended::Timeline(connection, switch)) => (connection, switch),
                         Ok(Ended::Stop) => return End::Stop,
                         Ok(Ended::Again(trouble)) => return End::Again(trouble),
                         Ok(Ended::Broken(reason)) => return End::Broken(reason),
-                        Err(error) => return self.end_of(&error, spent),
+                        Err(error) => return self.end_of(&error, from, tries),
                     }
                 }
             };
             started = match self.next_timeline(connection, switch).await {
                 Ok(Ok(started)) => started,
-                Ok(Err(error)) => return self.end_of(&error, spent),
+                Ok(Err(error)) => return self.end_of(&error, from, tries),
                 Err(end) => return end,
             };
+            from = self.shared.tip().0.at();
         }
     }
 
@@ -252,14 +270,32 @@ impl Receiver {
         }
     }
 
-    /// What an error of the stream means.
-    fn end_of(&self, error: &WireError, spent: &mut bool) -> End {
+    /// Where to begin so that the bytes before the tip can be compared.
+    fn begins_at(tip: &Tip, segment: SegmentSize, tries: &Tries) -> Lsn {
+        if tries.segment_gone {
+            segment.start(tip.at())
+        } else {
+            tip.mark.from(segment)
+        }
+    }
+
+    /// What an error of a stream that began at `from` means.
+    fn end_of(&self, error: &WireError, from: Lsn, tries: &mut Tries) -> End {
+        let (tip, segment) = {
+            let inner = self.shared.lock();
+            (inner.buffer.tip(), inner.buffer.segment())
+        };
         match error.code() {
+            // The segment before is gone, and only it: nothing is missing.
+            Some(NO_FILE) if from < segment.start(tip.at()) => {
+                tries.segment_gone = true;
+                End::Again(Trouble::slot_again(error))
+            }
             Some(NO_FILE) => End::Broken(format!(
                 "the server has removed log that was not captured yet ({error}): the slot was dropped, or max_slot_wal_keep_size was reached, or a new server without our slot took over"
             )),
             Some(SLOT_SPENT) => {
-                *spent = true;
+                tries.spent = true;
                 End::Again(Trouble::slot_again(error))
             }
             Some(NO_SLOT) => End::Again(Trouble::slot_again(error)),

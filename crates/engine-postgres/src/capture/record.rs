@@ -26,7 +26,12 @@ const VERSION: u32 = 1;
 /// has another hash.
 pub(crate) type SegmentHash = [u8; 32];
 
-/// A position and the hash up to it.
+/// The hash of nothing: no byte of the segment was seen.
+pub(crate) fn nothing() -> SegmentHash {
+    blake3::hash(&[]).into()
+}
+
+/// A position and the hash up to it: of the segment that the byte before it is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Mark {
     /// The position.
@@ -34,6 +39,26 @@ pub(crate) struct Mark {
     /// The hash of its segment up to there.
     #[serde(with = "hex::serde")]
     pub(crate) hash: SegmentHash,
+}
+
+impl Mark {
+    /// At the start of a segment of which nothing was seen.
+    pub(crate) fn begin(at: Lsn) -> Self {
+        Self {
+            at: at.0,
+            hash: nothing(),
+        }
+    }
+
+    /// Where the bytes begin that the hash is of. A log that ends with a segment is compared by the whole
+    /// of that segment.
+    pub(crate) fn from(&self, segment: SegmentSize) -> Lsn {
+        let at = Lsn(self.at);
+        if segment.offset(at) == 0 && self.hash != nothing() {
+            return Lsn(self.at.saturating_sub(segment.bytes()));
+        }
+        segment.start(at)
+    }
 }
 
 /// Where capture stood after a cut.
@@ -65,10 +90,7 @@ impl Cursor {
             system,
             segment_bytes: u32::try_from(segment.bytes()).unwrap_or(0),
             timeline: timeline.0,
-            end: Mark {
-                at: start.0,
-                hash: blake3::hash(&[]).into(),
-            },
+            end: Mark::begin(start),
             last_record: None,
             high: start.0,
             again: None,
@@ -89,6 +111,18 @@ impl Cursor {
     /// The next byte.
     pub(crate) const fn end(&self) -> Lsn {
         Lsn(self.end.at)
+    }
+
+    /// What the server may be told as flushed once everything up to here is safe. It keeps its log from
+    /// that byte's segment on. A log that ends with a segment would leave nothing to compare with when it
+    /// goes on: so one byte less is told, unless a record ends there, for whose commit somebody may wait.
+    pub(crate) fn told(&self) -> Lsn {
+        let end = self.end();
+        let waited_for = self.last_record.is_none_or(|(_, last)| last >= end.0);
+        if self.segment().offset(end) == 0 && !waited_for {
+            return Lsn(end.0.saturating_sub(1));
+        }
+        end
     }
 
     /// The last record seen whole.
@@ -159,7 +193,7 @@ impl State {
     }
 
     /// Brings the state up to date with the records kept; those of other lives don't count. Where each of
-    /// this life ends.
+    /// this life ends, as it is told.
     pub(crate) fn replay(
         &mut self,
         records: &mut dyn Iterator<Item = (LogSeq, Vec<u8>)>,
@@ -171,7 +205,7 @@ impl State {
             if record.incarnation != self.incarnation {
                 continue;
             }
-            ends.push((record.seq, record.cursor.end()));
+            ends.push((record.seq, record.cursor.told()));
             if Some(record.seq) > self.sealed {
                 self.sealed = Some(record.seq);
                 self.cursor = record.cursor;
@@ -309,6 +343,24 @@ mod tests {
         assert_eq!(ends.len(), 2);
         assert_eq!(state.sealed, Some(LogSeq(3)));
         assert_eq!(state.cursor.end(), Lsn(0x0300_0300));
+    }
+
+    #[test]
+    fn a_log_that_ends_with_a_segment_keeps_that_segment_on_the_server() {
+        let mut cursor = cursor(0x0300_0000);
+        let whole = cursor.segment().bytes();
+        assert_eq!(cursor.end.from(cursor.segment()), Lsn(0x0300_0000));
+        cursor.end.hash = [1; 32];
+        assert_eq!(cursor.end.from(cursor.segment()), Lsn(0x0300_0000 - whole));
+        // The log was switched, or a record goes on in the next segment.
+        cursor.last_record = Some((0x02FF_0000, 0x02FF_0040));
+        assert_eq!(cursor.told(), Lsn(0x02FF_FFFF));
+        // A commit may end there: whoever waits for it must not wait for more.
+        cursor.last_record = Some((0x02FF_FFC0, 0x0300_0000));
+        assert_eq!(cursor.told(), Lsn(0x0300_0000));
+        cursor.end.at = 0x0300_0100;
+        assert_eq!(cursor.told(), Lsn(0x0300_0100));
+        assert_eq!(cursor.end.from(cursor.segment()), Lsn(0x0300_0000));
     }
 
     #[test]

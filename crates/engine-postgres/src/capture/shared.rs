@@ -13,12 +13,13 @@ use tidemark_format::postgres::{Lsn, TimelineId};
 use tidemark_host::{Clock, Monotonic};
 use tokio::sync::Notify;
 
-use super::CUT_BYTES;
 use super::alerts::{KEEP_MAX, Trouble};
-use super::buffer::{Buffer, Histories, OtherBytes, Tip};
+use super::buffer::{Buffer, Histories, OtherBytes, Scanned, Tip};
 use super::complete::Complete;
+use super::memory::{LogMemory, OWN_BYTES, Share};
+use super::{CUT_BYTES, Limits};
 use crate::replication::Identity;
-use crate::wal::{Record, Span};
+use crate::wal::Span;
 
 /// The slot was let go because it held too much.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +55,7 @@ const STEADY: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Inner {
     pub(super) buffer: Buffer,
+    share: Share,
     pub(super) complete: Complete,
     /// What the server may be told as flushed.
     pub(super) acked: Lsn,
@@ -80,9 +82,11 @@ pub(super) struct Shared {
     pub(super) nudge: Notify,
     /// Somebody wants to know what is complete: for the pulse.
     pub(super) ask: Notify,
+    /// What the buffer takes from it is in [`Share`].
+    pub(super) memory: Arc<LogMemory>,
     pub(super) clock: Arc<dyn Clock>,
     wake: Wake,
-    buffer_max: usize,
+    limits: Limits,
 }
 
 impl fmt::Debug for Shared {
@@ -97,12 +101,14 @@ impl Shared {
         acked: Lsn,
         clock: Arc<dyn Clock>,
         wake: Wake,
-        buffer_max: usize,
+        (limits, memory): (Limits, Arc<LogMemory>),
     ) -> Self {
         let floor = buffer.received();
+        let share = Share::of(Arc::clone(&memory));
         Self {
             inner: Mutex::new(Inner {
                 buffer,
+                share,
                 complete: Complete::default(),
                 acked,
                 floor,
@@ -117,9 +123,10 @@ impl Shared {
             }),
             nudge: Notify::new(),
             ask: Notify::new(),
+            memory,
             clock,
             wake,
-            buffer_max,
+            limits,
         }
     }
 
@@ -138,8 +145,18 @@ impl Shared {
         (inner.buffer.tip(), inner.buffer.lacks_histories())
     }
 
+    /// Whether one more message may be read.
     pub(super) fn has_room(&self) -> bool {
-        self.lock().buffer.bytes() < self.buffer_max
+        let mut inner = self.lock();
+        let was_due = inner.is_due();
+        let bytes = inner.buffer.bytes();
+        let has = bytes < self.limits.buffer_max && inner.has_memory();
+        let wakes = !was_due && inner.is_due();
+        drop(inner);
+        if wakes {
+            self.wake();
+        }
+        has
     }
 
     pub(super) fn acked(&self) -> Lsn {
@@ -164,6 +181,13 @@ impl Shared {
         self.ask.notify_one();
     }
 
+    /// A slot was made when the log was flushed up to `at`: what is before that the server kept anyway,
+    /// since its last checkpoint.
+    pub(super) fn counts_from(&self, at: Lsn) {
+        let mut inner = self.lock();
+        inner.floor = inner.floor.max(at);
+    }
+
     /// A server was looked at.
     pub(super) fn saw(&self, seen: Seen) {
         self.lock().seen = Some(seen);
@@ -186,19 +210,14 @@ impl Shared {
     }
 
     /// Takes in bytes of the log.
-    pub(super) fn append(
-        &self,
-        bytes: &[u8],
-        last: Option<Span>,
-        found: &[Record],
-    ) -> Result<(), OtherBytes> {
+    pub(super) fn append(&self, bytes: &[u8], scanned: &Scanned<'_>) -> Result<(), OtherBytes> {
         let now = self.clock.now();
         let mut inner = self.lock();
-        let was_empty = inner.buffer.bytes() == 0;
-        let was_due = inner.buffer.is_due(CUT_BYTES);
-        inner.buffer.append(bytes, last, found, now)?;
+        let was_quiet = inner.buffer.bytes() == 0 || inner.buffer.is_quiet();
+        let was_due = inner.is_due();
+        inner.buffer.append(bytes, scanned, now)?;
         inner.trouble = None;
-        let wakes = was_empty || (!was_due && inner.buffer.is_due(CUT_BYTES));
+        let wakes = (was_quiet && !inner.buffer.is_quiet()) || (!was_due && inner.is_due());
         drop(inner);
         if wakes {
             self.wake();
@@ -264,11 +283,39 @@ impl Shared {
 }
 
 impl Inner {
-    /// Whether the slot has to be let go. What it held at the start is allowed while it gets less: an
-    /// agent that was away catches up with it.
+    fn has_memory(&mut self) -> bool {
+        let held = length(self.buffer.bytes());
+        self.share.has_room(held)
+    }
+
+    /// Log was cut: it is somebody else's now.
+    pub(super) fn was_cut(&mut self) {
+        let held = length(self.buffer.bytes());
+        self.share.holds(held);
+    }
+
+    /// Whether a cut should not wait.
+    pub(super) fn is_due(&self) -> bool {
+        self.buffer.is_due(CUT_BYTES) || (self.share.is_short() && self.buffer.bytes() > 0)
+    }
+
+    /// Whether what waits may wait on: a little of what nobody would miss.
+    pub(super) fn is_at_rest(&self, now: Timestamp, quiet_max: Duration) -> bool {
+        let fresh = self.buffer.oldest().is_none_or(|since| {
+            let waits = now.duration_since(since);
+            Duration::try_from(waits).is_ok_and(|waits| waits < quiet_max)
+        });
+        // What follows when the slot was let go waits for the last byte to be safe.
+        let waits = self.let_go.is_none() && fresh;
+        self.buffer.is_quiet() && length(self.buffer.bytes()) < OWN_BYTES / 2 && waits
+    }
+
+    /// Whether the slot has to be let go. What it held at the start is allowed while it gets less, by and
+    /// large: an agent that was away catches up with it beside a server that writes.
     fn holds_too_much(&mut self, held: u64, keep_max: u64) -> bool {
-        let allowance = self.allowance.unwrap_or_else(|| held.max(keep_max));
-        self.allowance = Some(allowance.min(held).max(keep_max));
+        let near = held.saturating_add(keep_max / 4);
+        let allowance = self.allowance.unwrap_or_else(|| near.max(keep_max));
+        self.allowance = Some(allowance.min(near).max(keep_max));
         held > allowance
     }
 
@@ -314,5 +361,68 @@ impl Inner {
             });
         }
         alerts
+    }
+}
+
+fn length(bytes: usize) -> u64 {
+    u64::try_from(bytes).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use tidemark_format::postgres::SegmentSize;
+    use tidemark_host::SystemClock;
+
+    use super::super::record::Cursor;
+    use super::*;
+
+    const START: Lsn = Lsn(0x0300_0000);
+    const MEBIBYTE: u64 = 1 << 20;
+
+    fn shared() -> Shared {
+        let cursor = Cursor::begin(7, TimelineId(1), SegmentSize::DEFAULT, START);
+        let memory = LogMemory::new(16 * MEBIBYTE, 1);
+        Shared::new(
+            Buffer::after(&cursor),
+            Lsn(0),
+            SystemClock::shared(),
+            Wake::nobody(),
+            (Limits::default(), memory),
+        )
+    }
+
+    #[test]
+    fn an_agent_that_was_away_catches_up_beside_a_server_that_writes() {
+        let shared = shared();
+        let mut inner = shared.lock();
+        // GIVEN five times what the slot may hold
+        assert!(!inner.holds_too_much(500, 100));
+        // WHEN it gets a little more for a moment, and less in the end
+        assert!(!inner.holds_too_much(520, 100));
+        assert!(!inner.holds_too_much(300, 100));
+        assert!(!inner.holds_too_much(320, 100));
+        // THEN it must not get as much again
+        assert!(inner.holds_too_much(330, 100));
+        assert!(!inner.holds_too_much(20, 100));
+        assert!(inner.holds_too_much(101, 100));
+    }
+
+    #[test]
+    fn what_a_server_kept_before_its_slot_was_made_does_not_count() {
+        let shared = shared();
+        let flushed = |mebibytes: u64| Identity {
+            system: 7,
+            timeline: TimelineId(1),
+            flushed: START.plus(mebibytes * MEBIBYTE),
+        };
+        // GIVEN a slot that begins with the last checkpoint, far back
+        shared.counts_from(flushed(200).flushed);
+        let keep_max = Some(64 * MEBIBYTE);
+        shared.pulse(flushed(200), Timestamp::UNIX_EPOCH, keep_max);
+        shared.pulse(flushed(264), Timestamp::UNIX_EPOCH, keep_max);
+        assert!(!shared.must_stop());
+        // WHEN more than the slot may hold came since
+        shared.pulse(flushed(270), Timestamp::UNIX_EPOCH, keep_max);
+        assert!(shared.must_stop());
     }
 }

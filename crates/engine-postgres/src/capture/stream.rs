@@ -13,7 +13,8 @@ use tokio::time::Instant;
 
 use super::Limits;
 use super::alerts::Trouble;
-use super::record::SegmentHash;
+use super::buffer::Scanned;
+use super::record::{Mark, SegmentHash};
 use super::shared::Shared;
 use crate::replication::{Flushed, Stream, StreamEvent, Switch};
 use crate::wal::{PgTime, Record, Scanner};
@@ -49,6 +50,8 @@ pub(super) struct Streaming<'a> {
     stream: Stream,
     scanner: Scanner,
     prefix: Option<Prefix>,
+    /// The first record is all that shows that this is still the same log.
+    follows: bool,
     found: Vec<Record>,
     heard: Instant,
     asked: bool,
@@ -60,18 +63,33 @@ pub(super) struct Streaming<'a> {
 }
 
 impl<'a> Streaming<'a> {
-    /// Takes over a stream that begins at the start of the tip's segment.
-    pub(super) fn begin(shared: &'a Shared, limits: &'a Limits, stream: Stream) -> Self {
+    /// Takes over a stream that begins at `from`, the start of a segment.
+    pub(super) fn begin(shared: &'a Shared, limits: &'a Limits, stream: Stream, from: Lsn) -> Self {
         let (tip, _) = shared.tip();
-        let segment = shared.lock().buffer.segment();
+        let (segment, last) = {
+            let inner = shared.lock();
+            (inner.buffer.segment(), inner.buffer.last())
+        };
+        let mut scanner = Scanner::new(tip.timeline, segment, from);
+        let mut known = tip.mark;
+        let mut follows = false;
+        if from == tip.at() {
+            // No byte comes again. If there were some, the first record has to follow them.
+            known = Mark::begin(from);
+            follows = tip.mark != known;
+            if let Some(last) = last.filter(|_| follows) {
+                scanner = scanner.after(last);
+            }
+        }
         let prefix = Prefix {
             until: tip.at(),
-            hash: tip.mark.hash,
+            hash: known.hash,
             hasher: blake3::Hasher::new(),
         };
         shared.streams(stream.peer());
         Self {
-            scanner: Scanner::new(tip.timeline, segment, tip.at()),
+            scanner,
+            follows,
             shared,
             limits,
             stream,
@@ -105,6 +123,7 @@ impl<'a> Streaming<'a> {
                 biased;
                 event = self.stream.next(), if room => Some(event?),
                 () = self.shared.nudge.notified() => None,
+                () = self.shared.memory.freed(), if !room => None,
                 () = tokio::time::sleep_until(due) => None,
             };
             if let Some(event) = event {
@@ -184,9 +203,10 @@ impl<'a> Streaming<'a> {
 
     async fn report(&mut self, acked: Lsn, asks: bool) -> Result<Option<Ended>, WireError> {
         let flushed = acked.max(self.reported.flushed);
-        let written = self.shared.lock().buffer.received().max(flushed);
+        // What was only received is in memory: a commit with `synchronous_commit = remote_write` must not
+        // take it for written.
         let report = Flushed {
-            written: written.max(self.reported.written),
+            written: flushed,
             flushed,
             applied: flushed,
         };
@@ -249,9 +269,15 @@ impl<'a> Streaming<'a> {
         }
         self.found.clear();
         if let Err(bad) = self.scanner.feed(bytes, &mut self.found) {
-            return Some(Ended::Again(Trouble::damaged(&bad)));
+            let other = self.follows && self.scanner.first().is_none();
+            return Some(if other {
+                other_bytes(self.shared.tip().0.at())
+            } else {
+                Ended::Again(Trouble::damaged(&bad))
+            });
         }
-        let appended = self.shared.append(bytes, self.scanner.last(), &self.found);
+        let scanned = Scanned::by(&self.scanner, &self.found);
+        let appended = self.shared.append(bytes, &scanned);
         self.note_stop();
         appended.err().map(|other| other_bytes(other.at))
     }

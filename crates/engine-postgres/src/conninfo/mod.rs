@@ -158,6 +158,15 @@ pub enum SslMode {
     VerifyFull,
 }
 
+/// A version of TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TlsVersion {
+    /// 1.2.
+    V1_2,
+    /// 1.3.
+    V1_3,
+}
+
 /// Whether the log-in is bound to the TLS connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChannelBinding {
@@ -245,6 +254,8 @@ pub struct ConnInfo {
     pub ssl: SslMode,
     /// Trusted authorities; none if there is no file.
     pub roots: Option<Roots>,
+    /// Versions of TLS that will do: the oldest and the newest.
+    pub tls_versions: (TlsVersion, TlsVersion),
     /// The client's certificate and its key.
     pub client_certificate: Option<(PathBuf, PathBuf)>,
     /// Whether the log-in is bound to the TLS connection.

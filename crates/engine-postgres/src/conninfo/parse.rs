@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use super::{
     Address, ChannelBinding, ConnInfo, ConnInfoError, Keepalives, Pairs, Passfile, Password,
-    Result, Roots, SslMode, Surroundings, TargetSession,
+    Result, Roots, SslMode, Surroundings, TargetSession, TlsVersion,
 };
 
 /// Where Debian's servers put their sockets.
 pub(super) const SOCKET_FOLDER: &str = "/var/run/postgresql";
 const PORT: u16 = 5432;
+/// Instead of a file: the authorities that the operating system trusts.
+const SYSTEM_ROOTS: &str = "system";
 
 /// Keywords that the environment can give.
 pub(super) const VARIABLES: &[(&str, &str)] = &[
@@ -34,6 +36,10 @@ pub(super) const VARIABLES: &[(&str, &str)] = &[
     ("application_name", "PGAPPNAME"),
     ("options", "PGOPTIONS"),
     ("gssencmode", "PGGSSENCMODE"),
+    ("sslcertmode", "PGSSLCERTMODE"),
+    ("ssl_min_protocol_version", "PGSSLMINPROTOCOLVERSION"),
+    ("ssl_max_protocol_version", "PGSSLMAXPROTOCOLVERSION"),
+    ("requirepeer", "PGREQUIREPEER"),
     ("require_auth", "PGREQUIREAUTH"),
     ("sslnegotiation", "PGSSLNEGOTIATION"),
     ("load_balance_hosts", "PGLOADBALANCEHOSTS"),
@@ -43,14 +49,11 @@ pub(super) const VARIABLES: &[(&str, &str)] = &[
 const WITHOUT_EFFECT: &[&str] = &[
     "client_encoding",
     "fallback_application_name",
-    "gssencmode",
     "gssdelegation",
     "krbsrvname",
     "gsslib",
     "sslcompression",
     "sslsni",
-    "ssl_min_protocol_version",
-    "ssl_max_protocol_version",
     "replication",
     "min_protocol_version",
     "max_protocol_version",
@@ -84,6 +87,9 @@ const UNSUPPORTED: &[(&str, &str)] = &[
     ),
     ("oauth_issuer", "log-in by OAuth is not built"),
     ("oauth_client_id", "log-in by OAuth is not built"),
+    ("oauth_client_secret", "log-in by OAuth is not built"),
+    ("oauth_scope", "log-in by OAuth is not built"),
+    ("servicefile", "name the file by PGSERVICEFILE"),
     ("scram_client_key", "give the password, or a passfile"),
     ("scram_server_key", "give the password, or a passfile"),
 ];
@@ -117,7 +123,9 @@ fn read_pairs(text: &str) -> Result<Pairs> {
         })?;
         let key = key.trim_end();
         if key.is_empty() || key.contains(char::is_whitespace) {
-            return Err(syntax(format!("{key:?} is no keyword")));
+            return Err(syntax(
+                "what stands before a '=' is no keyword (a value with spaces stands in quotes)",
+            ));
         }
         let (value, after) = read_value(after.trim_start())?;
         put(&mut pairs, key, value)?;
@@ -325,7 +333,8 @@ pub(super) fn check(mut given: Pairs, around: &dyn Surroundings) -> Result<ConnI
     let database = values.text("dbname").unwrap_or_else(|| user.clone());
     let ssl = ssl_mode(&mut values)?;
     let roots = roots(&mut values, ssl, around)?;
-    let client_certificate = client_certificate(&mut values, around);
+    let tls_versions = tls_versions(&mut values)?;
+    let client_certificate = client_certificate(&mut values, around)?;
     let channel_binding = values
         .choice(
             "channel_binding",
@@ -350,6 +359,7 @@ pub(super) fn check(mut given: Pairs, around: &dyn Surroundings) -> Result<ConnI
         passfile,
         ssl,
         roots,
+        tls_versions,
         client_certificate,
         channel_binding,
         target,
@@ -360,9 +370,9 @@ pub(super) fn check(mut given: Pairs, around: &dyn Surroundings) -> Result<ConnI
     };
     values.choice("sslnegotiation", "postgres", &[("postgres", ())])?;
     values.choice(
-        "sslcertmode",
-        "allow or disable",
-        &[("allow", ()), ("disable", ())],
+        "gssencmode",
+        "disable or prefer (GSSAPI is not built)",
+        &[("disable", ()), ("prefer", ())],
     )?;
     values.choice("load_balance_hosts", "disable", &[("disable", ())])?;
     match values
@@ -478,7 +488,46 @@ fn ssl_mode(values: &mut Values) -> Result<SslMode> {
             ("verify-full", SslMode::VerifyFull),
         ],
     )?;
-    Ok(given.unwrap_or(SslMode::Prefer))
+    // As libpq: who trusts every public authority has to look at the name, too.
+    let public = values
+        .0
+        .get("sslrootcert")
+        .is_some_and(|roots| roots == SYSTEM_ROOTS);
+    let default = if public {
+        SslMode::VerifyFull
+    } else {
+        SslMode::Prefer
+    };
+    Ok(given.unwrap_or(default))
+}
+
+/// Versions of TLS that will do: the oldest and the newest.
+fn tls_versions(values: &mut Values) -> Result<(TlsVersion, TlsVersion)> {
+    let oldest = values.choice(
+        "ssl_min_protocol_version",
+        "TLSv1.2 or TLSv1.3",
+        &[
+            // Older ones are not spoken: what is newer will do.
+            ("TLSv1", TlsVersion::V1_2),
+            ("TLSv1.1", TlsVersion::V1_2),
+            ("TLSv1.2", TlsVersion::V1_2),
+            ("TLSv1.3", TlsVersion::V1_3),
+        ],
+    )?;
+    let newest = values.choice(
+        "ssl_max_protocol_version",
+        "TLSv1.2 or TLSv1.3 (older ones are not spoken)",
+        &[("TLSv1.2", TlsVersion::V1_2), ("TLSv1.3", TlsVersion::V1_3)],
+    )?;
+    let oldest = oldest.unwrap_or(TlsVersion::V1_2);
+    let newest = newest.unwrap_or(TlsVersion::V1_3);
+    if oldest > newest {
+        return Err(ConnInfoError::Lists(
+            "ssl_min_protocol_version is newer than ssl_max_protocol_version: no TLS is left"
+                .to_owned(),
+        ));
+    }
+    Ok((oldest, newest))
 }
 
 fn home_file(name: &str, around: &dyn Surroundings) -> Option<PathBuf> {
@@ -492,8 +541,8 @@ fn is_there(path: &Path, around: &dyn Surroundings) -> bool {
 
 fn roots(values: &mut Values, ssl: SslMode, around: &dyn Surroundings) -> Result<Option<Roots>> {
     let given = values.text("sslrootcert");
-    if given.as_deref() == Some("system") {
-        if ssl != SslMode::VerifyFull && ssl != SslMode::Prefer {
+    if given.as_deref() == Some(SYSTEM_ROOTS) {
+        if ssl != SslMode::VerifyFull {
             return Err(ConnInfoError::Value {
                 name: "sslmode".to_owned(),
                 value: "weaker than verify-full".to_owned(),
@@ -518,7 +567,12 @@ fn roots(values: &mut Values, ssl: SslMode, around: &dyn Surroundings) -> Result
 fn client_certificate(
     values: &mut Values,
     around: &dyn Surroundings,
-) -> Option<(PathBuf, PathBuf)> {
+) -> Result<Option<(PathBuf, PathBuf)>> {
+    let sent = values.choice(
+        "sslcertmode",
+        "allow or disable (a server that wants a certificate asks for it)",
+        &[("allow", true), ("disable", false)],
+    )?;
     let certificate = values
         .text("sslcert")
         .map(PathBuf::from)
@@ -527,7 +581,7 @@ fn client_certificate(
         .text("sslkey")
         .map(PathBuf::from)
         .or_else(|| home_file("postgresql.key", around).filter(|path| is_there(path, around)));
-    certificate.zip(key)
+    Ok(certificate.zip(key).filter(|_| sent.unwrap_or(true)))
 }
 
 fn target(values: &mut Values) -> Result<TargetSession> {
@@ -747,6 +801,86 @@ mod tests {
         );
     }
 
+    /// Every keyword of libpq's, 18.
+    const KEYWORDS: &[(&str, &str)] = &[
+        ("application_name", "x"),
+        ("channel_binding", "prefer"),
+        ("client_encoding", "auto"),
+        ("connect_timeout", "5"),
+        ("dbname", "d"),
+        ("fallback_application_name", "x"),
+        ("gssdelegation", "0"),
+        ("gssencmode", "prefer"),
+        ("gsslib", "gssapi"),
+        ("host", "h"),
+        ("hostaddr", "127.0.0.1"),
+        ("keepalives", "1"),
+        ("keepalives_count", "3"),
+        ("keepalives_idle", "10"),
+        ("keepalives_interval", "10"),
+        ("krbsrvname", "postgres"),
+        ("load_balance_hosts", "disable"),
+        ("max_protocol_version", "3.0"),
+        ("min_protocol_version", "3.0"),
+        ("oauth_client_id", "x"),
+        ("oauth_client_secret", "x"),
+        ("oauth_issuer", "x"),
+        ("oauth_scope", "x"),
+        ("options", "-cx=y"),
+        ("passfile", "/nowhere"),
+        ("password", "x"),
+        ("port", "5432"),
+        ("replication", "true"),
+        ("require_auth", "scram-sha-256"),
+        ("requirepeer", "postgres"),
+        ("scram_client_key", "x"),
+        ("scram_server_key", "x"),
+        ("service", "x"),
+        ("servicefile", "/nowhere"),
+        ("ssl_max_protocol_version", "TLSv1.3"),
+        ("ssl_min_protocol_version", "TLSv1.2"),
+        ("sslcert", "/x"),
+        ("sslcertmode", "allow"),
+        ("sslcompression", "0"),
+        ("sslcrl", "/x"),
+        ("sslcrldir", "/x"),
+        ("sslkey", "/x"),
+        ("sslkeylogfile", "/x"),
+        ("sslmode", "prefer"),
+        ("sslnegotiation", "postgres"),
+        ("sslpassword", "x"),
+        ("sslrootcert", "/x"),
+        ("sslsni", "1"),
+        ("target_session_attrs", "any"),
+        ("tcp_user_timeout", "1000"),
+        ("user", "u"),
+    ];
+
+    #[test]
+    fn every_keyword_of_libpq_is_honoured_or_refused_by_its_name() {
+        for (name, value) in KEYWORDS {
+            if let Err(error) = parse(&format!("{name}={value}")) {
+                let told = error.to_string();
+                assert!(!matches!(error, ConnInfoError::Unknown(_)), "{told}");
+                assert!(told.contains(name) || *name == "service", "{name}: {told}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_concerns_tls_is_never_weaker_than_asked_for() {
+        let info = parse("host=a sslrootcert=system").expect("valid");
+        assert_eq!(info.ssl, SslMode::VerifyFull);
+        let info = parse("host=a ssl_min_protocol_version=TLSv1.3").expect("valid");
+        assert_eq!(info.tls_versions, (TlsVersion::V1_3, TlsVersion::V1_3));
+        let info = parse("host=a").expect("valid");
+        assert_eq!(info.tls_versions, (TlsVersion::V1_2, TlsVersion::V1_3));
+        let files = "host=a sslcert=/c sslkey=/k";
+        assert!(parse(files).expect("valid").client_certificate.is_some());
+        let never = parse(&format!("{files} sslcertmode=disable"));
+        assert!(never.expect("valid").client_certificate.is_none());
+    }
+
     #[test]
     fn what_is_not_supported_or_not_known_is_refused_by_name() {
         for (text, word) in [
@@ -758,6 +892,16 @@ mod tests {
             ("host=a hostaddr=b", "IP address"),
             ("host=a sslmode=verify-full", "sslrootcert"),
             ("host=a sslrootcert=system sslmode=require", "verify-full"),
+            ("host=a sslrootcert=system sslmode=prefer", "verify-full"),
+            ("host=a gssencmode=require", "GSSAPI"),
+            ("host=a sslcertmode=require", "allow or disable"),
+            ("host=a ssl_max_protocol_version=TLSv1.1", "TLSv1.2"),
+            (
+                "host=a ssl_min_protocol_version=TLSv1.3 ssl_max_protocol_version=TLSv1.2",
+                "no TLS is left",
+            ),
+            ("host=a load_balance_hosts=random", "disable"),
+            ("host=a sslnegotiation=direct", "postgres"),
             ("host", "no '='"),
             ("host='a", "quote"),
             ("postgres://a%zz@b/", "hexadecimal"),

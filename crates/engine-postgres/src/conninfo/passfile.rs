@@ -20,6 +20,7 @@ impl std::fmt::Debug for Passfile {
 impl Passfile {
     pub(super) fn load(given: &mut Pairs, around: &dyn Surroundings) -> Result<Self> {
         let named = given.remove("passfile").filter(|path| !path.is_empty());
+        let is_named = named.is_some();
         let home = || around.variable("HOME").filter(|home| !home.is_empty());
         let Some(path) = named
             .map(PathBuf::from)
@@ -27,12 +28,19 @@ impl Passfile {
         else {
             return Ok(Self::default());
         };
-        let text = around.read(&path).map_err(|error| ConnInfoError::File {
-            path: path.clone(),
-            why: error.to_string(),
-        })?;
-        let Some(text) = text else {
-            return Ok(Self::default());
+        let text = match around.read(&path) {
+            Ok(Some(text)) => text,
+            Ok(None) => return Ok(Self::default()),
+            // A home folder that is hidden from a service is no reason not to connect.
+            Err(error) if !is_named && error.kind() == std::io::ErrorKind::PermissionDenied => {
+                return Ok(Self::default());
+            }
+            Err(error) => {
+                return Err(ConnInfoError::File {
+                    path,
+                    why: error.to_string(),
+                });
+            }
         };
         // As libpq: a password that others can read is not used.
         if around.mode(&path).is_some_and(|mode| mode & 0o077 != 0) {

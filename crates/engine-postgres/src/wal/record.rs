@@ -13,6 +13,8 @@ pub(super) const HEAD_CHECKED_BYTES: usize = 20;
 
 const MANAGER_LOG: u8 = 0;
 const MANAGER_TRANSACTION: u8 = 1;
+/// Messages of applications to logical subscribers; above it only managers of extensions and later versions.
+const MANAGER_MESSAGE: u8 = 21;
 
 /// A time as PostgreSQL counts it: microseconds since 2000-01-01 00:00 UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -134,6 +136,19 @@ impl RecordHead {
             ),
             _ => false,
         }
+    }
+
+    /// Whether nobody would miss the record: it belongs to no transaction and says nothing to a restore.
+    pub(super) const fn is_housekeeping(&self, event: Option<&Event>) -> bool {
+        let nobodys = self.xid == 0 && self.manager < MANAGER_MESSAGE;
+        let says_nothing = matches!(
+            event,
+            None | Some(Event::Checkpoint {
+                shutdown: false,
+                ..
+            })
+        );
+        nobodys && says_nothing
     }
 }
 

@@ -76,6 +76,13 @@ pub struct Scanner {
     system: Option<u64>,
     last: Option<Span>,
     first: Option<Lsn>,
+    loud: Option<Lsn>,
+    /// What the first record has to name as the one before it.
+    previous: Option<Lsn>,
+    /// The last whole record before the first byte.
+    follows: Option<Span>,
+    /// For records that are whole at once.
+    checksum: Digest,
 }
 
 impl std::fmt::Debug for Scanner {
@@ -105,6 +112,10 @@ impl Scanner {
             system: None,
             last: None,
             first: None,
+            loud: None,
+            previous: None,
+            follows: None,
+            checksum: Digest::new(CrcAlgorithm::Crc32Iscsi),
         }
     }
 
@@ -129,6 +140,14 @@ impl Scanner {
         }
     }
 
+    /// The first record has to follow `last`, the last whole one before the first byte (with at most the
+    /// one between them that goes on there).
+    #[must_use]
+    pub const fn after(mut self, last: Span) -> Self {
+        self.follows = Some(last);
+        self
+    }
+
     /// The next byte wanted.
     #[must_use]
     pub const fn position(&self) -> Lsn {
@@ -145,6 +164,13 @@ impl Scanner {
     #[must_use]
     pub const fn first(&self) -> Option<Lsn> {
         self.first
+    }
+
+    /// The end of the last record that somebody may miss. The others are a server's housekeeping: they
+    /// belong to no transaction, and the server would do the same again (checkpoints, hints, vacuum).
+    #[must_use]
+    pub const fn loud(&self) -> Option<Lsn> {
+        self.loud
     }
 
     /// Who wrote this log; none before the first page.
@@ -253,6 +279,14 @@ impl Scanner {
             self.system = Some(system);
         }
         let rest = head.continues.map(u64::from);
+        if let Some(last) = self.follows.take() {
+            let goes_on = rest.is_some() && !head.overwrites;
+            self.previous = Some(if goes_on {
+                self.begun_at(last.end)
+            } else {
+                last.start
+            });
+        }
         self.state = match (self.resume.take(), rest) {
             // The server crashed inside the record that was open here, and starts over.
             (Some(State::Inside(_) | State::Tail(_)), _) if head.overwrites => State::Between,
@@ -268,11 +302,23 @@ impl Scanner {
         Ok(())
     }
 
+    /// Where the record begins that comes after `end`: behind a page's header, if a page begins there.
+    fn begun_at(&self, end: Lsn) -> Lsn {
+        if end.0.is_multiple_of(PAGE_BYTES) {
+            let head = page::head_bytes(end, self.segment);
+            return end.plus(u64::try_from(head).unwrap_or(0));
+        }
+        end
+    }
+
     /// Between records: skips the padding, then begins one.
     fn begin(&mut self, bytes: &[u8], found: &mut Vec<Record>) -> Result<usize, &'static str> {
         let padding = self.at.aligned().since(self.at);
         if padding > 0 {
             return Ok(prefix(bytes, padding).len());
+        }
+        if let Some(taken) = self.whole(bytes, found)? {
+            return Ok(taken);
         }
         self.state = State::Inside(Box::new(Open {
             start: self.at,
@@ -287,10 +333,11 @@ impl Scanner {
     }
 
     fn inside(&mut self, bytes: &[u8], found: &mut Vec<Record>) -> Result<usize, &'static str> {
+        let previous = self.before();
         let State::Inside(open) = &mut self.state else {
             return Err("the scanner is not in a record");
         };
-        let taken = open.take(bytes, self.last)?;
+        let taken = open.take(bytes, previous)?;
         if open.rest > 0 {
             return Ok(taken);
         }
@@ -299,8 +346,58 @@ impl Scanner {
             start: open.start,
             end,
         };
+        let (head, event) = open.finish(self.version.map_or(0, Version::major))?;
+        self.ended(span, &head, event, found);
+        Ok(taken)
+    }
+
+    /// Most records stand whole in a page: they are read where they are. None if this one doesn't, or is
+    /// no record.
+    fn whole(
+        &mut self,
+        bytes: &[u8],
+        found: &mut Vec<Record>,
+    ) -> Result<Option<usize>, &'static str> {
+        let Some((first, rest)) = bytes.split_first_chunk::<HEAD_BYTES>() else {
+            return Ok(None);
+        };
+        let head = RecordHead::parse(first);
+        let length = usize::try_from(head.bytes).unwrap_or(usize::MAX);
+        let content = length.checked_sub(HEAD_BYTES).and_then(|n| rest.get(..n));
+        let Some(content) = content else {
+            return Ok(None);
+        };
+        checked(&head, self.before())?;
+        self.checksum.reset();
+        self.checksum.update(content);
+        self.checksum
+            .update(first.get(..HEAD_CHECKED_BYTES).unwrap_or_default());
         let major = self.version.map_or(0, Version::major);
-        let event = open.finish(major)?;
+        let event = finished(&head, self.checksum.finalize(), content, major)?;
+        let span = Span {
+            start: self.at,
+            end: self.at.plus(u64::from(head.bytes)).aligned(),
+        };
+        self.ended(span, &head, event, found);
+        Ok(Some(length))
+    }
+
+    /// What the next record has to name as the one before it, if that is known.
+    fn before(&self) -> Option<Lsn> {
+        self.last.map(|last| last.start).or(self.previous)
+    }
+
+    /// A record was seen whole.
+    fn ended(
+        &mut self,
+        span: Span,
+        head: &RecordHead,
+        event: Option<Event>,
+        found: &mut Vec<Record>,
+    ) {
+        if !head.is_housekeeping(event.as_ref()) {
+            self.loud = Some(span.end);
+        }
         self.first.get_or_insert(span.start);
         let previous = self.last.replace(span);
         self.state = if event == Some(Event::Switch) {
@@ -313,7 +410,6 @@ impl Scanner {
             previous,
             event,
         }));
-        Ok(taken)
     }
 }
 
@@ -325,11 +421,42 @@ fn prefix(bytes: &[u8], n: u64) -> &[u8] {
         .unwrap_or(bytes)
 }
 
+/// What a header has to be: of a record that can be, and that follows `previous`.
+fn checked(head: &RecordHead, previous: Option<Lsn>) -> Result<(), &'static str> {
+    if head.bytes > RECORD_BYTES_MAX {
+        return Err("a record is longer than any can be");
+    }
+    if head.is_wanted() && head.bytes > CONTENT_BYTES_MAX {
+        return Err("a transaction's record is longer than any can be");
+    }
+    if previous.is_some_and(|previous| previous != head.previous) {
+        return Err("a record does not name the one before it");
+    }
+    Ok(())
+}
+
+/// The checksum of a record and its event.
+fn finished(
+    head: &RecordHead,
+    sum: u64,
+    content: &[u8],
+    major: u16,
+) -> Result<Option<Event>, &'static str> {
+    if sum != u64::from(head.checksum) {
+        return Err("a record's checksum does not fit its bytes");
+    }
+    if head.is_wanted() {
+        record::event(head, content, major)
+    } else {
+        Ok(None)
+    }
+}
+
 impl Open {
     /// Takes what belongs to this record; says how much.
-    fn take(&mut self, bytes: &[u8], last: Option<Span>) -> Result<usize, &'static str> {
+    fn take(&mut self, bytes: &[u8], previous: Option<Lsn>) -> Result<usize, &'static str> {
         let Some(head) = self.parsed else {
-            return self.take_head(bytes, last);
+            return self.take_head(bytes, previous);
         };
         let new = prefix(bytes, self.rest);
         self.checksum.update(new);
@@ -342,7 +469,7 @@ impl Open {
         Ok(new.len())
     }
 
-    fn take_head(&mut self, bytes: &[u8], last: Option<Span>) -> Result<usize, &'static str> {
+    fn take_head(&mut self, bytes: &[u8], previous: Option<Lsn>) -> Result<usize, &'static str> {
         let missing = HEAD_BYTES.saturating_sub(self.head_len);
         let taken = bytes.len().min(missing);
         let place = self.head_len..self.head_len.saturating_add(taken);
@@ -363,35 +490,21 @@ impl Open {
         }
         if self.head_len == HEAD_BYTES {
             let head = RecordHead::parse(&self.head);
-            if head.bytes > RECORD_BYTES_MAX {
-                return Err("a record is longer than any can be");
-            }
-            if head.is_wanted() && head.bytes > CONTENT_BYTES_MAX {
-                return Err("a transaction's record is longer than any can be");
-            }
-            if last.is_some_and(|last| last.start != head.previous) {
-                return Err("a record does not name the one before it");
-            }
+            checked(&head, previous)?;
             self.parsed = Some(head);
         }
         Ok(taken)
     }
 
     /// Checks the record and reads its event.
-    fn finish(&mut self, major: u16) -> Result<Option<Event>, &'static str> {
+    fn finish(&mut self, major: u16) -> Result<(RecordHead, Option<Event>), &'static str> {
         let Some(head) = self.parsed else {
             return Err("a record is shorter than its header");
         };
         self.checksum
             .update(self.head.get(..HEAD_CHECKED_BYTES).unwrap_or_default());
-        if self.checksum.finalize() != u64::from(head.checksum) {
-            return Err("a record's checksum does not fit its bytes");
-        }
-        if head.is_wanted() {
-            record::event(&head, &self.content, major)
-        } else {
-            Ok(None)
-        }
+        let event = finished(&head, self.checksum.finalize(), &self.content, major)?;
+        Ok((head, event))
     }
 }
 
@@ -459,6 +572,51 @@ mod tests {
         assert_eq!(scanner.first(), spans.first().map(|span| span.start));
         assert_eq!(scanner.system(), Some(SYSTEM));
         assert_eq!(scanner.version().map(Version::major), Some(15));
+    }
+
+    #[test]
+    fn a_log_that_goes_on_in_another_segment_has_to_follow_the_record_before() {
+        // GIVEN records that end in the first segment, or go on into the second
+        let second = usize::try_from(SEGMENT.bytes()).expect("fits");
+        for (size, switched) in [(900_000, true), (1_500_000, false)] {
+            let mut builder = Builder::new(START, SEGMENT);
+            let mut spans = vec![builder.commit(7, 1), builder.filler(size)];
+            if switched {
+                spans.push(builder.switch());
+            }
+            spans.push(builder.commit(8, 2));
+            let wal = builder.bytes();
+            let boundary = START.plus(SEGMENT.bytes());
+            let last = spans.iter().rfind(|span| span.end <= boundary);
+            let last = *last.expect("a record before");
+            let follow = |last: Span| {
+                let mut scanner = Scanner::new(TimelineId(1), SEGMENT, boundary).after(last);
+                scanner.feed(&wal[second..], &mut Vec::new())
+            };
+            assert_eq!(follow(last), Ok(()), "{size}");
+            let other = Span {
+                start: last.start.plus(8),
+                end: last.end.plus(8),
+            };
+            let refused = follow(other).expect_err("another log");
+            assert!(refused.why.contains("the one before"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn records_of_no_transaction_are_housekeeping() {
+        let mut builder = Builder::new(START, SEGMENT);
+        let commit = builder.commit(7, 1);
+        builder.filler(40);
+        builder.checkpoint(false, START, 1);
+        let (_, scanner, _) = scan(&builder.bytes(), 100);
+        assert_eq!(scanner.loud(), Some(commit.end));
+        let point = builder.point("p", 5);
+        let (_, scanner, _) = scan(&builder.bytes(), 100);
+        assert_eq!(scanner.loud(), Some(point.end));
+        let stop = builder.checkpoint(true, START, 1);
+        let (_, scanner, _) = scan(&builder.bytes(), 100);
+        assert_eq!(scanner.loud(), Some(stop.end));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use rustls::{
 };
 
 use super::error::WireError;
-use crate::conninfo::{ConnInfo, Roots, SslMode};
+use crate::conninfo::{ConnInfo, Roots, SslMode, TlsVersion};
 
 /// How much of a server's certificate is looked at.
 #[derive(Debug)]
@@ -112,6 +112,18 @@ fn root_store(peer: &str, roots: &Roots) -> Result<RootCertStore, WireError> {
     Ok(store)
 }
 
+fn versions(info: &ConnInfo) -> Vec<&'static rustls::SupportedProtocolVersion> {
+    let (oldest, newest) = info.tls_versions;
+    let known = [
+        (TlsVersion::V1_2, &rustls::version::TLS12),
+        (TlsVersion::V1_3, &rustls::version::TLS13),
+    ];
+    let will_do = known
+        .into_iter()
+        .filter(|(version, _)| *version >= oldest && *version <= newest);
+    will_do.map(|(_, version)| version).collect()
+}
+
 /// The configuration that `info` asks for.
 pub(super) fn config(info: &ConnInfo, peer: &str) -> Result<Arc<ClientConfig>, WireError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -134,7 +146,7 @@ pub(super) fn config(info: &ConnInfo, peer: &str) -> Result<Arc<ClientConfig>, W
         provider: Arc::clone(&provider),
     };
     let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(&versions(info))
         .map_err(|error| bad(peer, error.to_string()))?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier));

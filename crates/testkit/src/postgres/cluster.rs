@@ -78,6 +78,27 @@ pub struct Cluster {
     guard: Child,
 }
 
+/// A server that stands still; it goes on when this is dropped.
+#[derive(Debug)]
+pub struct Frozen {
+    processes: Vec<rustix::process::Pid>,
+}
+
+impl Frozen {
+    fn signal(&self, signal: rustix::process::Signal) {
+        for process in &self.processes {
+            // One that is gone meanwhile is gone.
+            rustix::process::kill_process(*process, signal).unwrap_or_default();
+        }
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        self.signal(rustix::process::Signal::CONT);
+    }
+}
+
 impl Cluster {
     /// Makes a cluster and starts its server.
     ///
@@ -254,6 +275,35 @@ impl Cluster {
             std::thread::sleep(POLL);
         }
         bail!("the server did not stop:\n{}", self.log())
+    }
+
+    /// Every process of the server stands still, as on a machine that hangs; until what is returned is
+    /// dropped.
+    ///
+    /// # Errors
+    /// If the server doesn't run.
+    pub fn freeze(&self) -> Result<Frozen> {
+        let postmaster = self.pid().context("the server does not run")?;
+        let mut processes = vec![postmaster];
+        // First the one that starts the others.
+        rustix::process::kill_process(postmaster, rustix::process::Signal::STOP)?;
+        for entry in std::fs::read_dir("/proc")?.flatten() {
+            let name = entry.file_name();
+            let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
+            // The parent stands behind the name in brackets and the state; one that is gone has none.
+            let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+            let after = stat.rsplit_once(')').map_or("", |(_, after)| after);
+            let parent = after.split_whitespace().nth(1);
+            let parent = parent.and_then(|parent| parent.parse().ok());
+            if parent == Some(postmaster.as_raw_nonzero().get()) {
+                processes.extend(rustix::process::Pid::from_raw(pid));
+            }
+        }
+        let frozen = Frozen { processes };
+        frozen.signal(rustix::process::Signal::STOP);
+        Ok(frozen)
     }
 
     /// Makes a standby a primary, and waits until it is one.

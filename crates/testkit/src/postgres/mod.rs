@@ -17,7 +17,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-pub use cluster::{Cluster, Options, Stop};
+pub use cluster::{Cluster, Frozen, Options, Stop};
 pub use owner::Owner;
 
 /// The majors that are supported, oldest first.

@@ -1,50 +1,13 @@
 //! What can't go on begins a new life and says why; what can, goes on.
 
-use std::path::{Path, PathBuf};
-
 use tidemark_engine::{Engine, ErrorKind, Verdict};
 use tidemark_engine_postgres::{SegmentSize, TimelineId};
 use tidemark_testkit::postgres::{Cluster, Options, Owner, Postgres, Stop};
 
-use super::{Desk, conninfo, eventually, reason};
+use super::{Desk, Place, conninfo, eventually, flushed, keeping, reason};
 
 const FIRST: TimelineId = TimelineId::FIRST;
 const SEGMENT: SegmentSize = SegmentSize::DEFAULT;
-
-fn keeping() -> Options {
-    Options::default().with("wal_keep_size", "1GB")
-}
-
-/// A place that stands for whichever server is there: a link to its socket's folder.
-struct Place {
-    folder: tempfile::TempDir,
-}
-
-impl Place {
-    fn of(cluster: &Cluster) -> Self {
-        let place = Self {
-            folder: tempfile::tempdir().expect("a folder"),
-        };
-        place.becomes(cluster.socket_dir());
-        place
-    }
-
-    fn link(&self) -> PathBuf {
-        self.folder.path().join("server")
-    }
-
-    fn becomes(&self, socket: &Path) {
-        drop(std::fs::remove_file(self.link()));
-        std::os::unix::fs::symlink(socket, self.link()).expect("linked");
-    }
-
-    fn conninfo(&self) -> String {
-        format!(
-            "host={} user=postgres dbname=postgres",
-            self.link().display()
-        )
-    }
-}
 
 /// A file-level copy of a cluster that does not run.
 fn copy_of(cluster: &Cluster, postgres: &Postgres) -> Cluster {
@@ -98,7 +61,7 @@ fn another_cluster_under_the_same_name_is_a_new_life_on_every_major() {
         ));
         std::fs::write(&settings, text).expect("written");
         other.start_again().expect("it starts");
-        place.becomes(other.socket_dir());
+        place.becomes(&other);
         one.stop(Stop::Kill).expect("killed");
         // THEN its log is a life of its own
         other.sql("CREATE TABLE u (n int)");
@@ -139,7 +102,7 @@ fn a_file_level_copy_of_the_same_server_is_a_new_life() {
         if writes_more {
             copy.sql("INSERT INTO t SELECT generate_series(1, 5000)");
         }
-        place.becomes(copy.socket_dir());
+        place.becomes(&copy);
         // THEN that is noticed, by its words or by its bytes
         let before = desk.incarnation;
         let mut verdicts = vec![desk.open()];
@@ -151,6 +114,101 @@ fn a_file_level_copy_of_the_same_server_is_a_new_life() {
             "older copy"
         };
         assert!(why.contains(expected), "{verdicts:?}");
+        copy.sql("INSERT INTO t VALUES (0)");
+        desk.catch_up(&copy);
+    }
+}
+
+/// A server whose log ends with a segment, and the desk that has captured it up to there; and what is done
+/// before it is captured.
+fn ends_with_a_segment(
+    options: &Options,
+    postgres: &Postgres,
+    before: impl FnOnce(&Cluster) -> Option<Cluster>,
+) -> (Cluster, Option<Cluster>, Place, Desk) {
+    let one = Cluster::start(postgres, options).expect("a cluster");
+    one.sql("CREATE TABLE t (n int)");
+    let copy = before(&one);
+    let place = Place::of(&one);
+    let mut desk = Desk::new(&place.conninfo(), |_| {});
+    desk.open();
+    // Nothing comes after the switch for a while; if the server logs something all the same, once more.
+    eventually("the log ends with a segment", || {
+        one.sql("INSERT INTO t SELECT generate_series(1, 100); CHECKPOINT; SELECT pg_switch_wal()");
+        let end = desk.catch_up(&one);
+        SEGMENT.offset(end) == 0 && desk.end() == Some(end)
+    });
+    (one, copy, place, desk)
+}
+
+#[test]
+fn a_log_that_ended_with_a_segment_goes_on_in_the_same_life() {
+    let Some(postgres) = Postgres::of(15) else {
+        return;
+    };
+    // GIVEN a log that ends with a segment: the server keeps that segment for us
+    let (one, _, _place, mut desk) = ends_with_a_segment(&Options::default(), &postgres, |_| None);
+    let end = desk.end().expect("a log");
+    let told = end.0 - 1;
+    eventually("the slot is moved", || {
+        one.query("SELECT restart_lsn FROM pg_replication_slots")
+            == tidemark_engine_postgres::Lsn(told).to_string()
+    });
+    // WHEN the agent comes back, or comes back after its slot went and with it that segment
+    for loses_the_slot in [false, true] {
+        desk.crash();
+        if loses_the_slot {
+            eventually("the server lets the slot go", || {
+                one.query("SELECT count(*) FROM pg_replication_slots WHERE active") == "0"
+            });
+            one.sql("SELECT pg_drop_replication_slot('tidemark_the_source')");
+            one.sql("CHECKPOINT; CHECKPOINT");
+        }
+        // THEN it goes on
+        assert_eq!(desk.open(), Verdict::Continues);
+        desk.catch_up(&one);
+        if !loses_the_slot {
+            one.sql("INSERT INTO t VALUES (0); SELECT pg_switch_wal()");
+            desk.catch_up(&one);
+        }
+    }
+    one.sql("INSERT INTO t VALUES (1)");
+    desk.catch_up(&one);
+    let pg_wal = one.data_dir().join("pg_wal");
+    assert!(desk.assert_same_as(&pg_wal, FIRST, SEGMENT) > 0);
+}
+
+#[test]
+fn a_copy_is_told_apart_although_the_log_ended_with_a_segment() {
+    let Some(postgres) = Postgres::of(16) else {
+        return;
+    };
+    for keeps in [true, false] {
+        let options = if keeps { keeping() } else { Options::default() };
+        let (one, copy, place, mut desk) = ends_with_a_segment(&options, &postgres, |one| {
+            one.stop(Stop::Fast).expect("it stops");
+            let copy = copy_of(one, &postgres);
+            one.start_again().expect("it starts");
+            Some(copy)
+        });
+        let (copy, end) = (copy.expect("made"), desk.end().expect("a log"));
+        desk.crash();
+        one.stop(Stop::Kill).expect("killed");
+        // WHEN the copy wrote other rows, as far as that and further
+        copy.start_again().expect("it starts");
+        while flushed(&copy) <= end {
+            copy.sql("INSERT INTO t SELECT generate_series(1, 3); SELECT pg_switch_wal(); INSERT INTO t VALUES (1); CHECKPOINT;");
+        }
+        place.becomes(&copy);
+        // THEN it is told by the segment before, or, where the copy has removed that, by its last record
+        let before = desk.incarnation;
+        let mut verdicts = vec![desk.open()];
+        verdicts.extend(desk.run_until("a new life", |desk| desk.incarnation != before));
+        let why = reason(verdicts.last().expect("there"));
+        assert!(
+            why.contains("is not the one that was captured"),
+            "{verdicts:?}"
+        );
         copy.sql("INSERT INTO t VALUES (0)");
         desk.catch_up(&copy);
     }

@@ -5,13 +5,16 @@
 
 mod acks;
 mod bases;
+mod bounds;
 mod lives;
 mod log;
+mod pairs;
+mod quiet;
 mod scripted;
 mod trouble;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,12 +25,12 @@ use tidemark_engine::{
 };
 use tidemark_engine_postgres::wal::{Record, Scanner};
 use tidemark_engine_postgres::{
-    Lsn, PostgresConfig, PostgresEngine, SegmentName, SegmentSize, TimelineId,
+    LogMemory, Lsn, PostgresConfig, PostgresEngine, SegmentName, SegmentSize, TimelineId,
 };
 use tidemark_format::postgres::LogRange;
 use tidemark_format::{Incarnation, LogSeq};
 use tidemark_host::{Clock as _, Monotonic, SystemClock};
-use tidemark_testkit::postgres::Cluster;
+use tidemark_testkit::postgres::{Cluster, Options, Owner, Stop};
 
 use crate::replication::Nothing;
 
@@ -75,6 +78,15 @@ pub(crate) struct Desk {
 
 impl Desk {
     pub(crate) fn new(conninfo: &str, tune: impl FnOnce(&mut PostgresConfig)) -> Self {
+        Self::sharing(conninfo, &LogMemory::new(16 << 20, 1), tune)
+    }
+
+    /// One that shares memory with others.
+    pub(crate) fn sharing(
+        conninfo: &str,
+        memory: &Arc<LogMemory>,
+        tune: impl FnOnce(&mut PostgresConfig),
+    ) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -90,7 +102,7 @@ impl Desk {
         let engine =
             PostgresEngine::new(config, Arc::new(Nothing), runtime.handle().clone(), clock);
         Self {
-            engine,
+            engine: engine.sharing(Arc::clone(memory)),
             folder: tempfile::tempdir().expect("a folder"),
             capture: None,
             work: Workspace::new(),
@@ -253,6 +265,22 @@ impl Desk {
         }
     }
 
+    /// A turn as the agent gives it: a cut only if something is said to wait for one.
+    pub(crate) fn turn(&mut self) -> Poll {
+        let poll = self.poll();
+        if poll.cut_now || poll.pending_bytes > 0 {
+            self.cut();
+        }
+        poll
+    }
+
+    /// Everything received so far.
+    pub(crate) fn received(&mut self) -> Lsn {
+        let probe = self.capture().probe().expect("probed");
+        let received = probe.facts["received"].as_str().expect("text");
+        received.parse().expect("a position")
+    }
+
     /// Captures up to where the server's log is flushed now, in this life.
     pub(crate) fn catch_up(&mut self, cluster: &Cluster) -> Lsn {
         let end = flushed(cluster);
@@ -338,6 +366,65 @@ pub(crate) fn conninfo(cluster: &Cluster) -> String {
 pub(crate) fn flushed(cluster: &Cluster) -> Lsn {
     let text = cluster.query("SELECT pg_current_wal_flush_lsn()");
     text.parse().expect("a position")
+}
+
+/// A server that keeps what it wrote, to be compared with.
+pub(crate) fn keeping() -> Options {
+    Options::default().with("wal_keep_size", "1GB")
+}
+
+/// Stops the server while the log is drained, as it waits for us.
+pub(crate) fn stop_while_draining(desk: &mut Desk, cluster: &Cluster, how: Stop) {
+    std::thread::scope(|scope| {
+        let stops = scope.spawn(|| cluster.stop(how).expect("it stops"));
+        desk.run_until("the server has stopped", |_| stops.is_finished());
+    });
+}
+
+/// A place that stands for whichever server is there: a link to its socket's folder.
+pub(crate) struct Place {
+    folder: TempDir,
+}
+
+impl Place {
+    pub(crate) fn of(cluster: &Cluster) -> Self {
+        let place = Self {
+            folder: tempfile::tempdir().expect("a folder"),
+        };
+        place.becomes(cluster);
+        place
+    }
+
+    fn link(&self) -> PathBuf {
+        self.folder.path().join("server")
+    }
+
+    pub(crate) fn becomes(&self, cluster: &Cluster) {
+        drop(std::fs::remove_file(self.link()));
+        std::os::unix::fs::symlink(cluster.socket_dir(), self.link()).expect("linked");
+    }
+
+    pub(crate) fn conninfo(&self) -> String {
+        format!(
+            "host={} user=postgres dbname=postgres",
+            self.link().display()
+        )
+    }
+}
+
+/// Two servers of which the one that takes writes is meant.
+pub(crate) fn pair(one: &Cluster, two: &Cluster) -> String {
+    format!(
+        "host={},{} user=postgres dbname=postgres target_session_attrs=read-write",
+        one.socket_dir().display(),
+        two.socket_dir().display()
+    )
+}
+
+/// A file of a server's, put there by hand.
+pub(crate) fn put(path: &Path, text: &str) {
+    std::fs::write(path, text).expect("written");
+    Owner::get().own(path).expect("owned");
 }
 
 /// Waits for something that the server does by itself.

@@ -64,6 +64,52 @@ fn a_link_that_dies_or_is_cut_is_noticed_and_taken_up_again() {
 }
 
 #[test]
+fn a_server_that_hangs_is_told_in_time_and_nothing_is_claimed_meanwhile() {
+    let Some(postgres) = Postgres::of(17) else {
+        return;
+    };
+    // GIVEN a captured server
+    let cluster = Cluster::start(&postgres, &Options::default()).expect("a cluster");
+    let text = format!("{} connect_timeout=2", conninfo(&cluster));
+    let mut desk = Desk::new(&text, |config| {
+        config.limits.silence_max = Duration::from_millis(1500);
+        config.limits.answer_max = Duration::from_secs(1);
+    });
+    desk.open();
+    cluster.sql("CREATE TABLE t (n int)");
+    desk.catch_up(&cluster);
+    eventually("it is known to be complete", || {
+        desk.poll().complete_until.is_some()
+    });
+    // WHEN every process of it stands still
+    let frozen = cluster.freeze().expect("frozen");
+    let (begun, since_when) = (now(), jiff::Timestamp::now());
+    // THEN it is told soon, and nothing after that is called complete
+    eventually("it is told", || {
+        let poll = desk.poll();
+        assert!(poll.complete_until <= Some(since_when), "{poll:?}");
+        let mut codes = poll.alerts.iter().map(|alert| alert.code);
+        codes.any(|code| code == "postgresql.unreachable")
+    });
+    assert!(since(begun) < Duration::from_secs(6), "{:?}", since(begun));
+    let told = now();
+    eventually("time passes", || {
+        let poll = desk.poll();
+        assert!(poll.complete_until <= Some(since_when), "{poll:?}");
+        assert!(!poll.alerts.is_empty(), "it stays told");
+        since(told) > Duration::from_secs(2)
+    });
+    // AND all goes on when the server does
+    drop(frozen);
+    cluster.sql("INSERT INTO t VALUES (1)");
+    desk.catch_up(&cluster);
+    eventually("nothing is wrong any more, and time goes on", || {
+        let poll = desk.poll();
+        poll.alerts.is_empty() && poll.complete_until > Some(since_when)
+    });
+}
+
+#[test]
 fn a_server_that_is_away_is_an_alert_and_no_end() {
     let Some(postgres) = Postgres::of(14) else {
         return;
