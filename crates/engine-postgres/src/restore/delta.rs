@@ -53,7 +53,7 @@ pub fn look(folder: &Path) -> Result<Existing, RestoreError> {
         // By its path: nothing is made where something is looked for.
         let bytes = std::fs::read(folder.join(name)).ok();
         let control = bytes.and_then(|bytes| Control::parse(&bytes).ok());
-        system = system.or(control.map(|control| control.system));
+        system = system.or_else(|| control.map(|control| control.system));
     }
     Ok(Existing {
         system,
