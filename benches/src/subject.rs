@@ -2,17 +2,22 @@
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::Setting;
 use crate::process::{self, Running, Usage};
-use crate::region::Region;
+use crate::region::{Region, WAIT_MAX};
 
 /// Where every recovery point of a source is: the first says that all before it can be restored.
 const POINT: &str = "/meta/point/";
+/// Where an agent answers, below its home.
+const SOCKET: &str = ".tidemark/control.sock";
+const POLL: Duration = Duration::from_millis(20);
 
 /// An agent with its config, not running by itself.
 #[derive(Debug)]
@@ -108,6 +113,18 @@ impl Tidemark {
         Running::start(&mut run, &self.home.join("agent.log"))
     }
 
+    /// Starts the agent and waits until it answers: commands do by themselves what no agent does.
+    pub(crate) fn start_answering(&self) -> Result<Running> {
+        let mut agent = self.start()?;
+        let started = Instant::now();
+        while UnixStream::connect(self.home.join(SOCKET)).is_err() {
+            agent.must_run()?;
+            ensure!(started.elapsed() < WAIT_MAX, "the agent doesn't answer");
+            std::thread::sleep(POLL);
+        }
+        Ok(agent)
+    }
+
     /// Starts the agent and waits until the first region can restore.
     pub(crate) fn start_protected(&self) -> Result<Running> {
         let mut agent = self.start()?;
@@ -188,7 +205,7 @@ impl Tidemark {
 }
 
 /// The region's name for its first recovery point: everything captured before can be restored.
-pub(crate) fn wait_restorable(region: &Region, agent: &mut Running) -> Result<std::time::Instant> {
+pub(crate) fn wait_restorable(region: &Region, agent: &mut Running) -> Result<Instant> {
     region.wait_for(POINT, agent).context("no recovery point")
 }
 

@@ -48,7 +48,7 @@ pub(super) fn measure(setting: &Setting) -> Result<Row> {
     let (mut ours, mut peers) = (Cost::default(), Cost::default());
     let mut written = Runs::default();
     for _ in 0..setting.pairs {
-        let agent = subject.start()?;
+        let mut agent = subject.start_answering()?;
         subject.snapshot(false)?;
         let before = agent.usage()?;
         let bytes = load(&cluster, peak / 2.0)?;
@@ -57,6 +57,7 @@ pub(super) fn measure(setting: &Setting) -> Result<Row> {
         ours.cpu.push(cpu / (bytes as f64 / GB));
         written.push(bytes as f64 / GB);
         ours.rate.push(flat_out(&cluster)?);
+        agent.must_run()?;
         agent.stop()?;
 
         peers.add_receivewal(&cluster, peak / 2.0)?;
