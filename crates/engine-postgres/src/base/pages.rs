@@ -200,8 +200,9 @@ impl Builder {
         Ok(data)
     }
 
-    /// Takes a piece of the file that was read and digested already; a batch should not be full.
-    pub(super) fn piece(&mut self, piece: Piece) -> Result<(), BaseError> {
+    /// Takes a piece of the file that was read and digested already; a batch should not be full. Its
+    /// buffer, to be used again, unless it was given out.
+    pub(super) fn piece(&mut self, piece: Piece) -> Result<Vec<u8>, BaseError> {
         let mut current = self.current.take().ok_or(MIXED)?;
         let length = piece.length as u64;
         current.left = current.left.checked_sub(length).ok_or(MIXED)?;
@@ -220,15 +221,17 @@ impl Builder {
                 self.store.push(new)?;
             }
             self.give_out_whole(&current, first, piece.bytes);
+            self.current = Some(current);
+            Ok(Vec::new())
         } else {
             let (pages, _none) = piece.bytes.as_chunks::<PAGE_BYTES>();
             for ((page, new), number) in pages.iter().zip(&piece.digests).zip(first..) {
                 self.take_digested(&current, number, page, new)?;
             }
             self.end_run();
+            self.current = Some(current);
+            Ok(piece.bytes)
         }
-        self.current = Some(current);
-        Ok(())
     }
 
     /// The file is over.

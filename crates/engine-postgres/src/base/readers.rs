@@ -37,6 +37,8 @@ pub(super) struct Wanted {
     pub(super) bytes: usize,
     /// The segment of a relation, whose pages are checked.
     pub(super) segment: Option<u32>,
+    /// A buffer of a piece before, to be used again: fresh memory costs as much as the reading.
+    pub(super) spare: Vec<u8>,
 }
 
 /// A piece that was read.
@@ -86,12 +88,10 @@ impl Readers {
         for number in 0..threads.max(1) {
             let (wanted, orders) = sync_channel::<Wanted>(AHEAD);
             let (results, done) = sync_channel(AHEAD);
+            // Ends once nobody gives or takes pieces.
             let work = move || {
-                for wanted in orders {
-                    if results.send(look.at(&wanted)).is_err() {
-                        return;
-                    }
-                }
+                let mut read = orders.into_iter().map(|wanted| look.at(wanted));
+                while read.next().is_some_and(|piece| results.send(piece).is_ok()) {}
             };
             let thread = Builder::new().name(format!("base-{number}"));
             thread.spawn_scoped(scope, work)?;
@@ -132,10 +132,12 @@ impl Readers {
 
 impl Look {
     /// Reads a piece.
-    fn at(self, wanted: &Wanted) -> std::io::Result<Piece> {
+    fn at(self, mut wanted: Wanted) -> std::io::Result<Piece> {
         let padded = wanted.bytes.next_multiple_of(PAGE_BYTES);
-        let mut bytes = vec![0; padded];
-        let piece = bytes.split_at_mut(wanted.bytes).0;
+        let mut bytes = std::mem::take(&mut wanted.spare);
+        bytes.resize(padded, 0);
+        let (piece, padding) = bytes.split_at_mut(wanted.bytes);
+        padding.fill(0);
         fill(&wanted.file, piece, wanted.at)?;
         let bad = match (self.checks, wanted.segment) {
             (Some(checks), Some(segment)) => {
@@ -256,8 +258,10 @@ mod tests {
             at,
             bytes,
             segment,
+            // What is left of another piece must not show.
+            spare: vec![0xEE; 5 * PAGE_BYTES],
         };
-        look.at(&wanted).unwrap()
+        look.at(wanted).unwrap()
     }
 
     #[test]
@@ -283,6 +287,7 @@ mod tests {
                     at,
                     bytes,
                     segment,
+                    spare: Vec::new(),
                 };
                 readers.give(wanted).unwrap();
             }

@@ -77,6 +77,8 @@ struct Walking<'a> {
     found: VecDeque<Found>,
     /// The file that is gathered.
     on_disk: PathBuf,
+    /// Buffers that are free again.
+    spare: Vec<Vec<u8>>,
 }
 
 impl Walk {
@@ -92,6 +94,7 @@ impl Walk {
                 readers,
                 found: VecDeque::new(),
                 on_disk: PathBuf::new(),
+                spare: Vec::new(),
             };
             walking.below("", &root)?;
             for (path, place) in spaces {
@@ -176,7 +179,7 @@ impl Walk {
         Ok(())
     }
 
-    fn piece(&mut self, piece: Piece) -> Result<(), BaseError> {
+    fn piece(&mut self, piece: Piece) -> Result<Vec<u8>, BaseError> {
         self.came(piece.length as u64)?;
         self.hand_over_if_full()?;
         self.builder.piece(piece)
@@ -278,6 +281,7 @@ impl Walking<'_> {
                 at,
                 bytes,
                 segment,
+                spare: self.spare.pop().unwrap_or_default(),
             })?;
             self.find(Found::Piece)?;
             at += bytes as u64;
@@ -314,7 +318,11 @@ impl Walking<'_> {
             Some(Found::Piece) => {
                 let failed = BaseError::io("reading the data directory", &self.on_disk);
                 let piece = self.readers.take()?.map_err(failed)?;
-                self.walk.piece(piece)
+                let buffer = self.walk.piece(piece)?;
+                if buffer.capacity() > 0 {
+                    self.spare.push(buffer);
+                }
+                Ok(())
             }
             Some(Found::End) => self.walk.builder.end_file(),
         }
@@ -495,6 +503,7 @@ mod tests {
                 walk: &mut walk,
                 found: VecDeque::new(),
                 on_disk: PathBuf::new(),
+                spare: Vec::new(),
             };
             walking.file("gone", &root.join("gone")).unwrap();
             walking.file("here", &root.join("here")).unwrap();

@@ -547,8 +547,7 @@ fn a_base_is_read_no_faster_than_its_rate() {
         let before = clock.monotonic();
         let bytes = bench.take(true).bytes();
         let took = clock.monotonic().since(before).as_secs_f64();
-        #[expect(clippy::cast_precision_loss, reason = "some megabytes")]
-        let least = bytes as f64 / f64::from(16 << 20);
+        let least = f64::from(u32::try_from(bytes).expect("some megabytes")) / f64::from(16 << 20);
         // The last pieces need not be waited for.
         assert!(
             took > least * 0.9,

@@ -209,9 +209,7 @@ impl Draft {
             findings,
             |text| Ok(text.to_owned()),
         );
-        set(&mut self.base_rate, raw.base_rate, findings, |text| {
-            text.parse().map_err(|error: RateError| error.to_string())
-        });
+        set(&mut self.base_rate, raw.base_rate, findings, rate);
         set(&mut self.timezone, raw.timezone, findings, zone);
         set(&mut self.generation, raw.generation, findings, |text| {
             at_least(SECOND, text)
@@ -432,6 +430,11 @@ pub(super) fn size_from(least: ByteSize, text: &str) -> Result<ByteSize, String>
         return Err(format!("\"{text}\" is too small: at least \"{least}\""));
     }
     Ok(read)
+}
+
+fn rate(text: &impl AsRef<str>) -> Result<Rate, String> {
+    let read = text.as_ref().parse();
+    read.map_err(|error: RateError| error.to_string())
 }
 
 fn zone(name: &String) -> Result<TimeZone, String> {
