@@ -5,4 +5,5 @@ mod capture;
 mod login;
 mod replication;
 mod restore;
+mod scripted;
 mod wal;
