@@ -4,11 +4,13 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use tidemark_cli::{EVERYWHERE, Hidden};
 use tidemark_format::recipient::RecipientKey;
 use tidemark_format::{Incarnation, KeyId, SourceName};
+
+use crate::evidence::rows::Kind;
 
 /// Brings databases back from a Tidemark repository, and proves what it brought back.
 #[derive(Debug, Parser)]
@@ -98,6 +100,9 @@ pub enum Command {
         after_help = "Exit codes of status alone: 0 ok, 1 warning, 2 critical, 3 unknown (as monitoring plugins use them)."
     )]
     Status,
+    /// Who used the backups, when and why, and what drills proved: show, verify, review, export
+    #[command(subcommand)]
+    Evidence(Evidence),
     /// What an exit code means and what to do
     Explain {
         /// The exit code or its name; without one, all of them
@@ -273,6 +278,9 @@ pub struct RestoreArgs {
     /// Repeat for each
     #[arg(long, value_name = "OLD=NEW")]
     pub map_tablespace: Vec<String>,
+    /// Why, for the access record that a restore leaves: a ticket, an incident
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
 }
 
 /// `wal-get`
@@ -307,6 +315,104 @@ pub struct VerifyArgs {
     /// Signatures and links alone: needs no identity and reads only the objects' heads
     #[arg(long)]
     pub quick: bool,
+    /// Why, for the access record that reading every byte leaves
+    #[arg(long, value_name = "TEXT", conflicts_with = "quick")]
+    pub reason: Option<String>,
+}
+
+/// `evidence …`
+#[derive(Debug, Subcommand)]
+pub enum Evidence {
+    /// The records on file, the oldest first (needs no identity)
+    List {
+        /// The period
+        #[command(flatten)]
+        period: Period,
+        /// Which records [default: all]
+        #[arg(long, value_enum, default_value = "all", hide_default_value = true)]
+        kind: Kind,
+    },
+    /// One record, as it was signed, with what was decided about it (needs no identity)
+    Show {
+        /// The record's id or the beginning of it, as list shows it
+        id: String,
+    },
+    /// Check every signature, number and link, in every region, or in what was exported (needs no
+    /// identity)
+    Verify {
+        /// An exported pack's folder, or one record's file; without one, the regions
+        path: Option<PathBuf>,
+    },
+    /// Record that a person reviewed a record, and the decision; the record itself stays as it is
+    SignOff {
+        /// The record's id or the beginning of it, as list shows it
+        id: String,
+        /// Who reviewed it
+        #[arg(long, value_name = "NAME")]
+        reviewer: String,
+        /// The ticket that has the discussion: a URL or a number
+        #[arg(long, value_name = "TEXT")]
+        ticket: String,
+        /// What was decided
+        #[arg(long, value_enum)]
+        decision: Decision,
+    },
+    /// Write the records of a period for an auditor, failures included (needs no identity)
+    Export(ExportArgs),
+}
+
+/// A decision about a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Decision {
+    /// It is as it should be.
+    Approved,
+    /// It is not.
+    Rejected,
+}
+
+/// A period.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Period {
+    /// Made at this instant or later; a day begins at 00:00 UTC
+    #[arg(long, value_name = "DATE", allow_hyphen_values = true)]
+    pub from: Option<String>,
+    /// Made by this instant; a day is included to its end
+    #[arg(long, value_name = "DATE", allow_hyphen_values = true)]
+    pub to: Option<String>,
+}
+
+/// `evidence export`
+#[derive(Debug, Clone, Default, Args)]
+pub struct ExportArgs {
+    /// Which records
+    #[arg(long, value_enum, default_value_t)]
+    pub kind: Kind,
+    /// The period; all that is on file
+    #[command(flatten)]
+    pub period: Period,
+    /// How
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+    /// The file, or with pack the folder, to make; it must not exist. A .meta.json beside a file says how
+    /// it was made, with row count and SHA-256 [default: standard output, without that]
+    #[arg(long, value_name = "PATH", required_if_eq("format", "pack"))]
+    pub out: Option<PathBuf>,
+}
+
+/// How records are written out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Format {
+    /// One row each, RFC 4180
+    #[default]
+    Csv,
+    /// One JSON document
+    Json,
+    /// One JSON object a line, for a log collector
+    Ndjson,
+    /// One page that prints well
+    Html,
+    /// A folder with all of it, the signed records, keys, and how to verify it without this program
+    Pack,
 }
 
 /// `config …`

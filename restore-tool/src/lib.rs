@@ -11,6 +11,7 @@ pub mod apply;
 pub mod cli;
 pub mod commands;
 pub mod error;
+pub mod evidence;
 pub mod identity;
 pub mod manual;
 pub mod plan;

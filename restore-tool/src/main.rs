@@ -1,5 +1,6 @@
 //! `tidemark-restore`: reads the command line and the environment, and hands everything else on.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use tidemark_host::Exit;
@@ -49,11 +50,22 @@ fn refuse(words: &clap::Error) -> ExitCode {
     tidemark_cli::refuse(words, "tidemark-restore.error")
 }
 
+/// Where a user's programs keep their state.
+fn state_home() -> Option<PathBuf> {
+    let folder = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    let own = folder("XDG_STATE_HOME").or_else(|| Some(folder("HOME")?.join(".local/state")));
+    own.filter(|path| path.is_absolute())
+        .map(|path| path.join("tidemark"))
+}
+
 fn start(cli: Cli, console: &Console) -> Result<Exit, Error> {
     let environment = Environment {
         region: std::env::var("TIDEMARK_REGION").ok(),
         identity: std::env::var_os("TIDEMARK_IDENTITY").map(Into::into),
         credentials: std::env::var_os("CREDENTIALS_DIRECTORY").map(Into::into),
+        state_directory: tidemark_host::config::state_directory(),
+        state_home: state_home(),
+        sudo_user: std::env::var("SUDO_USER").ok(),
     };
     log::start(&LogSurroundings::of_process(cli.global.json), true)?;
     let tools = commands::system_tools(console.clone())?;

@@ -18,12 +18,13 @@ use tidemark_host::config::{ConfigError, ConfigFile, Region as RegionConfig, Res
 use tidemark_host::output::Console;
 use tidemark_host::{Clock, Cpu, RegionUrl, Rng};
 use tidemark_ledger::history::{Beats, LoadOptions, SourceHistory};
+use tidemark_ledger::timeline::Timeline;
 use tidemark_ledger::{Keyring, LedgerError, LedgerErrorKind, Trust, read_verified};
-use tidemark_storage::{OpenOptions, ReadMode, Region, region};
+use tidemark_storage::{OpenOptions, ReadMode, ReadStore, Region, region};
 
 use crate::cli::Global;
 use crate::error::{Error, Result};
-use tidemark_ledger::timeline::Timeline;
+use crate::evidence::access::Access;
 
 /// What the process is given, once, by `main`.
 #[derive(Debug, Clone)]
@@ -36,6 +37,8 @@ pub struct Tools {
     pub cpu: Cpu,
     /// Where answers go.
     pub console: Console,
+    /// What is done with a key, for the record that it leaves.
+    pub access: Access,
 }
 
 /// The environment's say.
@@ -47,6 +50,12 @@ pub struct Environment {
     pub identity: Option<PathBuf>,
     /// `CREDENTIALS_DIRECTORY`, which systemd sets.
     pub credentials: Option<PathBuf>,
+    /// The first folder of `STATE_DIRECTORY`, which systemd sets.
+    pub state_directory: Option<PathBuf>,
+    /// The user's own folder for state, where neither systemd nor the config names one.
+    pub state_home: Option<PathBuf>,
+    /// `SUDO_USER`.
+    pub sudo_user: Option<String>,
 }
 
 /// Command line, environment and config, merged: the nearer wins.
@@ -64,6 +73,12 @@ pub struct Settings {
     pub threads: Option<std::num::NonZeroUsize>,
     /// systemd's credentials.
     pub credentials: Option<PathBuf>,
+    /// Where evidence waits and is kept; none if there is no place for it.
+    pub state: Option<PathBuf>,
+    /// The config file that was read.
+    pub config_file: Option<PathBuf>,
+    /// Who asked sudo for this.
+    pub sudo_user: Option<String>,
 }
 
 impl Settings {
@@ -72,9 +87,9 @@ impl Settings {
     /// # Errors
     /// A URL or the config file can't be read.
     pub fn gather(global: &Global, environment: &Environment) -> Result<Self> {
-        let config = match ConfigFile::Restore.find(global.config.as_deref()) {
-            Ok(path) => RestoreConfig::load(&path)?,
-            Err(ConfigError::Missing { .. }) => RestoreConfig::default(),
+        let (config, config_file) = match ConfigFile::Restore.find(global.config.as_deref()) {
+            Ok(path) => (RestoreConfig::load(&path)?, Some(path)),
+            Err(ConfigError::Missing { .. }) => (RestoreConfig::default(), None),
             Err(error) => return Err(error.into()),
         };
         let words: Vec<&str> = if global.region.is_empty() {
@@ -95,6 +110,8 @@ impl Settings {
             .as_deref()
             .or(environment.identity.as_deref());
         let config = config.with_arguments(&urls, identity);
+        let state = environment.state_directory.clone();
+        let state = state.or(config.state_dir);
         Ok(Self {
             regions: config.regions,
             identity: config.identity,
@@ -102,6 +119,9 @@ impl Settings {
             source: global.source.clone(),
             threads: config.threads,
             credentials: environment.credentials.clone(),
+            state: state.or_else(|| environment.state_home.clone()),
+            config_file,
+            sudo_user: environment.sudo_user.clone(),
         })
     }
 
@@ -321,7 +341,7 @@ async fn open_one(
     let store = region::open(&config.name, &config.url, options).await?;
     let trust = match trust {
         Some(trust) => trust,
-        None => self_declared(&store).await?,
+        None => self_declared(store.read.as_ref()).await?,
     };
     let keyring = Keyring::load(store.read.as_ref(), &trust).await?;
     let keyring_version = keyring.version();
@@ -337,8 +357,8 @@ async fn open_one(
 }
 
 /// Whoever signed the first keyring: good enough to look, not to believe.
-async fn self_declared(store: &Region) -> Result<Trust> {
-    let first = read_verified::<KeyringHead>(store.read.as_ref(), &keys::keyring(1), None).await;
+pub(crate) async fn self_declared(store: &dyn ReadStore) -> Result<Trust> {
+    let first = read_verified::<KeyringHead>(store, &keys::keyring(1), None).await;
     match first {
         Ok(first) => Ok(Trust {
             repo: first.head.repo,

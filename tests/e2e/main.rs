@@ -6,6 +6,7 @@ mod commands;
 mod custody;
 mod damage;
 mod demo;
+mod evidence;
 mod fencing;
 mod holes;
 mod instants;

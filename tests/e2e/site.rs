@@ -152,6 +152,7 @@ impl Site {
     pub(crate) fn command(&self, name: &str) -> Command {
         let mut command = command(name);
         command.current_dir(&self.root);
+        command.env("XDG_STATE_HOME", self.path("state-home"));
         for (name, value) in &self.environment {
             command.env(name, value);
         }

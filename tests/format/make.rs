@@ -480,7 +480,7 @@ fn others(maker: &mut Maker, states: &[Vec<u8>]) {
         predicate_type: "https://tidemark.dev/restore-drill/v1".into(),
         predicate: evidence::Predicate {
             seq: 0,
-            prev: None,
+            prev_sha256: None,
             created_at: maker.tick(),
             rest: serde_json::Map::from_iter([("verdict".to_owned(), json!("PASS"))]),
         },

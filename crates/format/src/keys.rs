@@ -147,10 +147,21 @@ pub fn beat_number(key: &Key) -> Option<u64> {
         .map(|n| u64::MAX.saturating_sub(n))
 }
 
+/// Folder of all evidence: its sub-folders are the signers.
+pub const EVIDENCE: &str = "meta/evidence/";
+
+/// The number of the evidence record under this key.
+#[must_use]
+pub fn evidence_number(key: &Key) -> Option<u64> {
+    let name = key.file_name();
+    let digits = name.len() == 16 && name.bytes().all(|b| b.is_ascii_digit());
+    digits.then(|| name.parse().ok()).flatten()
+}
+
 /// Folder of a signer's evidence.
 #[must_use]
 pub fn evidences(signer: KeyId) -> String {
-    format!("meta/evidence/{signer}/")
+    format!("{EVIDENCE}{signer}/")
 }
 
 /// An evidence record.
@@ -225,6 +236,13 @@ mod tests {
         assert_eq!(dense(&ten), Ok((app.clone(), Epoch(1), 10)));
         assert!(dense(&claim(&app, Epoch(1))).is_err());
         assert_eq!(readme().as_str(), README);
+    }
+
+    #[test]
+    fn evidence_names_read_back() {
+        let signer = KeyId([1; 16]);
+        assert_eq!(evidence_number(&evidence(signer, 7)), Some(7));
+        assert_eq!(evidence_number(&beat(signer, 7)), None);
     }
 
     #[test]

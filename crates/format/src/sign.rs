@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use ed25519_dalek::Signer as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
@@ -39,6 +40,20 @@ pub fn key_id(public: &[u8; 32]) -> KeyId {
         .finalize_xof()
         .fill(&mut id);
     KeyId(id)
+}
+
+/// What stands before an Ed25519 key in a SubjectPublicKeyInfo (RFC 8410).
+const SPKI: [u8; 12] = [
+    0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
+];
+
+impl PublicKey {
+    /// As other tools read it: PEM (RFC 8410).
+    #[must_use]
+    pub fn to_pem(&self) -> String {
+        let der = STANDARD.encode([&SPKI[..], &self.0].concat());
+        format!("-----BEGIN PUBLIC KEY-----\n{der}\n-----END PUBLIC KEY-----\n")
+    }
 }
 
 impl fmt::Display for PublicKey {
@@ -120,6 +135,15 @@ impl fmt::Debug for SigningKey {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_public_key_is_written_as_rfc_8410_says() {
+        // Its section 10.1.
+        let key = "19bf44096984cdfe8541bac167dc3b96c85086aa30b6b6cb0c5c38ad703166e1";
+        let pem = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n\
+                   -----END PUBLIC KEY-----\n";
+        assert_eq!(key.parse::<PublicKey>().unwrap().to_pem(), pem);
+    }
 
     #[test]
     fn a_signature_fits_only_its_message_and_key() {

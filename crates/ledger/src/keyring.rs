@@ -108,6 +108,13 @@ pub enum Subject {
         /// When it was made, by its signer's clock.
         at: Timestamp,
     },
+    /// An evidence record. From a revoked key it counts if it was made before the revocation.
+    Evidence {
+        /// Its number.
+        number: u64,
+        /// When it was made, by its signer's clock.
+        at: Timestamp,
+    },
     /// Another object that says when it was made. From a revoked key it counts if that was before
     /// the revocation. Where a revocation names no anchors, the same holds for the kinds above but
     /// the log.
@@ -156,6 +163,7 @@ impl fmt::Display for Subject {
                 source, epoch, seq, ..
             } => write!(f, "a fence at {seq} of {source}, epoch {epoch},"),
             Self::Beat { number, .. } => write!(f, "beat {number}"),
+            Self::Evidence { number, at } => write!(f, "evidence record {number} of {at}"),
             Self::Dated { kind, at } => write!(f, "a {} of {at}", kind.name()),
             Self::Referenced(kind) => write!(f, "a {}", kind.name()),
         }
@@ -463,7 +471,7 @@ fn counts(revocation: &Revocation, subject: &Subject, link: Option<Hash>) -> boo
             let last = anchors.and_then(|anchors| anchors.beat);
             dated(at) || last.is_some_and(|last| *number <= last)
         }
-        Subject::Dated { at, .. } => *at <= revocation.at,
+        Subject::Evidence { at, .. } | Subject::Dated { at, .. } => *at <= revocation.at,
         Subject::Referenced(_) => true,
     }
 }

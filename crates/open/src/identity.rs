@@ -21,17 +21,22 @@ use std::path::Path;
 use std::str::FromStr;
 
 use aes_gcm::{Aes256Gcm, KeyInit, aead::AeadInOut};
+use hkdf::Hkdf;
 use hpke::{Deserializable, Kem as _, Serializable, kem::X25519HkdfSha256 as Kem};
 use jiff::Timestamp;
+use sha2::Sha256;
 use tidemark_format::{
     KeyId, RepoId,
     recipient::{IdentityKey, RecipientKey},
+    sign::SigningKey,
 };
 use tidemark_host::{Rng, RngExt, files};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::{Error, Result};
 
+/// Sets the evidence key apart from whatever else may be derived from an identity.
+const EVIDENCE_INFO: &[u8] = b"tidemark-evidence-v1";
 const FIRST_LINE: &str = "tidemark-identity-1";
 /// The first line of a root key's file, which people take for an identity.
 const ROOT_LINE: &str = "tidemark-root-1";
@@ -175,6 +180,18 @@ impl Identity {
             repo: self.key.repo,
             root: self.key.root,
         }
+    }
+
+    /// The key that signs what is done with this identity: derived from the private key, so that there is
+    /// nothing more to keep, and of no use for opening anything.
+    #[must_use]
+    pub fn evidence_key(&self) -> SigningKey {
+        let mut secret = Zeroizing::new([0u8; 32]);
+        #[expect(clippy::expect_used, reason = "32 bytes are within HKDF's limit")]
+        Hkdf::<Sha256>::new(None, &self.key.secret)
+            .expand(EVIDENCE_INFO, secret.as_mut_slice())
+            .expect("HKDF-SHA256 gives 32 bytes");
+        SigningKey::from_secret(&secret)
     }
 
     pub(crate) const fn secret(&self) -> &[u8; 32] {
@@ -369,6 +386,19 @@ mod tests {
         assert_eq!((identity.repo(), identity.root()), (key().repo, key().root));
         assert_eq!(identity.name(), Some("ann"));
         assert!(!format!("{identity:?}").contains("0303"));
+    }
+
+    #[test]
+    fn the_evidence_key_is_the_same_wherever_the_identity_is() {
+        // RFC 5869 over 32 bytes of 3, by Python's hmac.
+        let secret = "c0928a4cfacbf8f80a2e369faef9752d4ec4c1c0aeea24e8e0085b30dcdc65e2";
+        let one = Identity::parse(&plain(), None).unwrap().evidence_key();
+        assert_eq!(hex::encode(one.to_secret()), secret);
+        let other = Identity::from_key(IdentityKey {
+            secret: [4; 32],
+            ..key()
+        });
+        assert_ne!(other.evidence_key().public(), one.public());
     }
 
     #[test]

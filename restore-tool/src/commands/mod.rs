@@ -1,6 +1,7 @@
 //! The commands, one module each: from settings to a document and an exit code.
 
 mod check;
+pub mod evidence;
 pub mod keys;
 pub mod list;
 pub mod restore;
@@ -34,11 +35,13 @@ pub async fn run(
     // nothing that a sudden end could harm: what it writes is created whole or not at all.
     let ends_itself = matches!(cli.command, Command::Restore(_));
     let done = Box::pin(dispatch(cli, environment, tools, stop));
-    if ends_itself {
+    let ended = if ends_itself {
         done.await
     } else {
         stopped(stop, done).await
-    }
+    };
+    Box::pin(tools.access.end(&ended, tools)).await;
+    ended
 }
 
 async fn dispatch(
@@ -61,6 +64,10 @@ async fn dispatch(
         Command::Config(Config::Check { file }) => {
             check_config(file.as_deref().or(global.config.as_deref()), tools)
         }
+        Command::Evidence(command) => {
+            let settings = settings(&global, environment)?;
+            Box::pin(evidence::run(command, &settings, tools)).await
+        }
         Command::Keys(keys) => keys::run(keys, &global, environment, tools).await,
         Command::List(args) => list::run(&args, &settings(&global, environment)?, tools).await,
         Command::Plan(args) => {
@@ -69,6 +76,7 @@ async fn dispatch(
         Command::Restore(args) => {
             let settings = settings(&global, environment)?;
             let tools = with_pool(tools, &settings)?;
+            restore::begin(&args, &settings, &tools);
             restore::run(&args, &settings, &tools, stop).await
         }
         Command::Verify(args) => {
@@ -170,5 +178,6 @@ pub fn system_tools(console: Console) -> Result<Tools> {
         rng: tidemark_host::SystemRng::shared(),
         cpu: default_pool()?,
         console,
+        access: crate::evidence::access::Access::default(),
     })
 }

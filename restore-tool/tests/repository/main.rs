@@ -5,6 +5,7 @@
 mod beyond;
 mod closed;
 mod damage;
+mod evidence;
 mod keys;
 mod look;
 mod program;

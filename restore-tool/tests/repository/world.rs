@@ -122,6 +122,8 @@ pub(crate) struct World {
     pub(crate) source: SourceName,
     pub(crate) engine: &'static str,
     pub(crate) clock: SimClock,
+    /// Where evidence waits and is kept; nowhere unless a test says so.
+    pub(crate) state: Option<PathBuf>,
     /// The database's bytes after each log object that is a restore position.
     pub(crate) images: BTreeMap<LogSeq, Vec<u8>>,
     /// When each of them was committed.
@@ -180,6 +182,7 @@ impl World {
             source: SourceName::new("app").unwrap(),
             engine: "sqlite",
             clock,
+            state: None,
             images: BTreeMap::new(),
             times: BTreeMap::new(),
             epoch: Epoch(1),
@@ -661,8 +664,13 @@ impl World {
             rng: SystemRng::shared(),
             cpu: Cpu::pool(std::num::NonZeroUsize::new(2).unwrap()).unwrap(),
             console: captured.console.clone(),
+            access: tidemark_restore_tool::evidence::access::Access::default(),
         };
-        let ran = Box::pin(commands::run(cli, &Environment::default(), &tools, stop)).await;
+        let environment = Environment {
+            state_home: self.state.clone(),
+            ..Environment::default()
+        };
+        let ran = Box::pin(commands::run(cli, &environment, &tools, stop)).await;
         let exit = ran.unwrap_or_else(|error| report(&error, &captured.console));
         Ran {
             exit,

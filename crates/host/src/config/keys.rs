@@ -221,6 +221,14 @@ pub const RESTORE: &[KeySpec] = &[
         ],
     ),
     key(
+        "state_dir",
+        "\"\"",
+        &[
+            "Where evidence waits for a region, and a copy of it is kept. Empty: $STATE_DIRECTORY,",
+            "else ~/.local/state/tidemark.",
+        ],
+    ),
+    key(
         "memory",
         "\"256MiB\"",
         &["What a restore may use for reading ahead. At least 64MiB."],

@@ -17,6 +17,8 @@ use crate::{ByteSize, RegionUrl, files};
 pub struct RestoreConfig {
     /// The file with the recovery identity.
     pub identity: Option<PathBuf>,
+    /// Where evidence waits and is kept; `None` is the usual place.
+    pub state_dir: Option<PathBuf>,
     /// The bound on what is read ahead.
     pub memory: ByteSize,
     /// Threads for heavy work; `None` is one for each core.
@@ -33,6 +35,7 @@ const MEMORY_MIN: ByteSize = ByteSize::mib(64);
 #[serde(deny_unknown_fields)]
 struct RawRestore {
     identity: Option<Spanned<String>>,
+    state_dir: Option<Spanned<String>>,
     memory: Option<Spanned<String>>,
     threads: Option<Spanned<i64>>,
     #[serde(default)]
@@ -43,6 +46,7 @@ impl Default for RestoreConfig {
     fn default() -> Self {
         Self {
             identity: None,
+            state_dir: None,
             memory: ByteSize::mib(256),
             threads: None,
             regions: Vec::new(),
@@ -73,19 +77,17 @@ impl RestoreConfig {
         };
         let folder = file.parent().unwrap_or_else(|| Path::new("/"));
         let defaults = Self::default();
-        let mut identity = Located {
+        let path_or_none = |text: &String| match text.as_str() {
+            "" => Ok(None),
+            text => read_path(folder, text).map(Some),
+        };
+        let nowhere = || Located {
             value: None,
             span: None,
         };
-        set(
-            &mut identity,
-            raw.identity,
-            &mut findings,
-            |text| match text.as_str() {
-                "" => Ok(None),
-                text => read_path(folder, text).map(Some),
-            },
-        );
+        let (mut identity, mut state_dir) = (nowhere(), nowhere());
+        set(&mut identity, raw.identity, &mut findings, path_or_none);
+        set(&mut state_dir, raw.state_dir, &mut findings, path_or_none);
         let mut memory = Located {
             value: defaults.memory,
             span: None,
@@ -103,6 +105,7 @@ impl RestoreConfig {
         let (identity, memory, threads) = (identity.value, memory.value, threads.value);
         findings.finish(Some(Self {
             identity,
+            state_dir: state_dir.value,
             memory,
             threads,
             regions,

@@ -20,6 +20,7 @@ const LOOK_BACK: u64 = 16;
 
 pub(super) async fn run(settings: &Settings, tools: &Tools) -> Result<Exit> {
     let identity = identity::load(settings, &tools.console)?;
+    tools.access.used(&identity);
     let (id, name) = (
         identity.recipient().id(),
         identity.name().map(str::to_owned),

@@ -13,6 +13,7 @@ mod sign;
 
 pub(in crate::commands) use sign::confirm;
 
+use serde_json::json;
 use tidemark_host::Exit;
 
 use crate::cli::{Global, Keys};
@@ -30,6 +31,7 @@ pub async fn run(
     tools: &Tools,
 ) -> Result<Exit> {
     let settings = Settings::gather(global, environment)?;
+    begin(&command, &settings, tools);
     match command {
         Keys::New {
             out,
@@ -67,5 +69,43 @@ pub async fn run(
             root,
             yes,
         } => sign::revoke(&key, &reason, &root, yes, &settings, tools).await,
+    }
+}
+
+/// The commands that use or change keys leave an access record. A key's files are named, never read.
+fn begin(command: &Keys, settings: &Settings, tools: &Tools) {
+    let (action, request, reason) = match command {
+        Keys::New {
+            out, repository, ..
+        } => {
+            let of = repository.as_ref().map(|key| key.repo.to_string());
+            let request = json!({ "out": out.display().to_string(), "repository": of });
+            ("keys-new", request, None)
+        }
+        Keys::Check => ("keys-check", json!({}), None),
+        Keys::Enrol {
+            key,
+            all,
+            recipient,
+            name,
+            ..
+        } => {
+            let recipients: Vec<String> =
+                recipient.iter().map(|key| key.id().to_string()).collect();
+            let key = key.as_ref().map(ToString::to_string);
+            let request = json!({ "key": key, "all": all, "recipients": recipients, "name": name });
+            ("keys-enrol", request, None)
+        }
+        Keys::Revoke { key, reason, .. } => {
+            let request = json!({ "key": key.to_string() });
+            ("keys-revoke", request, Some(reason.as_str()))
+        }
+        Keys::Card | Keys::List => return,
+    };
+    tools
+        .access
+        .begin(action, &request, reason, settings, tools);
+    if matches!(command, Keys::Enrol { .. } | Keys::Revoke { .. }) {
+        tools.access.used_if_at_hand(settings);
     }
 }

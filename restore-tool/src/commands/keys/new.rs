@@ -56,6 +56,7 @@ pub(super) fn run(
         PRIVATE,
     )?;
     files::write_new(out, identity.as_bytes(), PRIVATE)?;
+    recorded(&keys.identity, tools);
     tools.console.show(&KeysMade {
         repository: keys.repo().to_string(),
         root: keys.root.id().to_string(),
@@ -89,6 +90,7 @@ pub(super) fn further(
     let identity = new_identity(&Trust::of(of), &name, tools.rng.as_ref(), now);
     let text = identity_text(&identity, passphrase.as_ref(), tools)?;
     files::write_new(out, text.as_bytes(), PRIVATE)?;
+    recorded(&identity, tools);
     tools.console.show(&IdentityMade {
         repository: of.repo.to_string(),
         root: of.root.to_string(),
@@ -98,6 +100,12 @@ pub(super) fn further(
         name,
     });
     Ok(Exit::Ok)
+}
+
+/// The new identity signs the record of its own making: the first of its chain, once it reaches a region.
+fn recorded(identity: &NamedIdentity, tools: &Tools) {
+    let key = identity.key.clone();
+    tools.access.used(&tidemark_open::Identity::from_key(key));
 }
 
 fn identity_text(

@@ -73,6 +73,20 @@ fn opener_at_hand(
     Ok(opener.transpose()?.map(Arc::new))
 }
 
+/// What a restore's access record says before anything is known.
+pub fn begin(args: &RestoreArgs, settings: &Settings, tools: &Tools) {
+    let request = serde_json::json!({
+        "to": args.to,
+        "before": args.before,
+        "target": args.target.display().to_string(),
+        "accept_older": args.accept_older,
+    });
+    let reason = args.reason.as_deref();
+    tools
+        .access
+        .begin("restore", &request, reason, settings, tools);
+}
+
 /// `restore`.
 ///
 /// # Errors
@@ -87,8 +101,10 @@ pub async fn run(
     // Before a passphrase is asked for.
     Prepared::words(args, tools)?;
     let identity = identity::load(settings, &tools.console)?;
+    tools.access.used(&identity);
     let trust = identity::trust(&identity);
     let prepared = stopped(stop, Prepared::look(args, settings, Some(trust), tools)).await?;
+    prepared.recorded(&tools.access);
     let opener = opener(&prepared.repository, identity, tools)?;
     let work = Work {
         opener: Arc::new(opener),
@@ -102,6 +118,7 @@ pub async fn run(
     let report = Report::new(&prepared, &work, &plan, &done, took, settings);
     let report = report.with_server(&prepared, &done, needs.as_ref());
     tools.console.show(&report);
+    report.recorded(&plan, &tools.access);
     Ok(if report.exceptions.is_empty() {
         Exit::Ok
     } else {

@@ -11,6 +11,7 @@ use super::over;
 use crate::apply::{ServerNeeds, ServerOptions};
 use crate::cli::RestoreArgs;
 use crate::error::{Error, Result};
+use crate::evidence::access::Access;
 use crate::plan::{self, Asked, Avoid, Goal, PlanDocument, RestorePlan};
 use crate::repository::{Repository, Settings, Tools};
 use crate::target::Target;
@@ -116,6 +117,19 @@ impl Prepared {
         prepared.notes.extend(over::note(&prepared.target));
         prepared.say_which_of_one_name();
         Ok(prepared)
+    }
+
+    /// What the access record says of it.
+    pub(super) fn recorded(&self, access: &Access) {
+        let source = serde_json::json!({
+            "name": self.timeline.source().as_str(),
+            "engine": if self.timeline.is_divisible() { "postgres" } else { "sqlite" },
+        });
+        access.note("source", &source);
+        access.regions(
+            self.timeline.histories().map(|(name, _)| name),
+            self.repository.away.iter().map(|away| &away.name),
+        );
     }
 
     /// Invariant 13: a region that was rolled back shows only good, signed, linked objects.

@@ -11,6 +11,8 @@ use tidemark_open::DamageKind;
 
 use super::prepare::Prepared;
 use crate::apply::{Done, Work};
+use crate::evidence::access::Access;
+use crate::evidence::record::linked;
 use crate::plan::{Beyond, Reached, RestorePlan};
 use crate::repository::Settings;
 
@@ -132,6 +134,36 @@ impl Report {
             notes: prepared.notes.clone(),
             start: Vec::new(),
             protect_again: protect_again(prepared, settings),
+        }
+    }
+}
+
+impl Report {
+    /// What the access record says of it: no row, only where it ended, how much and what was proved.
+    pub(super) fn recorded(&self, plan: &RestorePlan, access: &Access) {
+        let recovery = serde_json::json!({
+            "reached_at": self.reached.at,
+            "position": format!("log:{}:{}", self.reached.epoch, self.reached.seq),
+            "sealed": self.sealed,
+            "exact": self.exact,
+            "proof": self.proof,
+            "digest": self.digest,
+            "bytes": self.bytes,
+        });
+        access.note("recovery", &recovery);
+        let transfer = serde_json::json!({
+            "fetched_bytes": self.fetched_bytes,
+            "bases": self.bases,
+            "log_objects": self.log_objects,
+        });
+        access.note("transfer", &transfer);
+        if !self.exceptions.is_empty() {
+            access.note("exceptions", &self.exceptions);
+        }
+        let last = plan.log.last().map(|object| (&object.key, object.link));
+        let base = plan.bases.last().map(|base| (&base.key, base.link));
+        for (key, link) in base.into_iter().chain(last) {
+            access.about(linked(key.as_str(), link));
         }
     }
 }

@@ -67,11 +67,7 @@ pub struct DamageFound {
 /// No region can be read, or the identity is missing or wrong. Damage is not an error but in the
 /// report.
 pub async fn run(args: &VerifyArgs, settings: &Settings, tools: &Tools) -> Result<Exit> {
-    let holder = if args.quick {
-        None
-    } else {
-        Some(KeyHolder::find(settings, &tools.console)?)
-    };
+    let holder = holder(args, settings, tools)?;
     let trust = match &holder {
         Some(holder) => Some(identity::trust(&holder.identity()?)),
         None => identity::trust_if_at_hand(settings),
@@ -81,6 +77,7 @@ pub async fn run(args: &VerifyArgs, settings: &Settings, tools: &Tools) -> Resul
         Some(name) => vec![repository.source(Some(name)).await?],
         None => repository.sources().await?.into_iter().collect(),
     };
+    recorded(&repository, &sources, tools);
     let mut report = VerifyReport {
         quick: args.quick,
         root_pinned: repository.pinned,
@@ -121,6 +118,8 @@ pub async fn run(args: &VerifyArgs, settings: &Settings, tools: &Tools) -> Resul
     report.damages.sort();
     report.damages.dedup();
     tools.console.show(&report);
+    let found = serde_json::json!({ "objects": report.objects, "damages": report.damages.len() });
+    tools.access.note("found", &found);
     Ok(
         match (report.damages.is_empty(), report.unread.is_empty()) {
             (false, _) => Exit::Integrity,
@@ -129,6 +128,28 @@ pub async fn run(args: &VerifyArgs, settings: &Settings, tools: &Tools) -> Resul
             (true, true) => Exit::Ok,
         },
     )
+}
+
+/// The identity, unless only heads are read; its use leaves an access record.
+fn holder(args: &VerifyArgs, settings: &Settings, tools: &Tools) -> Result<Option<KeyHolder>> {
+    if args.quick {
+        return Ok(None);
+    }
+    let (request, reason) = (serde_json::json!({}), args.reason.as_deref());
+    tools
+        .access
+        .begin("verify", &request, reason, settings, tools);
+    let holder = KeyHolder::find(settings, &tools.console)?;
+    tools.access.used(&holder.identity()?);
+    Ok(Some(holder))
+}
+
+fn recorded(repository: &Repository, sources: &[SourceName], tools: &Tools) {
+    tools.access.note("sources", &sources);
+    tools.access.regions(
+        repository.regions.iter().map(|region| region.name()),
+        repository.away.iter().map(|away| &away.name),
+    );
 }
 
 /// One source in every region.

@@ -1,0 +1,21 @@
+//! Evidence: what was done with this repository's backups, by whom and how it ended, on records that
+//! stand on their own.
+//!
+//! A record is a signed in-toto statement ([`tidemark_format::evidence`]). Each signer numbers its
+//! records densely and names in each the SHA-256 of the one before it, so that none can be changed, left
+//! out or reordered unnoticed. The signer is derived from the recovery identity: who can read the backups
+//! can say so, and nothing more has to be kept.
+//!
+//! [`chain`], [`csv`] and [`html`] are pure; [`book`] writes, [`shelf`] reads.
+
+pub mod access;
+pub mod actor;
+pub mod book;
+pub mod chain;
+pub mod csv;
+pub mod html;
+mod local;
+pub mod pack;
+pub mod record;
+pub mod rows;
+pub mod shelf;
