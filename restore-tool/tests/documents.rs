@@ -206,8 +206,8 @@ fn status() {
     let source = SourceStatus {
         source: app(),
         health: Health::Warning,
-        engine: Some("sqlite".into()),
         state: None,
+        engine: Some("sqlite".into()),
         bytes: 1 << 30,
         covered_until: Some(at("2026-05-01T14:35:00Z")),
         exposure_seconds: Some(11),

@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::Value;
-use tidemark_host::{Clock as _, SystemClock};
+use tidemark_host::SystemClock;
 use tidemark_testkit::postgres::{Cluster, Options, Owner, Stop};
 use tidemark_tests::eventually;
 

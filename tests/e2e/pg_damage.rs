@@ -56,7 +56,8 @@ fn damaged_objects_of_a_server_fall_back_or_fail_closed_with_what_can_be_had() {
             .rsplit('/')
             .next()
             .and_then(|seq| seq.parse::<u64>().ok());
-        (key.clone(), seq.expect("a number"))
+        let seq = seq.expect("a number");
+        (key, seq)
     };
     let (_, good) = newest_log();
     site.load(50..100);

@@ -83,6 +83,9 @@ fn refused(site: &PgSite, what: &str, words: &[&str]) {
     );
 }
 
+/// What is done to an object, and how.
+type Spoil<'a> = (&'static str, &'a dyn Fn(&Path));
+
 #[test]
 fn damage_in_the_middle_of_a_servers_log_or_base_is_never_restored_silently() {
     let Some((mut site, _)) = told(3) else { return };
@@ -95,7 +98,7 @@ fn damage_in_the_middle_of_a_servers_log_or_base_is_never_restored_silently() {
     let stale = std::fs::read(&objects[middle - 1]).unwrap();
     let foreign = std::fs::read(&log(&other.site.region_folder(0))[1]).unwrap();
     // A part that is missing, is cut, is an earlier one, is another cluster's.
-    let spoil: [(&str, &dyn Fn(&Path)); 4] = [
+    let spoil: [Spoil<'_>; 4] = [
         ("missing", &remove),
         ("cut", &truncate),
         ("stale", &|path| write(path, &stale)),

@@ -180,7 +180,7 @@ async fn look(settings: &Settings, tools: &Tools) -> Result<Status> {
 
 async fn source(repository: &Repository, name: &SourceName, tools: &Tools) -> Result<SourceStatus> {
     let options = LoadOptions {
-        points: PointsWanted::All,
+        points: PointsWanted::OVERVIEW,
     };
     let timeline = repository.timeline(name, &options).await?;
     let now = tools.clock.now();

@@ -10,8 +10,9 @@ use tidemark_host::output::{self, Document, Table};
 use tidemark_planner::restore::{Bound, Stop};
 
 use super::{Asked, Beyond, Goal, Reached, RestorePlan};
-use crate::apply::ServerNeeds;
 use tidemark_ledger::timeline::POSTGRESQL;
+
+use crate::apply::ServerNeeds;
 
 /// What a restore takes per second until something was measured. A careful figure for one region over
 /// a good line; a directory or a near bucket is several times faster.

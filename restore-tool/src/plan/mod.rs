@@ -65,7 +65,7 @@ pub fn commit_times(timeline: &Timeline) -> &'static str {
     }
 }
 
-/// The windows of a source, oldest first, and what stands past the last of them.
+/// What of a source can be restored, as it stands at an instant.
 ///
 /// # Errors
 /// No region can be read.

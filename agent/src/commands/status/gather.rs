@@ -212,8 +212,8 @@ impl Reading<'_> {
         Ok(())
     }
 
-    /// What the region shows of a source. All recovery points are read if windows are wanted; a region that
-    /// is too slow for that still says how new it is.
+    /// What the region shows of a source. A day of recovery points is read if windows are wanted; a region
+    /// that is too slow for that still says how new it is.
     async fn source(
         &self,
         name: &SourceName,
@@ -221,7 +221,7 @@ impl Reading<'_> {
         beats: &Beats,
     ) -> Result<(SourceFacts, Option<SourceHistory>), Away> {
         if self.wanted.windows {
-            let all = self.load(name, keyring, beats, PointsWanted::All);
+            let all = self.load(name, keyring, beats, PointsWanted::OVERVIEW);
             if let Ok(read) = tokio::time::timeout(SOURCE_WITHIN, all).await {
                 return read.map_err(|error| Away(policy::with_causes(&error)));
             }

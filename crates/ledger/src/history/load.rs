@@ -27,6 +27,12 @@ pub enum PointsWanted {
     Newest(usize),
 }
 
+impl PointsWanted {
+    /// For an overview that people wait for: a day of them. Each costs a request, and a month has 8,640;
+    /// of an older window they tell no more than how long nothing was committed after its end.
+    pub const OVERVIEW: Self = Self::Newest(288);
+}
+
 /// What to load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LoadOptions {

@@ -235,6 +235,21 @@ fn protect_again(prepared: &Prepared, settings: &Settings) -> Vec<String> {
     ]
 }
 
+impl Report {
+    /// What was proved of the end, in words.
+    fn proved(&self) -> String {
+        match (&self.digest, self.proof) {
+            (_, REPLAYED) => "the server replayed every record and stopped exactly there, as its new timeline's history says; every signature, link and hash checked".to_owned(),
+            (_, NOT_PROVED) => "end not proved: the server that you start replays the log; every signature, link and hash checked".to_owned(),
+            (Some(digest), "digest-equal") => format!(
+                "equal to the source: digest {digest} over {}; every signature, link and hash checked",
+                output::bytes(self.bytes)
+            ),
+            _ => "every signature, link and hash checked; no digest of the whole".to_owned(),
+        }
+    }
+}
+
 impl Document for Report {
     const SCHEMA: &'static str = "tidemark-restore.restore";
 
@@ -257,16 +272,7 @@ impl Document for Report {
             Beyond::label(self.beyond.as_ref()).to_owned(),
             self.because.clone(),
         ]);
-        let proved = match (&self.digest, self.proof) {
-            (_, REPLAYED) => "the server replayed every record and stopped exactly there, as its new timeline's history says; every signature, link and hash checked".to_owned(),
-            (_, NOT_PROVED) => "end not proved: the server that you start replays the log; every signature, link and hash checked".to_owned(),
-            (Some(digest), "digest-equal") => format!(
-                "equal to the source: digest {digest} over {}; every signature, link and hash checked",
-                output::bytes(self.bytes)
-            ),
-            _ => "every signature, link and hash checked; no digest of the whole".to_owned(),
-        };
-        table.row(["proved".to_owned(), proved]);
+        table.row(["proved".to_owned(), self.proved()]);
         let took = Duration::from_millis(self.took_ms);
         let read = output::bytes(self.fetched_bytes);
         table.row([

@@ -42,6 +42,11 @@ pub(crate) fn now() -> Monotonic {
     SystemClock.monotonic()
 }
 
+/// The time of day.
+pub(crate) fn today() -> jiff::Timestamp {
+    SystemClock.now()
+}
+
 pub(crate) fn since(begun: Monotonic) -> Duration {
     now().since(begun)
 }

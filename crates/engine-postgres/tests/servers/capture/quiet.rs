@@ -94,7 +94,7 @@ fn what_a_server_does_for_itself_costs_no_object() {
         assert!(wrote > before, "it wrote log");
         // THEN nothing is cut, and all is known to be complete
         let mut until = jiff::Timestamp::UNIX_EPOCH;
-        let begun = jiff::Timestamp::now();
+        let begun = super::today();
         eventually("time goes on", || {
             let poll = desk.turn();
             until = until.max(poll.complete_until.unwrap_or(until));

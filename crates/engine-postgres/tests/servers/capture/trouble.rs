@@ -83,7 +83,7 @@ fn a_server_that_hangs_is_told_in_time_and_nothing_is_claimed_meanwhile() {
     });
     // WHEN every process of it stands still
     let frozen = cluster.freeze().expect("frozen");
-    let (begun, since_when) = (now(), jiff::Timestamp::now());
+    let (begun, since_when) = (now(), super::today());
     // THEN it is told soon, and nothing after that is called complete
     eventually("it is told", || {
         let poll = desk.poll();
