@@ -77,7 +77,8 @@ pub struct Poll {
     /// When the oldest of them was first seen: the exposure counts from here.
     pub oldest_pending: Option<Timestamp>,
     /// Everything that was committed by then is captured: it stands in cuts, or in memory for the
-    /// next one. Nobody but the engine knows: a poll may have found the database locked.
+    /// next one. Nobody but the engine knows: a poll may have found the database locked. It stands still
+    /// while nothing more is captured, as when [`Self::cut_now`] waits for a cut.
     pub complete_until: Option<Timestamp>,
     /// The bound of one cut is reached: cut now, nothing more is captured before.
     pub cut_now: bool,

@@ -2,6 +2,7 @@
 
 mod base;
 mod capture;
+mod conformance;
 mod login;
 mod replication;
 mod restore;
