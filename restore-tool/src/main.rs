@@ -17,9 +17,12 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(words) => return refuse(&words),
     };
+    // A server asks for one segment after the other: each time twice the start would be felt.
     if matches!(cli.command, Command::WalGet(_)) {
         return hand_to_a_server(cli);
     }
+    // Without it a restore only takes more memory.
+    drop(tidemark_host::allocator::settle());
     let console = Console::standard(cli.global.json);
     let exit = match start(cli, &console) {
         Ok(exit) => exit,

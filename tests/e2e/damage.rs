@@ -379,10 +379,16 @@ fn verify_reads_every_byte_and_its_quick_form_needs_no_identity() {
         .into_values()
         .next()
         .unwrap();
-    flip(&pack);
-    site.tool_on(&[&site.regions[0]], &["verify"])
-        .ends_with(INTEGRITY)
-        .says(&[&file_name(&pack)]);
+    let good = read(&pack);
+    // The last byte is in no page, and a restore that needs some pages only may not read it.
+    for damage in [truncate, flip] {
+        damage(&pack);
+        site.tool_on(&[&site.regions[0]], &["verify"])
+            .ends_with(INTEGRITY)
+            .says(&[&file_name(&pack)]);
+        write(&pack, &good);
+    }
+    site.tool_on(&[&site.regions[0]], &["verify"]).ok();
     let point = objects(&site.region_folder(1), "meta/point/")
         .into_values()
         .next_back()

@@ -1,8 +1,6 @@
 //! The host is gone: from one region and the identity to a protected database on a new machine, by
 //! the very commands that `restore` prints, under a real systemd.
 
-use std::process::Command;
-
 use tidemark_tests::eventually;
 
 use crate::machine::Blueprint;
@@ -57,7 +55,7 @@ fn lost_host_is_protected_again_by_at_most_six_commands() {
     eventually("the restored database is protected", SOON * 2, || {
         let target = machine.srv().join("again.db");
         drop(std::fs::remove_file(&target));
-        let mut restore = Command::new(tidemark_tests::program("tidemark-restore"));
+        let mut restore = site.command("tidemark-restore");
         restore
             .args(["restore", "--to", "latest", "--target"])
             .arg(&target);

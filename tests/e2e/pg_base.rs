@@ -1,6 +1,7 @@
 //! Bases of a PostgreSQL cluster under the shipped programs: one that is interrupted never looks
 //! complete and is made anew; many files stay small in memory; segments of every size; the config's rate.
 
+use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Stdio;
@@ -22,6 +23,8 @@ const ANY_RATE: &str = "\"\"";
 const KIB_PER_MIB: u64 = 1024;
 /// Both programs, whatever the cluster is like.
 const MEMORY_MAX_KIB: u64 = 128 * KIB_PER_MIB;
+/// More than any program may hold.
+const BALLAST: u64 = 192 << 20;
 
 /// Lets the agent read the data directory, which it may where tests run as root.
 fn read_locally(cluster: &Cluster) {
@@ -61,11 +64,15 @@ fn nothing_looks_complete(site: &PgSite) {
             assert_eq!(keys(&region, folder), [""; 0], "{folder}");
         }
     }
-    let refused = site
-        .site
-        .restore(&[&site.site.regions[0]], &["--to", "latest"]);
-    refused.ran.ends_with(14);
-    assert!(!refused.path.exists(), "nothing is left of a refusal");
+    // What only servers take is not refused for that nobody knows yet what the source is.
+    let programs = site.cluster.postgres().bin();
+    let programs = programs.to_str().expect("a path in UTF-8");
+    let pg_bin = ["--to", "latest", "--pg-bin", programs];
+    for words in [&pg_bin[..2], &pg_bin] {
+        let refused = site.site.restore(&[&site.site.regions[0]], words);
+        refused.ran.ends_with(14).says(&["no base is complete yet"]);
+        assert!(!refused.path.exists(), "nothing is left of a refusal");
+    }
 }
 
 /// Every region protects the cluster. What a standby knows is as old as the newest commit, so there are some.
@@ -157,6 +164,19 @@ fn litter(cluster: &Cluster, count: u32) {
     }
 }
 
+/// A file that no compression makes smaller: its packs are as large as packs get, and many.
+fn ballast(cluster: &Cluster) {
+    let mut random = std::fs::File::open("/dev/urandom")
+        .expect("opened")
+        .take(BALLAST);
+    let path = cluster.data_dir().join("ballast");
+    let mut file = std::fs::File::create_new(&path).expect("made");
+    std::io::copy(&mut random, &mut file).expect("written");
+    Owner::get().own(&path).expect("owned");
+    let private = std::fs::Permissions::from_mode(0o600);
+    file.set_permissions(private).expect("private");
+}
+
 /// Restores the newest state; the most memory that took.
 fn restore_watched(site: &PgSite, cluster: &Cluster) -> u64 {
     let mut command = site
@@ -190,6 +210,7 @@ fn tens_of_thousands_of_files_are_based_and_restored_in_little_memory() {
     site.load(0..50);
     site.cluster.stop(Stop::Fast).unwrap();
     litter(&site.cluster, files);
+    ballast(&site.cluster);
     site.cluster.start_again().unwrap();
     let daemon = site.site.start();
     let patience = SOON * 10;

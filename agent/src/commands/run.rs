@@ -1,11 +1,10 @@
 //! `run`: the daemon, until SIGTERM or SIGINT; the second one stops it at once. SIGHUP has it read
 //! credentials, keyring and recipients again, as `config reload` does.
 
-use std::os::unix::process::CommandExt as _;
 use std::sync::Arc;
 
 use tidemark_host::{
-    Exit,
+    Exit, allocator,
     log::{self, LogSurroundings},
 };
 use tokio::signal::unix::{SignalKind, signal};
@@ -16,38 +15,11 @@ use crate::{
     cli::{Global, RunArgs},
 };
 
-/// How glibc is to keep memory: one arena, and what is large goes back when it is freed. By itself
-/// it keeps an arena for each thread and holds what a base needed for a second: 137 MB instead of
-/// 47 after the base of a 240 MB database. It reads these only when a process starts.
-const ALLOCATOR: [(&str, &str); 3] = [
-    ("MALLOC_ARENA_MAX", "1"),
-    ("MALLOC_MMAP_THRESHOLD_", "262144"),
-    ("MALLOC_TRIM_THRESHOLD_", "262144"),
-];
-
-/// Starts this program over, in the same process, with the allocator's settings in its environment;
-/// does nothing if they are there, whatever their values.
-fn set_up_allocator() {
-    if ALLOCATOR
-        .iter()
-        .all(|(name, _)| std::env::var_os(name).is_some())
-    {
-        return;
-    }
-    let missing = ALLOCATOR
-        .into_iter()
-        .filter(|(name, _)| std::env::var_os(name).is_none());
-    // Not worth failing for: without it the agent only takes more memory.
-    if let Ok(program) = std::env::current_exe() {
-        let mut again = std::process::Command::new(program);
-        let error = again.args(std::env::args_os().skip(1)).envs(missing).exec();
-        tracing::warn!(error = %error, "the allocator keeps its defaults");
-    }
-}
-
 /// Runs the daemon.
 pub(super) fn run(global: &Global, args: &RunArgs) -> Result<Exit, Failure> {
-    set_up_allocator();
+    if let Err(error) = allocator::settle() {
+        tracing::warn!(error = %error, "the allocator keeps its defaults");
+    }
     let config = context::config(global)?;
     log::start(&LogSurroundings::of_process(args.log_json), false)
         .map_err(|error| Failure::Usage(error.to_string()))?;

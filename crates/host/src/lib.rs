@@ -4,6 +4,7 @@
 //! Everything here is handed in, never taken: a test or a simulation gives other clocks, other
 //! randomness and `Cpu::Inline`. Host knows no repository, no region and no engine.
 
+pub mod allocator;
 pub mod clock;
 pub mod codes;
 pub mod config;

@@ -2,14 +2,15 @@
 //!
 //! ```text
 //! wanted frames → requests (a whole pack, or neighbours up to 8 MiB) → at most N at once
-//!   → CPU pool: check, decrypt, decompress → sink, in any order, each frame once
+//!   and 40 MiB of them → CPU pool: check, decrypt, decompress → sink, in any order, each frame once
 //! ```
 //!
 //! **Invariants.** A sink sees only content whose tag, number and length were checked, and each
 //! wanted frame exactly once. A pack that is read whole is also checked against the hash in the
 //! base's index. A frame that is bad in one region is fetched from the next, alone.
 //!
-//! **Bounds.** Memory: requests at once times about 8 MiB, and a frame per pool thread.
+//! **Bounds.** Memory: [`IN_FLIGHT_BYTES`] of stored frames, from the request until they are opened, and a
+//! frame per pool thread. Requests are planned a pack at a time.
 //!
 //! **Cancellation.** Dropping the future stops the requests; frames under way may still reach the sink.
 
@@ -30,6 +31,7 @@ use tidemark_format::{
     keys,
 };
 use tidemark_storage::{Watcher, watched};
+use tokio::sync::Semaphore;
 
 use crate::{
     Error, OpenedBase, Opener, Result,
@@ -39,6 +41,8 @@ use crate::{
 
 /// Most bytes of a ranged read; one frame is always read whole.
 const RANGE_BYTES: u64 = 8 << 20;
+/// Stored bytes that are asked for or wait for the pool: five whole packs fill a link.
+pub const IN_FLIGHT_BYTES: u32 = 40 << 20;
 /// Unwanted bytes between two wanted frames that are read rather than asked for separately.
 const HOLE_BYTES: u64 = 256 << 10;
 
@@ -172,6 +176,14 @@ struct Request {
     frames: Vec<u32>,
 }
 
+impl Request {
+    /// What it takes of [`IN_FLIGHT_BYTES`]; one that is larger takes all.
+    fn room(&self) -> u32 {
+        let bytes = self.range.end.saturating_sub(self.range.start);
+        u32::try_from(bytes).map_or(IN_FLIGHT_BYTES, |bytes| bytes.min(IN_FLIGHT_BYTES))
+    }
+}
+
 /// A wanted pack.
 struct PackAt {
     base: Arc<OpenedBase>,
@@ -200,7 +212,7 @@ pub struct FrameFetcher {
 }
 
 impl FrameFetcher {
-    /// Fetches with at most `requests` reads at once (8 is a good number).
+    /// Fetches with at most `requests` reads at once, and at most [`IN_FLIGHT_BYTES`].
     #[must_use]
     pub fn new(opener: Arc<Opener>, requests: usize) -> Self {
         Self {
@@ -218,12 +230,21 @@ impl FrameFetcher {
         wanted: Vec<PackFrames>,
         sink: Arc<dyn FrameSink>,
     ) -> Result<FetchStats> {
-        let mut requests = Vec::new();
-        for pack in wanted {
-            plan(pack, &mut requests)?;
-        }
-        stream::iter(requests)
-            .map(|request| self.request(request, Arc::clone(&sink)))
+        let room = Semaphore::new(usize::try_from(IN_FLIGHT_BYTES).unwrap_or(usize::MAX));
+        stream::iter(wanted)
+            .map(plan)
+            .flat_map(|planned| {
+                let (requests, failed) = match planned {
+                    Ok(requests) => (requests, None),
+                    Err(error) => (Vec::new(), Some(Err(error))),
+                };
+                stream::iter(requests.into_iter().map(Ok).chain(failed))
+            })
+            .map(async |request| {
+                let request = request?;
+                let _room = room.acquire_many(request.room()).await;
+                self.request(request, Arc::clone(&sink)).await
+            })
             .buffer_unordered(self.requests)
             .try_fold(FetchStats::default(), async |sum, one| Ok(sum.plus(one)))
             .await
@@ -432,7 +453,7 @@ fn outside(key: &Key) -> Error {
 }
 
 /// Makes requests of the wanted frames of a pack.
-fn plan(wanted: PackFrames, requests: &mut Vec<Request>) -> Result<()> {
+fn plan(wanted: PackFrames) -> Result<Vec<Request>> {
     let PackFrames {
         base,
         pack,
@@ -457,15 +478,15 @@ fn plan(wanted: PackFrames, requests: &mut Vec<Request>) -> Result<()> {
     }
     if frames.len() == data && data > 0 {
         let range = 0..reference.size;
-        requests.push(Request {
+        return Ok(vec![Request {
             key,
             range,
             whole: true,
             frames,
             pack: Arc::clone(&pack),
-        });
-        return Ok(());
+        }]);
     }
+    let mut requests = Vec::new();
     let mut open: Option<Request> = None;
     for frame in frames {
         let place = pack.place(frame).ok_or_else(|| outside(&key))?;
@@ -490,7 +511,7 @@ fn plan(wanted: PackFrames, requests: &mut Vec<Request>) -> Result<()> {
         requests.extend(open.replace(next));
     }
     requests.extend(open);
-    Ok(())
+    Ok(requests)
 }
 
 impl fmt::Debug for Request {

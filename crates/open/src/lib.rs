@@ -27,7 +27,9 @@ mod session;
 
 pub use bodies::{LOG_BYTES_MAX, OpenedPack, open_base, open_log, open_pack};
 pub use error::{Attempt, Error, ErrorKind, Result};
-pub use fetch::{FetchStats, FrameAt, FrameFetcher, FrameSink, PackFrames, SinkError};
+pub use fetch::{
+    FetchStats, FrameAt, FrameFetcher, FrameSink, IN_FLIGHT_BYTES, PackFrames, SinkError,
+};
 pub use identity::{FileRights, Identity, seal_identity};
 pub use opener::{BASE_INDEX_BYTES_MAX, OpenedBase, OpenedLog, Opener, SignerCheck};
 pub use regions::{Damage, DamageKind, Fetched, RegionReader, RegionSet};

@@ -5,20 +5,23 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use tidemark_engine::PageRun;
 use tidemark_host::{Clock, Monotonic};
 use tidemark_open::{FrameAt, FrameFetcher, FrameSink, OpenedBase, PackFrames, SinkError};
 
 use super::engine::Engine;
 use super::layout::LAYOUT_FILE;
-use super::units::{self, FrameName, Unit};
-use super::{Ledger, Work, open_bases};
-use crate::error::Result;
+use super::units::{Cutter, FrameName, Unit, Units};
+use super::{Ledger, Work};
+use crate::error::{Error, Result};
 use crate::plan::RestorePlan;
 use crate::progress::Progress;
 
-/// Reads at once: fills a link with 8 MiB requests.
-const REQUESTS_AT_ONCE: usize = 8;
+/// Reads at once: small ones cost a store's latency each; large ones are bounded by their bytes.
+const REQUESTS_AT_ONCE: usize = 16;
+/// Bases that are opened at once.
+const BASES_AT_ONCE: usize = 2;
 /// How often what is on the disk is noted.
 const SAVE_EVERY: Duration = Duration::from_secs(5);
 
@@ -41,39 +44,35 @@ pub(super) async fn write(
     ledger: &Arc<Ledger>,
     engine: &Arc<Engine>,
 ) -> Result<BaseDone> {
-    let bases = open_bases(&work.opener, plan).await?;
-    if let Some(newest) = bases.last() {
-        engine.expect_files(&newest.index.files)?;
-    }
     let kept = ledger.now();
     if kept.bases_done {
+        if let Some(newest) = plan.base() {
+            let newest = work.opener.base(&newest.key, newest.link).await?;
+            engine.expect_files(&newest.index.files)?;
+        }
         return Ok(BaseDone {
             fetched_bytes: 0,
             resumed_bytes: plan.image_bytes(),
         });
     }
-    let units = {
-        let indices: Vec<_> = bases.iter().map(|base| &base.index).collect();
-        units::cut(&indices)
-    };
-    let total = units
-        .iter()
-        .map(Unit::page_bytes)
-        .fold(0, u64::saturating_add);
-    let (done, todo): (Vec<_>, Vec<_>) = (0u64..)
-        .zip(&units)
-        .partition(|(number, _)| kept.units.contains(*number));
-    let resumed_bytes = done
-        .iter()
-        .map(|(_, unit)| unit.page_bytes())
-        .fold(0, u64::saturating_add);
-    // A server's layout says where other files belong.
-    let (first, rest): (Vec<_>, Vec<_>) = todo
-        .iter()
-        .map(|(_, unit)| *unit)
-        .partition(|unit| engine.wants_layout_first() && holds_layout(unit));
-    let named = |units: &[&Unit]| wanted(&bases, units.iter().map(|unit| unit.name));
-    let wanted = [named(&first), named(&rest)];
+    let (bases, units) = cut(work, plan, engine).await?;
+    let mut wanted: [Vec<PackFrames>; 2] = Default::default();
+    let (mut total, mut resumed_bytes) = (0_u64, 0_u64);
+    for (number, unit) in (0_u64..).zip(units.iter()) {
+        let bytes = unit.page_bytes();
+        total = total.saturating_add(bytes);
+        if kept.units.contains(number) {
+            resumed_bytes = resumed_bytes.saturating_add(bytes);
+            continue;
+        }
+        // A server's layout says where other files belong.
+        let [first, rest] = &mut wanted;
+        if engine.wants_layout_first() && holds_layout(unit) {
+            want(first, &bases, unit.name);
+        } else {
+            want(rest, &bases, unit.name);
+        }
+    }
     let wanted = wanted.into_iter().filter(|packs| !packs.is_empty());
     let progress = Progress::begin(
         &work.tools.console,
@@ -118,32 +117,57 @@ async fn fetch(
     Ok(bytes)
 }
 
-fn holds_layout(unit: &Unit) -> bool {
-    unit.pieces.iter().any(|piece| piece.file == LAYOUT_FILE)
+/// Opens the chain from the newest base on and cuts it. Of each base only its packs stay: the tables of
+/// files and pages are as large as the cluster, and there may be many bases.
+async fn cut(
+    work: &Work,
+    plan: &RestorePlan,
+    engine: &Engine,
+) -> Result<(Vec<Arc<OpenedBase>>, Units)> {
+    let newest = plan.bases.len().saturating_sub(1);
+    let mut opening = stream::iter(plan.bases.iter().enumerate().rev())
+        .map(async |(number, base)| {
+            let opened = work.opener.base(&base.key, base.link).await?;
+            Ok::<_, Error>((number, opened))
+        })
+        .buffered(BASES_AT_ONCE);
+    let mut cutter = Cutter::default();
+    let mut bases = Vec::new();
+    while let Some((number, mut base)) = opening.try_next().await? {
+        let files = std::mem::take(&mut base.index.files);
+        if number == newest {
+            engine.expect_files(&files)?;
+        }
+        drop(files);
+        cutter.add(number, &std::mem::take(&mut base.index.runs));
+        bases.push(Arc::new(base));
+    }
+    bases.reverse();
+    Ok((bases, cutter.finish()))
 }
 
-/// Frames by pack, as the fetcher takes them.
-fn wanted(bases: &[Arc<OpenedBase>], names: impl Iterator<Item = FrameName>) -> Vec<PackFrames> {
-    let mut packs: Vec<PackFrames> = Vec::new();
-    for name in names {
-        match packs.last_mut() {
-            Some(last) if (last.tag, last.pack) == (name.base, name.pack) => {
-                last.frames.push(name.frame);
-            }
-            _ => packs.extend(bases.get(name.base).map(|base| PackFrames {
-                base: Arc::clone(base),
-                pack: name.pack,
-                frames: vec![name.frame],
-                tag: name.base,
-            })),
+fn holds_layout(unit: Unit<'_>) -> bool {
+    unit.pieces().any(|piece| piece.file == LAYOUT_FILE)
+}
+
+/// Adds a frame to its pack, as the fetcher takes them.
+fn want(packs: &mut Vec<PackFrames>, bases: &[Arc<OpenedBase>], name: FrameName) {
+    match packs.last_mut() {
+        Some(last) if (last.tag, last.pack) == (name.base, name.pack) => {
+            last.frames.push(name.frame);
         }
+        _ => packs.extend(bases.get(name.base).map(|base| PackFrames {
+            base: Arc::clone(base),
+            pack: name.pack,
+            frames: vec![name.frame],
+            tag: name.base,
+        })),
     }
-    packs
 }
 
 /// Takes frames on the pool's threads.
 struct Sink {
-    units: Vec<Unit>,
+    units: Units,
     engine: Mutex<Option<Arc<Engine>>>,
     ledger: Arc<Ledger>,
     progress: Arc<Progress>,
@@ -175,13 +199,13 @@ impl Sink {
             pack: at.pack,
             frame: at.frame,
         };
-        let Ok(number) = self.units.binary_search_by_key(&name, |unit| unit.name) else {
+        let Some(number) = self.units.find(name) else {
             return Ok(());
         };
         let (Some(unit), Some(engine)) = (self.units.get(number), self.engine()) else {
             return Ok(());
         };
-        for piece in &unit.pieces {
+        for piece in unit.pieces() {
             let from = usize::try_from(piece.offset)?;
             let end = from.saturating_add(usize::try_from(piece.bytes())?);
             let bytes = content

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use tidemark_format::heads::LogHead;
 use tidemark_open::OpenedLog;
+use tidemark_planner::restore::ServerLog;
 use tidemark_storage::{Watcher, watched};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -15,8 +17,10 @@ use crate::error::{Error, Result};
 use crate::plan::RestorePlan;
 use crate::progress::Progress;
 
-/// Stored bytes of log objects that are read ahead of replay.
-pub const LOG_AHEAD_BYTES: u32 = 64 << 20;
+/// Bytes of log objects that are read ahead of replay, as stored and as opened.
+pub const LOG_AHEAD_BYTES: u32 = 48 << 20;
+/// How much larger an object is once it is opened, if its head doesn't say: more than most.
+const OPENED_TIMES: u64 = 4;
 /// Objects that are read ahead: small ones cost a request's latency each.
 const LOG_AHEAD_OBJECTS: usize = 32;
 /// How often what is applied is noted.
@@ -51,9 +55,9 @@ pub(super) async fn apply(
         .map(|object| {
             let (opener, room) = (Arc::clone(&work.opener), Arc::clone(&room));
             let (key, link, size) = (object.key.clone(), object.link, object.size);
+            let bytes = room_of(&object.head, size);
             let arriving = Arriving::of(&progress, size);
             async move {
-                let bytes = u32::try_from(size).unwrap_or(u32::MAX).min(LOG_AHEAD_BYTES);
                 let permit = room
                     .acquire_many_owned(bytes)
                     .await
@@ -91,6 +95,15 @@ pub(super) async fn apply(
     }
     progress.finish();
     Ok((engine, read))
+}
+
+/// What an object takes of [`LOG_AHEAD_BYTES`]; one that is larger takes all.
+fn room_of(head: &LogHead, stored: u64) -> u32 {
+    let span = |log: ServerLog| Some(log.end?.since(log.start?));
+    let opened = ServerLog::read(&head.facts).and_then(span);
+    let opened = opened.unwrap_or_else(|| stored.saturating_mul(OPENED_TIMES));
+    let bytes = u32::try_from(stored.saturating_add(opened));
+    bytes.map_or(LOG_AHEAD_BYTES, |bytes| bytes.min(LOG_AHEAD_BYTES))
 }
 
 /// What has arrived of one object.

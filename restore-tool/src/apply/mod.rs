@@ -1,14 +1,15 @@
 //! From plan to database: the bases' frames in parallel, then the log in order, then the proof.
 //!
 //! ```text
-//! bases ─ cut ─► frames ─ fetched 8 at a time, opened on every core ─► pages into the partial file
+//! bases ─ cut ─► frames ─ fetched in parallel, opened on every core ─► pages into the partial file
 //! log   ─ fetched ahead, in order ─► applied one after the other, until the engine has met its stop
 //!         (a server replays meanwhile, as far as the stop can't be)
 //! engine.finish ─ digest of the whole equals the sealed one, or a server ended where promised ─►
 //!   fsync ─► rename
 //! ```
 //!
-//! **Bounds.** Requests in flight times 8 MiB for bases, [`LOG_AHEAD_BYTES`] for the log.
+//! **Bounds.** [`tidemark_open::IN_FLIGHT_BYTES`] for bases, [`LOG_AHEAD_BYTES`] for the log; beside them
+//! the newest base's table of files, and some 60 bytes for each frame that is needed.
 //!
 //! **Cancellation.** When `stop` fires, what is on the disk is noted and the partial file stays: the
 //! next run of the same restore goes on there. Notes are also written every few seconds, so that a
@@ -27,7 +28,7 @@ use std::time::Duration;
 use tidemark_format::heads::BaseHead;
 use tidemark_format::{Hash, SourceName};
 use tidemark_ledger::timeline::POSTGRESQL;
-use tidemark_open::{OpenedBase, Opener};
+use tidemark_open::Opener;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result};
@@ -351,17 +352,4 @@ fn begin_anew(target: &Target, partial: Partial) -> Result<Partial> {
 fn name_of_bases(plan: &RestorePlan) -> Hash {
     let links: Vec<u8> = plan.bases.iter().flat_map(|base| base.link.0).collect();
     Hash::of(&links)
-}
-
-/// Opens the chain of bases.
-pub(crate) async fn open_bases(
-    opener: &Opener,
-    plan: &RestorePlan,
-) -> Result<Vec<Arc<OpenedBase>>> {
-    let opening = plan
-        .bases
-        .iter()
-        .map(|base| opener.base(&base.key, base.link));
-    let opened = futures_util::future::try_join_all(opening).await?;
-    Ok(opened.into_iter().map(Arc::new).collect())
 }

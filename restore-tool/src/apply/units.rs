@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use tidemark_format::body::{BaseIndex, Run};
+use tidemark_format::body::Run;
 
 /// Pages in a chunk of the map of pages seen.
 const CHUNK_PAGES: u64 = 4096;
@@ -45,60 +45,116 @@ pub struct FrameName {
 }
 
 /// A frame that is needed, and what is taken out of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unit {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unit<'a> {
     /// Which.
     pub name: FrameName,
-    /// Its pages.
-    pub pieces: Vec<Piece>,
+    placed: &'a [(FrameName, Piece)],
 }
 
-impl Unit {
+impl<'a> Unit<'a> {
+    /// Its pages.
+    pub fn pieces(self) -> impl Iterator<Item = &'a Piece> {
+        self.placed.iter().map(|(_, piece)| piece)
+    }
+
     /// Bytes of pages that it writes.
     #[must_use]
-    pub fn page_bytes(&self) -> u64 {
-        self.pieces
-            .iter()
-            .map(Piece::bytes)
-            .fold(0, u64::saturating_add)
+    pub fn page_bytes(self) -> u64 {
+        self.pieces().map(Piece::bytes).fold(0, u64::saturating_add)
     }
 }
 
-/// Cuts a chain of bases, oldest first, into units, sorted by name: each page is taken once, from the
-/// newest base that holds it.
-#[must_use]
-pub fn cut(chain: &[&BaseIndex]) -> Vec<Unit> {
-    let mut seen = Seen::default();
-    let mut units: BTreeMap<FrameName, Vec<Piece>> = BTreeMap::new();
-    for (base, index) in chain.iter().enumerate().rev() {
+/// All units, sorted by name; a unit's number is its place.
+///
+/// One allocation for all pieces: a terabyte has a million of them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Units {
+    placed: Vec<(FrameName, Piece)>,
+    /// Where each unit's pieces begin.
+    starts: Vec<usize>,
+}
+
+impl Units {
+    /// The unit of a number.
+    #[must_use]
+    pub fn get(&self, number: usize) -> Option<Unit<'_>> {
+        let from = *self.starts.get(number)?;
+        let next = number.checked_add(1).and_then(|next| self.starts.get(next));
+        let placed = self
+            .placed
+            .get(from..next.copied().unwrap_or(self.placed.len()))?;
+        let (name, _) = placed.first()?;
+        Some(Unit {
+            name: *name,
+            placed,
+        })
+    }
+
+    /// The number of the unit of a frame.
+    #[must_use]
+    pub fn find(&self, name: FrameName) -> Option<usize> {
+        let named = |from: &usize| self.placed.get(*from).map(|(name, _)| *name);
+        self.starts.binary_search_by_key(&Some(name), named).ok()
+    }
+
+    /// All of them, in order.
+    pub fn iter(&self) -> impl Iterator<Item = Unit<'_>> {
+        (0..self.starts.len()).filter_map(|number| self.get(number))
+    }
+}
+
+/// Cuts a chain of bases into units: each page is taken once, from the newest base that holds it.
+#[derive(Debug, Default)]
+pub struct Cutter {
+    seen: Seen,
+    placed: Vec<(FrameName, Piece)>,
+}
+
+impl Cutter {
+    /// Takes the next older base, `base` being its index in the chain, oldest first.
+    pub fn add(&mut self, base: usize, runs: &[Run]) {
         // Within a base, too, what was stored later wins.
-        for run in index.runs.iter().rev() {
-            let new = seen.take_new(run);
-            if !new.is_empty() {
-                let name = FrameName {
-                    base,
-                    pack: run.pack,
-                    frame: run.frame,
-                };
-                units.entry(name).or_default().extend(new);
-            }
+        for run in runs.iter().rev() {
+            let name = FrameName {
+                base,
+                pack: run.pack,
+                frame: run.frame,
+            };
+            self.seen
+                .take_new(run, |piece| self.placed.push((name, piece)));
         }
     }
-    units
-        .into_iter()
-        .map(|(name, pieces)| Unit { name, pieces })
-        .collect()
+
+    /// The units.
+    #[must_use]
+    pub fn finish(self) -> Units {
+        let Self { seen, mut placed } = self;
+        drop(seen);
+        placed.shrink_to_fit();
+        placed.sort_unstable_by_key(|(name, piece)| (*name, piece.offset, piece.first));
+        let mut starts = Vec::new();
+        let mut last = None;
+        for (at, (name, _)) in placed.iter().enumerate() {
+            if last.replace(*name) != Some(*name) {
+                starts.push(at);
+            }
+        }
+        starts.shrink_to_fit();
+        Units { placed, starts }
+    }
 }
 
 /// Pages that a newer base has given already: a bitmap in chunks, so that its size follows what is
 /// touched and not the largest page number.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Seen {
     chunks: BTreeMap<(u32, u64), Chunk>,
 }
 
 /// A chunk's pages. A server has files by the hundred thousand, nearly all of them a few pages long:
 /// those take a word and no more.
+#[derive(Debug)]
 enum Chunk {
     /// The first 64 pages; no later one was seen.
     Small(u64),
@@ -132,8 +188,7 @@ impl Chunk {
 
 impl Seen {
     /// Marks the run's pages; those that were not marked before become pieces.
-    fn take_new(&mut self, run: &Run) -> Vec<Piece> {
-        let mut pieces = Vec::new();
+    fn take_new(&mut self, run: &Run, mut take: impl FnMut(Piece)) {
         let mut open: Option<Piece> = None;
         for at in 0..run.count {
             let page = run.first.saturating_add(u64::from(at));
@@ -151,11 +206,10 @@ impl Seen {
                     }
                 }
             } else {
-                pieces.extend(open.take());
+                open.take().into_iter().for_each(&mut take);
             }
         }
-        pieces.extend(open);
-        pieces
+        open.into_iter().for_each(take);
     }
 
     /// Whether the page was new.
@@ -186,19 +240,19 @@ mod tests {
         }
     }
 
-    fn base(runs: Vec<Run>) -> BaseIndex {
-        BaseIndex {
-            digest_key: [0; 32],
-            files: vec![],
-            packs: vec![],
-            runs,
+    /// Cuts a chain, oldest first.
+    fn cut(chain: &[&[Run]]) -> Units {
+        let mut cutter = Cutter::default();
+        for (base, runs) in chain.iter().enumerate().rev() {
+            cutter.add(base, runs);
         }
+        cutter.finish()
     }
 
-    fn pages(units: &[Unit]) -> Vec<(usize, u64, u32, u32)> {
+    fn pages(units: &Units) -> Vec<(usize, u64, u32, u32)> {
         let pieces = units
             .iter()
-            .flat_map(|u| u.pieces.iter().map(move |p| (u.name.base, p)));
+            .flat_map(|u| u.pieces().map(move |p| (u.name.base, p)));
         let mut all: Vec<_> = pieces
             .map(|(base, p)| (base, p.first, p.count, p.offset))
             .collect();
@@ -208,9 +262,7 @@ mod tests {
 
     #[test]
     fn each_page_comes_once_from_the_newest_base_that_holds_it() {
-        let old = base(vec![run(0, 10, 0, 0)]);
-        let new = base(vec![run(3, 2, 0, 0)]);
-        let units = cut(&[&old, &new]);
+        let units = cut(&[&[run(0, 10, 0, 0)], &[run(3, 2, 0, 0)]]);
         assert_eq!(
             pages(&units),
             [(0, 0, 3, 0), (0, 5, 5, 5 * PAGE), (1, 3, 2, 0)]
@@ -219,22 +271,25 @@ mod tests {
 
     #[test]
     fn units_are_numbered_the_same_each_time_and_cover_every_byte() {
-        let runs = (0..20)
+        let runs: Vec<Run> = (0..20)
             .rev()
             .map(|n| run(u64::from(n) * 256, 256, n / 7, n % 7))
             .collect();
-        let index = base(runs);
-        let units = cut(&[&index]);
-        assert!(units.windows(2).all(|pair| pair[0].name < pair[1].name));
-        assert_eq!(units, cut(&[&index]));
+        let units = cut(&[&runs]);
+        assert!(units.iter().map(|unit| unit.name).is_sorted());
+        for (number, unit) in units.iter().enumerate() {
+            assert_eq!(units.find(unit.name), Some(number));
+        }
+        assert_eq!(units.iter().count(), 20);
+        assert_eq!(units, cut(&[&runs]));
         assert_eq!(units.iter().map(Unit::page_bytes).sum::<u64>(), 20 << 20);
     }
 
     #[test]
     fn a_page_stored_twice_in_one_base_is_taken_as_stored_last() {
-        let units = cut(&[&base(vec![run(7, 1, 0, 0), run(7, 1, 0, 1)])]);
-        assert_eq!(units.len(), 1);
-        assert_eq!(units[0].name.frame, 1);
+        let units = cut(&[&[run(7, 1, 0, 0), run(7, 1, 0, 1)]]);
+        let frames: Vec<u32> = units.iter().map(|unit| unit.name.frame).collect();
+        assert_eq!(frames, [1]);
     }
 
     #[test]
@@ -254,8 +309,8 @@ mod tests {
 
     #[test]
     fn a_base_that_a_newer_one_covers_is_not_fetched() {
-        let units = cut(&[&base(vec![run(0, 4, 0, 0)]), &base(vec![run(0, 8, 0, 0)])]);
-        assert_eq!(units.len(), 1);
-        assert_eq!(units[0].name.base, 1);
+        let units = cut(&[&[run(0, 4, 0, 0)], &[run(0, 8, 0, 0)]]);
+        let bases: Vec<usize> = units.iter().map(|unit| unit.name.base).collect();
+        assert_eq!(bases, [1]);
     }
 }

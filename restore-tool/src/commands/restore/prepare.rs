@@ -64,6 +64,10 @@ impl Prepared {
         if timeline.is_divisible() {
             return Ok(target.into_folder()?);
         }
+        // Before its first base nobody knows what a source is: the plan says that nothing can be had.
+        if timeline.engine().is_none() {
+            return Ok(target);
+        }
         let given = [
             (args.delta, "--delta"),
             (args.no_finish, "--no-finish"),

@@ -21,8 +21,8 @@ use crate::progress::Progress;
 use crate::repository::{OpenRegion, Repository, Tools};
 
 use super::{DamageFound, VerifyReport, wal};
-/// Objects read at once: packs of 8 MiB.
-const OBJECTS_AT_ONCE: usize = 8;
+/// Objects read at once: packs of 8 MiB, which stay in memory until they are checked.
+const OBJECTS_AT_ONCE: usize = 5;
 
 /// What the bodies' check goes through.
 pub(super) struct Heads {
