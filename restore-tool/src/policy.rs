@@ -126,7 +126,9 @@ fn server(error: &RestoreError, kind: EngineKind) -> Code {
     match error {
         RestoreError::NotReached { .. } => codes::NO_SUCH_STATE,
         RestoreError::BeforeConsistent { .. } => codes::BEFORE_WINDOW,
-        RestoreError::TablespaceTaken { .. } | RestoreError::Running { .. } => codes::TARGET_EXISTS,
+        RestoreError::TablespaceTaken { .. }
+        | RestoreError::TablespaceMade { .. }
+        | RestoreError::Running { .. } => codes::TARGET_EXISTS,
         RestoreError::TablespaceMap { .. } => codes::USAGE,
         RestoreError::NoBinaries { .. }
         | RestoreError::WrongVersion { .. }

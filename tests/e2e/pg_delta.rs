@@ -226,3 +226,36 @@ fn tablespaces_go_where_they_are_told_and_never_onto_what_is_there() {
     start(&site.cluster);
     assert_eq!(site.cluster.query("SELECT count(*) FROM fast"), "5001");
 }
+
+#[test]
+fn tablespace_that_was_made_after_the_base_is_never_made_over_what_is_there() {
+    let Some(postgres) = newest() else { return };
+    let site = PgSite::new(&postgres, &Options::default());
+    let daemon = site.start_protected();
+    // GIVEN a tablespace that only the log knows
+    std::fs::create_dir(site.cluster.socket_dir().join("late")).unwrap();
+    let place = handed_over(&site.cluster, "late");
+    let made = format!("CREATE TABLESPACE late LOCATION '{}'", place.display());
+    site.cluster.sql(&made);
+    site.cluster
+        .sql("CREATE TABLE late TABLESPACE late AS SELECT generate_series(1, 5000) AS n");
+    site.wait_protected();
+    // WHEN it is restored beside the living server, THEN that one keeps its files
+    let (ran, cluster) = restore(&site, &["--to", "latest"]);
+    ran.ends_with(2)
+        .says(&[&place.display().to_string(), "made there after the base"]);
+    assert!(!cluster.data_dir().exists());
+    site.cluster.sql("CHECKPOINT");
+    site.cluster.stop(Stop::Fast).unwrap();
+    site.cluster.start_again().unwrap();
+    assert_eq!(site.cluster.query("SELECT count(*) FROM late"), "5000");
+    // WHEN its place is free, THEN it comes back there
+    site.wait_protected();
+    site.cluster.stop(Stop::Kill).unwrap();
+    daemon.terminate();
+    std::fs::remove_dir_all(&place).unwrap();
+    let (ran, cluster) = restore(&site, &["--to", "latest"]);
+    ran.ok();
+    start(&cluster);
+    assert_eq!(cluster.query("SELECT count(*) FROM late"), "5000");
+}

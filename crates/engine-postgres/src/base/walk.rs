@@ -98,7 +98,14 @@ impl Walk {
             };
             walking.below("", &root)?;
             for (path, place) in spaces {
-                walking.walk.listing.folder(path.clone(), mode_of(place)?);
+                match mode_of(place) {
+                    Ok(mode) => walking.walk.listing.folder(path.clone(), mode),
+                    // Dropped meanwhile: the log says so.
+                    Err(BaseError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                }
                 walking.below(path, place)?;
             }
             walking.gather_all()

@@ -176,22 +176,37 @@ impl Receiver {
             self.shared.lock().buffer.set_histories(known);
         }
         self.prepare_slot(&mut connection, step).await?;
+        let kept = match (step, &view.slot) {
+            (SlotStep::Use, Some(slot)) => slot.restart.unwrap_or(Lsn(0)),
+            // It keeps log from a checkpoint on, which is no later than what is flushed now.
+            _ => {
+                let identify = replication::identify(&mut connection);
+                within(limit, "say who it is", identify).await?.flushed
+            }
+        };
         tries.spent = false;
         let start = replication::start(connection, Some(&self.slot), from, timeline);
         let started = tokio::time::timeout(limit, start).await;
         let started = started
             .map_err(|_elapsed| End::Again(Trouble::slow("begin to stream", limit.as_secs())))?;
         let started = started.map_err(|error| self.end_of(&error, from, tries))?;
-        Ok(self.follow(started, from, tries).await)
+        Ok(self.follow(started, (from, kept), tries).await)
     }
 
-    /// Streams one timeline after the other.
-    async fn follow(&self, mut started: Started, mut from: Lsn, tries: &mut Tries) -> End {
+    /// Streams one timeline after the other, the first from the first place on; what lies before the
+    /// second is nothing new to the server.
+    async fn follow(
+        &self,
+        mut started: Started,
+        (mut from, kept): (Lsn, Lsn),
+        tries: &mut Tries,
+    ) -> End {
         loop {
             let (connection, switch) = match started {
                 Started::Ended(connection, switch) => (connection, switch),
                 Started::Streaming(stream) => {
-                    let streaming = Streaming::begin(&self.shared, &self.limits, stream, from);
+                    let streaming =
+                        Streaming::begin(&self.shared, &self.limits, stream, from, kept);
                     match streaming.run().await {
                         Ok(Ended::Timeline(connection, switch)) => (connection, switch),
                         Ok(Ended::Stop) => return End::Stop,

@@ -52,6 +52,10 @@ pub(super) struct Streaming<'a> {
     prefix: Option<Prefix>,
     /// The first record is all that shows that this is still the same log.
     follows: bool,
+    /// The server is told nothing before this.
+    kept: Lsn,
+    /// Something of this life was captured before.
+    goes_on: bool,
     found: Vec<Record>,
     heard: Instant,
     asked: bool,
@@ -64,7 +68,15 @@ pub(super) struct Streaming<'a> {
 
 impl<'a> Streaming<'a> {
     /// Takes over a stream that begins at `from`, the start of a segment.
-    pub(super) fn begin(shared: &'a Shared, limits: &'a Limits, stream: Stream, from: Lsn) -> Self {
+    ///
+    /// `kept`: what the slot holds begins no later. It moves to whatever it is told, back as well.
+    pub(super) fn begin(
+        shared: &'a Shared,
+        limits: &'a Limits,
+        stream: Stream,
+        from: Lsn,
+        kept: Lsn,
+    ) -> Self {
         let (tip, _) = shared.tip();
         let (segment, last) = {
             let inner = shared.lock();
@@ -90,6 +102,8 @@ impl<'a> Streaming<'a> {
         Self {
             scanner,
             follows,
+            kept,
+            goes_on: tip.mark != Mark::begin(tip.at()),
             shared,
             limits,
             stream,
@@ -180,7 +194,8 @@ impl<'a> Streaming<'a> {
             ))));
         }
         let asks = room && !self.asked && silence >= self.limits.silence_max / 3;
-        let acked = self.shared.acked();
+        let acked = Some(self.shared.acked()).filter(|acked| *acked >= self.kept);
+        let acked = acked.unwrap_or(Lsn(0));
         if self
             .stops
             .is_some_and(|since| now - since >= self.limits.stop_wait)
@@ -276,6 +291,9 @@ impl<'a> Streaming<'a> {
                 Ended::Again(Trouble::damaged(&bad))
             });
         }
+        if let Some(ended) = self.note_minimal() {
+            return Some(ended);
+        }
         let scanned = Scanned::by(&self.scanner, &self.found);
         let appended = self.shared.append(bytes, &scanned);
         self.note_stop();
@@ -293,6 +311,21 @@ impl<'a> Streaming<'a> {
         }
         self.shared.resume(prefix.hasher, self.scanner.last());
         None
+    }
+
+    /// Log that lacks changes can't be replayed: no server gets past this place. A new life begins behind it.
+    fn note_minimal(&self) -> Option<Ended> {
+        use crate::wal::Event;
+        let floor = if self.goes_on { Lsn(0) } else { self.kept };
+        let minimal = |record: &&Record| {
+            matches!(record.event, Event::ParameterChange { wal_level } if wal_level < 1)
+                && record.span.start >= floor
+        };
+        let record = self.found.iter().find(minimal)?;
+        Some(Ended::Broken(format!(
+            "the server was started with wal_level = minimal at {}: its log lacks changes from there on",
+            record.span.start
+        )))
     }
 
     /// A server that stops waits until what it wrote last is safe here.

@@ -60,6 +60,18 @@ pub enum RestoreError {
         /// Where it was on the server.
         original: String,
     },
+    /// A tablespace that the log makes, at a place that can't be had.
+    #[error(
+        "{place}: the tablespace {oid} was made there after the base, and {why}; restore on a machine where this folder is empty or absent, to an instant before the tablespace was made, or from a base after it (`tidemark-agent snapshot --base` while the source lives), whose tablespaces can be mapped"
+    )]
+    TablespaceMade {
+        /// Its object id.
+        oid: u32,
+        /// Where replay makes it.
+        place: PathBuf,
+        /// What is wrong with it.
+        why: &'static str,
+    },
     /// A mapping of tablespaces that can't be followed.
     #[error("--map-tablespace {old}={new}: {why}")]
     TablespaceMap {
@@ -302,6 +314,7 @@ impl RestoreError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::TablespaceTaken { .. }
+            | Self::TablespaceMade { .. }
             | Self::TablespaceMap { .. }
             | Self::NotReached { .. }
             | Self::BeforeConsistent { .. }

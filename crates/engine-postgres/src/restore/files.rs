@@ -201,6 +201,27 @@ impl Files {
         Ok(Arc::clone(self.layout.get_or_init(|| Arc::new(layout))))
     }
 
+    /// Takes the place of a tablespace that replay makes: it does so where the server had it, and nothing
+    /// of anybody else's may stand there.
+    pub(super) fn take_made(&self, oid: u32, place: &[u8]) -> Result<(), RestoreError> {
+        use std::os::unix::ffi::OsStrExt as _;
+        let place = Path::new(std::ffi::OsStr::from_bytes(place));
+        // One inside the data directory belongs to nobody else.
+        if place.as_os_str().is_empty() {
+            return Ok(());
+        }
+        if let Some(tree) = self.spaces()?.tree(oid)
+            && tree.path() != place
+        {
+            return Err(RestoreError::TablespaceMade {
+                oid,
+                place: place.to_path_buf(),
+                why: "the server makes it there again on the way, so it can't be mapped elsewhere",
+            });
+        }
+        super::spaces::take_made(&self.tree, oid, place, self.owner)
+    }
+
     /// The tablespaces' folders; their places are taken at the first call.
     fn spaces(&self) -> Result<&Spaces, RestoreError> {
         if let Some(spaces) = self.spaces.get() {

@@ -392,6 +392,9 @@ impl Log {
             .and_then(|branch| branch.reading.as_mut());
         if let Some(reading) = reading.filter(|_| self.found.is_none()) {
             self.found = reading.read(at, bytes, &mut self.judge)?;
+            for (oid, place) in reading.take_made() {
+                self.segments.files().take_made(oid, &place)?;
+            }
         }
         Ok(())
     }

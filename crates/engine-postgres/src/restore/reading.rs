@@ -40,6 +40,8 @@ pub(super) struct Reading {
     carried: Option<Last>,
     /// The switch that was seen last.
     switch: Option<Span>,
+    /// Tablespaces that replay will make, by id and place, and nobody has looked at yet.
+    made: Vec<(u32, Vec<u8>)>,
 }
 
 impl Reading {
@@ -49,7 +51,13 @@ impl Reading {
             scanner,
             carried,
             switch: None,
+            made: Vec::new(),
         }
+    }
+
+    /// Tablespaces that replay will make, since this was asked last.
+    pub(super) fn take_made(&mut self) -> Vec<(u32, Vec<u8>)> {
+        std::mem::take(&mut self.made)
     }
 
     /// The last whole record on the way.
@@ -133,6 +141,9 @@ impl Reading {
         }
         let from = self.start.from;
         for record in records.iter().filter(|record| record.span.start >= from) {
+            if let Event::Tablespace { oid, place } = &record.event {
+                self.made.push((*oid, place.clone()));
+            }
             match judge.weigh(&record.event) {
                 Judgement::On => {}
                 Judgement::StopAfter => {

@@ -38,6 +38,10 @@ pub(super) struct Segments {
 }
 
 impl Segments {
+    pub(super) fn files(&self) -> &Files {
+        &self.files
+    }
+
     pub(super) const fn new(files: Arc<Files>, size: SegmentSize) -> Self {
         Self {
             files,

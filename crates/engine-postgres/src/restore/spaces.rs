@@ -187,6 +187,38 @@ impl Spaces {
     }
 }
 
+/// Takes the place of a tablespace that was made after the base: replay makes it there, whatever stands
+/// there. Its folder has to be.
+pub(super) fn take_made(
+    main: &Tree,
+    oid: u32,
+    place: &Path,
+    owner: Option<RunAs>,
+) -> Result<(), RestoreError> {
+    let mut taken = taken(main)?;
+    if taken.iter().any(|known| known.place == place) {
+        return Ok(());
+    }
+    if !is_free(place)? {
+        return Err(RestoreError::TablespaceMade {
+            oid,
+            place: place.to_path_buf(),
+            why: "the folder is not empty, and replay would write into it",
+        });
+    }
+    taken.push(Taken {
+        oid,
+        place: place.to_path_buf(),
+    });
+    let note = serde_json::to_vec(&taken).unwrap_or_default();
+    let path = main.join(TAKEN_PATH);
+    main.write(TAKEN_PATH, &note)
+        .map_err(RestoreError::io("noting the tablespaces", &path))?;
+    Tree::open(place, owner)
+        .map(drop)
+        .map_err(RestoreError::io("making a tablespace's folder", place))
+}
+
 fn taken(main: &Tree) -> Result<Vec<Taken>, RestoreError> {
     let path = main.join(TAKEN_PATH);
     let bytes = main

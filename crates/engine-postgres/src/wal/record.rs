@@ -13,6 +13,7 @@ pub(super) const HEAD_CHECKED_BYTES: usize = 20;
 
 const MANAGER_LOG: u8 = 0;
 const MANAGER_TRANSACTION: u8 = 1;
+const MANAGER_TABLESPACE: u8 = 5;
 /// Messages of applications to logical subscribers; above it only managers of extensions and later versions.
 const MANAGER_MESSAGE: u8 = 21;
 
@@ -100,6 +101,13 @@ pub enum Event {
     },
     /// A base backup that the server made ended.
     BackupEnd,
+    /// A tablespace was made. Replay makes it again, at the same place.
+    Tablespace {
+        /// Its object id.
+        oid: u32,
+        /// Its folder; empty for one inside the data directory.
+        place: Vec<u8>,
+    },
 }
 
 /// A record's header.
@@ -134,6 +142,7 @@ impl RecordHead {
                 self.info & 0xF0,
                 0x00 | 0x10 | 0x40 | 0x50 | 0x60 | 0x70 | 0x90
             ),
+            MANAGER_TABLESPACE => self.info & 0xF0 == 0x00,
             _ => false,
         }
     }
@@ -236,6 +245,13 @@ pub(super) fn event(
         MANAGER_LOG => {
             let mut data = content(body).ok_or(BAD)?;
             log(head.info & 0xF0, &mut data).ok_or(BAD).map(Some)
+        }
+        MANAGER_TABLESPACE => {
+            let mut data = content(body).ok_or(BAD)?;
+            let oid = data.u32().ok_or(BAD)?;
+            let place = data.0.split(|byte| *byte == 0).next().unwrap_or(&[]);
+            let place = place.to_vec();
+            Ok(Some(Event::Tablespace { oid, place }))
         }
         _ => Ok(None),
     }

@@ -375,6 +375,23 @@ fn a_new_life_stands_for_no_instant_before_it_was_captured() {
     assert_eq!(windows(&facts)[1].from.at, second(301));
 }
 
+#[test]
+fn commits_that_a_new_life_repeats_do_not_make_it_stand_for_their_instants() {
+    // A server was set back to an earlier instant: the new life's log begins with commits of before it.
+    let mut facts = after_a_hole();
+    for entry in &mut facts.epochs[0].log[5..8] {
+        if let LogState::Object(object) = &mut entry.state {
+            (object.first_commit, object.last_commit) = (Some(second(110)), Some(second(120)));
+        }
+    }
+    assert_eq!(ends(&facts, Target::At(second(140))), (4, 140));
+    assert!(matches!(
+        refused(&facts, Target::At(second(250))).why,
+        Why::Hole { .. }
+    ));
+    assert_eq!(windows(&facts)[1].from.at, second(300));
+}
+
 // ---- random histories ----
 
 #[derive(Debug, Clone)]

@@ -92,9 +92,12 @@ impl<'a> Timeline<'a> {
         let mut time: Option<Timestamp> = None;
         let mut life: Option<Incarnation> = None;
         let mut commits_seen = false;
+        let mut floor: Option<Timestamp> = None;
         for entry in &facts.log {
             if let LogState::Object(object) | LogState::Closed(object) = &entry.state {
                 if life != Some(object.incarnation) {
+                    // Its log may repeat commits of before: they don't make it stand for their instants.
+                    floor = life.map(|_earlier| object.captured_at);
                     life = Some(object.incarnation);
                     commits_seen = false;
                 }
@@ -102,7 +105,7 @@ impl<'a> Timeline<'a> {
                 // Before the first commit that was seen in this life, the state is as of when it was
                 // captured: what an earlier life committed last says nothing of what went between.
                 let captured = (!commits_seen).then_some(object.captured_at);
-                let own = object.last_commit.or(captured);
+                let own = object.last_commit.or(captured).max(floor);
                 time = time.max(own);
             }
             times.push(time);

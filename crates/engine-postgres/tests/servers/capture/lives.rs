@@ -291,10 +291,14 @@ fn a_slot_that_holds_too_much_is_let_go_and_a_new_life_follows_what_was_captured
     // WHEN nothing can be sealed and more is written
     cluster.sql("INSERT INTO t SELECT generate_series(1, 300000)");
     eventually("the slot is gone", || {
-        let alerts = desk.poll().alerts;
-        let told = alerts
-            .iter()
-            .any(|alert| alert.code == "postgresql.slot-keep-max");
+        let told = match desk.try_poll() {
+            Ok(poll) => {
+                let mut codes = poll.alerts.iter().map(|alert| alert.code);
+                codes.any(|code| code == "postgresql.slot-keep-max")
+            }
+            // Nothing had come since the last cut: there is nothing left to be cut.
+            Err(error) => error.kind() == ErrorKind::Reopen,
+        };
         told && cluster.query("SELECT count(*) FROM pg_replication_slots") == "0"
     });
     // THEN what was captured can still be cut, and then a new life begins
@@ -396,4 +400,42 @@ fn a_retired_source_leaves_no_slot() {
             "{error}"
         );
     }
+}
+
+#[test]
+fn log_of_a_server_with_wal_level_minimal_is_never_gone_through() {
+    let Some(postgres) = Postgres::of(17) else {
+        return;
+    };
+    // GIVEN a captured server
+    let cluster = Cluster::start(&postgres, &keeping()).expect("a cluster");
+    let mut desk = Desk::of(&cluster);
+    desk.open();
+    cluster.sql("CREATE TABLE t (n int)");
+    desk.catch_up(&cluster);
+    let before = desk.incarnation;
+    // WHEN it ran for a while without logging everything, the agent being away
+    desk.crash();
+    eventually("the slot is let go", || desk.engine().retire().is_ok());
+    let restart = |settings: [&str; 2]| {
+        for setting in settings {
+            cluster.sql(&format!("ALTER SYSTEM {setting}"));
+        }
+        cluster.stop(Stop::Fast).expect("stopped");
+        cluster.start_again().expect("started");
+    };
+    restart(["SET wal_level = minimal", "SET max_wal_senders = 0"]);
+    cluster.sql("CREATE TABLE unlogged_load AS SELECT generate_series(1, 1000) n");
+    restart(["RESET wal_level", "RESET max_wal_senders"]);
+    // THEN a new life begins behind that, which says why, and goes on
+    desk.open();
+    let verdicts = desk.run_until("a new life", |desk| desk.incarnation != before);
+    assert!(
+        reason(&verdicts[0]).contains("wal_level = minimal"),
+        "{verdicts:?}"
+    );
+    let after = desk.incarnation;
+    cluster.sql("INSERT INTO t VALUES (1)");
+    desk.catch_up(&cluster);
+    assert_eq!(desk.incarnation, after, "one new life, and no more");
 }
