@@ -35,12 +35,16 @@ use crate::error::{Error, Result};
 use crate::plan::RestorePlan;
 use crate::repository::Tools;
 use crate::target::resume::Notes;
-use crate::target::{Partial, Target};
+use crate::target::{Partial, Target, TargetError};
 
 pub use engine::{Ended, ServerOptions};
 pub use log::LOG_AHEAD_BYTES;
 
 use engine::Engine;
+
+/// What a try that failed has in hand is at most some mebibytes.
+const EARLIER_ENDS_WITHIN: Duration = Duration::from_secs(5);
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(10);
 
 /// What a finished restore has to tell.
 #[derive(Debug, Clone)]
@@ -133,6 +137,7 @@ pub async fn execute(work: &Work, source: &SourceName, plan: &RestorePlan) -> Re
     };
     work.target.check_space(plan.needed_bytes())?;
     work.target.take_over()?;
+    earlier_ended(work).await?;
     let Opened {
         engine,
         partial,
@@ -161,6 +166,22 @@ pub async fn execute(work: &Work, source: &SourceName, plan: &RestorePlan) -> Re
         Err(error) => {
             leave(work, &ledger, went_on && matches!(error, Error::Engine(_)));
             Err(error)
+        }
+    }
+}
+
+/// Waits until an earlier try of this very run, which met damage, writes no more.
+async fn earlier_ended(work: &Work) -> Result<()> {
+    let began = work.tools.clock.monotonic();
+    loop {
+        match work.target.open_partial() {
+            Err(TargetError::Busy(_))
+                if work.tools.clock.monotonic().since(began) < EARLIER_ENDS_WITHIN =>
+            {
+                tokio::time::sleep(LOOK_AGAIN_AFTER).await;
+            }
+            Err(error) => return Err(error.into()),
+            Ok(_free) => return Ok(()),
         }
     }
 }
