@@ -56,6 +56,14 @@ pub enum BaseError {
         /// Why.
         why: String,
     },
+    /// Data behind a symbolic link: no base backup has it, the server's own neither.
+    #[error(
+        "{path} is a symbolic link, which no base backup follows: a restore would lack what it leads to. Stop the server and move it back into the data directory, or move the database into a tablespace"
+    )]
+    Linked {
+        /// In the data directory.
+        path: String,
+    },
     /// More files than numbers.
     #[error("the server has more files than a base can number")]
     TooManyFiles,
@@ -111,7 +119,7 @@ impl BaseError {
             Self::Contract(_) => ErrorKind::Bug,
             Self::Io { source, .. } if full.contains(&source.kind()) => ErrorKind::Full,
             Self::StateFile(error) if error.is_full() => ErrorKind::Full,
-            Self::Io { .. } | Self::StateFile(_) => ErrorKind::Io,
+            Self::Io { .. } | Self::StateFile(_) | Self::Linked { .. } => ErrorKind::Io,
             Self::Wire(_)
             | Self::Tar(_)
             | Self::Silent { .. }

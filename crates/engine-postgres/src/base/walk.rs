@@ -162,6 +162,10 @@ impl Walk {
             };
             // The log may stand elsewhere: what is restored has it inside.
             let is_log = folder.is_empty() && name == "pg_wal";
+            if meta.is_symlink() && is_data(folder, &name) {
+                let path = on_disk.join(&name).display().to_string();
+                return Err(BaseError::Linked { path });
+            }
             if !(meta.is_file() || meta.is_dir() || is_log) {
                 self.listing
                     .skip(format!("{folder}/{name}"), "it is neither file nor folder");
@@ -343,6 +347,20 @@ struct Entry {
     mode: u32,
 }
 
+/// Whether the server keeps what belongs to the database there, and not only settings or its own log.
+fn is_data(folder: &str, name: &str) -> bool {
+    const FOLDERS: [&str; 6] = [
+        "base",
+        "global",
+        "pg_commit_ts",
+        "pg_multixact",
+        "pg_twophase",
+        "pg_xact",
+    ];
+    let top = folder.split('/').next().filter(|top| !top.is_empty());
+    FOLDERS.contains(&top.unwrap_or(name))
+}
+
 fn mode_of(path: &Path) -> Result<u32, BaseError> {
     let meta = std::fs::metadata(path);
     let meta = meta.map_err(BaseError::io("looking at the data directory", path))?;
@@ -520,6 +538,25 @@ mod tests {
         let (found, last) = gathered(walk, batches, digests.path());
         assert_eq!(last, "here");
         assert!(!found.contains_key("gone"));
+    }
+
+    #[test]
+    fn a_database_behind_a_symbolic_link_is_an_error_and_other_links_are_none() {
+        let (folder, digests) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let root = folder.path();
+        write(root, "base/1/2619", &[0; 8192]);
+        write(root, CONTROL_PATH, &control());
+        std::os::unix::fs::symlink("/elsewhere", root.join("log")).unwrap();
+        let (mut right, _batches) = walk(root, digests.path());
+        right.everything(&[]).unwrap();
+        std::os::unix::fs::symlink("/elsewhere", root.join("base/16384")).unwrap();
+        let again = tempfile::tempdir().unwrap();
+        let (mut wrong, _batches) = walk(root, again.path());
+        let refused = wrong.everything(&[]).unwrap_err();
+        assert!(
+            matches!(&refused, BaseError::Linked { path } if path.ends_with("base/16384")),
+            "{refused}"
+        );
     }
 
     #[test]
