@@ -135,7 +135,12 @@ impl DiskRoom {
     /// The system's: the folder isn't there.
     pub fn of(folder: &Path, keep_free: KeepFree) -> std::io::Result<Self> {
         let stat = rustix::fs::statvfs(folder)?;
-        let total = stat.f_blocks.saturating_mul(stat.f_frsize);
+        // What is reserved for root, or beyond a quota, is nobody's to keep free: as df counts.
+        let reserved = stat.f_bfree.saturating_sub(stat.f_bavail);
+        let total = stat
+            .f_blocks
+            .saturating_sub(reserved)
+            .saturating_mul(stat.f_frsize);
         Ok(Self {
             free: stat.f_bavail.saturating_mul(stat.f_frsize),
             keep: keep_free.of(total),

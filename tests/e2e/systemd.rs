@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use rusqlite::Connection;
-use tidemark_tests::{eventually, program, throughout};
+use tidemark_tests::{eventually, eventually_ok, program, throughout};
 
 use crate::machine::{Blueprint, Machine};
 
@@ -82,10 +82,11 @@ fn init(machine: &Machine, database: &str) {
     ]);
     let shorter = "s/^.*ship_every = .*/ship_every = \"1s\"/";
     machine.must(&["sed", "-i", shorter, "/etc/tidemark/agent.toml"]);
+    machine.whatever_the_disk();
 }
 
 /// Restores the latest state on this side, from one region, and counts its rows.
-fn rows_restored(machine: &Machine) -> Option<i64> {
+fn rows_restored(machine: &Machine) -> Result<i64, String> {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let target = folder.path().join("back.db");
     let restored = Command::new(program("tidemark-restore"))
@@ -97,7 +98,11 @@ fn rows_restored(machine: &Machine) -> Option<i64> {
         .arg(machine.srv().join("identity.key"))
         .output()
         .expect("tidemark-restore runs");
-    restored.status.success().then(|| rows(&target))
+    if !restored.status.success() {
+        let why = String::from_utf8_lossy(&restored.stderr);
+        return Err(format!("{why}{}", machine.journal(UNIT)));
+    }
+    Ok(rows(&target))
 }
 
 /// Waits until what is written now comes back out of a region.
@@ -107,8 +112,11 @@ fn assert_protects(machine: &Machine, database: &Connection) {
     let written: i64 = database
         .query_row(count, [], |row| row.get(0))
         .expect("a count");
-    eventually("the newest row can be restored", SOON, || {
-        (rows_restored(machine)? == written).then_some(())
+    eventually_ok("the newest row can be restored", SOON, || {
+        let found = rows_restored(machine)?;
+        (found == written)
+            .then_some(())
+            .ok_or(format!("{found} rows of {written}"))
     });
 }
 
@@ -248,8 +256,9 @@ fn database_below_home_is_reached_by_the_drop_in_that_init_writes() {
         "no READY:\n{}",
         machine.journal(UNIT)
     );
-    eventually("the row can be restored", SOON, || {
-        (rows_restored(&machine)? == 1).then_some(())
+    eventually_ok("the row can be restored", SOON, || {
+        let found = rows_restored(&machine)?;
+        (found == 1).then_some(()).ok_or(format!("{found} rows"))
     });
     let agent = machine.property(UNIT, "MainPID");
     let seen = machine.must(&["ls", &format!("/proc/{agent}/root/home/app")]);

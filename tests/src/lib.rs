@@ -11,4 +11,4 @@ mod wait;
 pub use markdown::{Link, Table, TestName, links, shell_lines, table_under, test_names};
 pub use programs::program;
 pub use tree::{Source, cargo_metadata, cargo_tree, read, root, rust_sources, test_functions};
-pub use wait::{eventually, throughout};
+pub use wait::{eventually, eventually_ok, throughout};

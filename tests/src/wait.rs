@@ -23,6 +23,30 @@ pub fn eventually<T>(what: &str, within: Duration, mut probe: impl FnMut() -> Op
     }
 }
 
+/// As [`eventually`], for a probe that says why not yet: the panic tells the last reason.
+///
+/// # Panics
+/// When the time is over.
+pub fn eventually_ok<T>(
+    what: &str,
+    within: Duration,
+    mut probe: impl FnMut() -> Result<T, String>,
+) -> T {
+    let mut last = String::new();
+    let started = Instant::now();
+    eventually(what, within, || match probe() {
+        Ok(found) => Some(found),
+        Err(why) => {
+            assert!(
+                started.elapsed() + POLL < within,
+                "not within {within:?}: {what}; last: {why}; before: {last}"
+            );
+            last = why;
+            None
+        }
+    })
+}
+
 /// Polls for the whole of `long` and panics as soon as `holds` does not.
 ///
 /// # Panics

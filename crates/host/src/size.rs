@@ -99,23 +99,31 @@ impl Serialize for ByteSize {
 /// How much of a file system stays free: a size or a share of the whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeepFree {
-    /// This many hundredths of the file system.
-    Percent(u8),
+    /// This many hundredths of what may be used of the file system, at most so many bytes.
+    Percent(u8, Option<ByteSize>),
     /// This many bytes.
     Bytes(ByteSize),
 }
 
 /// The text is neither a size nor a share.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is neither a share nor a size: write \"10%\" (0% to 90%) or \"20GiB\"")]
+#[error(
+    "{0:?} is neither a share nor a size: write \"10%\" (0% to 90%), \"20GiB\", or \"10%, at most 20GiB\""
+)]
 pub struct KeepFreeError(String);
 
 impl KeepFree {
+    /// Unless configured: a share, as everybody leaves it, bounded, because a tenth of a large disk
+    /// is more than an agent may insist on before it protects anything.
+    pub const DEFAULT: Self = Self::Percent(10, Some(ByteSize::mib(10 << 10)));
+
     /// The bytes to keep free on a file system of `total` bytes.
     #[must_use]
     pub fn of(self, total: u64) -> u64 {
         match self {
-            Self::Percent(percent) => (total / 100).saturating_mul(u64::from(percent)),
+            Self::Percent(percent, most) => (total / 100)
+                .saturating_mul(u64::from(percent))
+                .min(most.map_or(u64::MAX, ByteSize::get)),
             Self::Bytes(size) => size.get(),
         }
     }
@@ -124,7 +132,8 @@ impl KeepFree {
 impl fmt::Display for KeepFree {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Percent(percent) => write!(f, "{percent}%"),
+            Self::Percent(percent, None) => write!(f, "{percent}%"),
+            Self::Percent(percent, Some(most)) => write!(f, "{percent}%, at most {most}"),
             Self::Bytes(size) => size.fmt(f),
         }
     }
@@ -134,13 +143,16 @@ impl FromStr for KeepFree {
     type Err = KeepFreeError;
 
     fn from_str(text: &str) -> Result<Self, KeepFreeError> {
-        let parsed = match text.trim().strip_suffix('%') {
-            Some(percent) => percent
-                .trim_end()
+        let share = |percent: &str, most| {
+            let percent = percent.trim().strip_suffix('%')?.trim_end().parse().ok()?;
+            (percent <= 90).then_some(Self::Percent(percent, most))
+        };
+        let parsed = match text.split_once(", at most ") {
+            Some((percent, most)) => most
                 .parse()
                 .ok()
-                .filter(|share| *share <= 90)
-                .map(Self::Percent),
+                .and_then(|most| share(percent, Some(most))),
+            None if text.contains('%') => share(text, None),
             None => text.parse().ok().map(Self::Bytes),
         };
         parsed.ok_or_else(|| KeepFreeError(text.chars().take(40).collect()))
@@ -192,8 +204,19 @@ mod tests {
     #[test]
     fn what_stays_free_is_a_share_or_a_size() {
         assert_eq!("10%".parse::<KeepFree>().unwrap().of(5_000), 500);
+        let bounded: KeepFree = "10%, at most 1KiB".parse().unwrap();
+        assert_eq!((bounded.of(5_000), bounded.of(50_000)), (500, 1024));
+        assert_eq!(KeepFree::DEFAULT.to_string().parse(), Ok(KeepFree::DEFAULT));
         assert_eq!("1KiB".parse::<KeepFree>().unwrap().of(5_000), 1024);
-        for bad in ["91%", "%", "-1%", "ten"] {
+        for bad in [
+            "91%",
+            "%",
+            "-1%",
+            "ten",
+            "10%, at most",
+            "10%, at most ten",
+            "1GiB, at most 1GiB",
+        ] {
             assert!(bad.parse::<KeepFree>().is_err(), "{bad:?}");
         }
     }

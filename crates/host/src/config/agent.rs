@@ -110,7 +110,7 @@ impl AgentConfig {
         set(&mut memory, raw.memory, &mut findings, |text| {
             size_from(MEMORY_MIN, text)
         });
-        let mut spool_keep_free = located(KeepFree::Percent(10));
+        let mut spool_keep_free = located(KeepFree::DEFAULT);
         set(
             &mut spool_keep_free,
             raw.spool_keep_free,

@@ -119,8 +119,10 @@ pub const AGENT: &[KeySpec] = &[
     ),
     key(
         "spool_keep_free",
-        "\"10%\"",
-        &["So much of the spool's file system stays free: a share or a size."],
+        "\"10%, at most 10GiB\"",
+        &[
+            "So much of the spool's file system stays free: a share, a size, or a share with a bound.",
+        ],
     ),
     key(
         "protect",

@@ -99,7 +99,7 @@ fn a_short_file_gets_every_default() {
     assert_eq!(config.state_dir, PathBuf::from("/var/lib/tidemark"));
     assert_eq!(config.memory, ByteSize::mib(128));
     assert_eq!(config.spool_max, ByteSize::mib(10 * 1024));
-    assert_eq!(config.spool_keep_free, KeepFree::Percent(10));
+    assert_eq!(config.spool_keep_free, KeepFree::DEFAULT);
     assert_eq!(config.metrics, None);
     assert_eq!(config.root, KeyId([2; 16]));
     assert_eq!(config.regions[0].failure_domain, "a");
