@@ -38,6 +38,7 @@ mod capture;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod error;
+pub mod examine;
 mod restore;
 
 pub use capture::{
