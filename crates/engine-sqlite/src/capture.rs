@@ -14,15 +14,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidemark_engine::canary::{Canary, CanaryOutcome};
 use tidemark_engine::{BaseSlice, BaseStart, Capture, Error, LogCut, Poll, Probe, Workspace};
 use tidemark_format::LogSeq;
 use tidemark_host::Monotonic;
 
 use crate::behind::Guard;
 use crate::bound::{Bound, Grows};
+use crate::canary::CanaryPen;
 use crate::core::{Core, Position};
 use crate::error::SqliteError;
-use crate::holds::{Holds, LOCKED_MAX};
+use crate::holds::{Holds, LOCKED_MAX, LockedBound};
 use crate::log::{Captured, Hold, Log};
 use crate::marks::{Checkpoint, Marks};
 use crate::pending::Pending;
@@ -83,6 +85,7 @@ struct Times {
 #[derive(Debug)]
 pub(crate) struct WalCapture {
     marks: Marks,
+    pen: CanaryPen,
     log: Log,
     core: Core,
     times: Times,
@@ -110,6 +113,7 @@ impl WalCapture {
         };
         Self {
             marks,
+            pen: CanaryPen::default(),
             log,
             core,
             times,
@@ -551,23 +555,6 @@ impl WalCapture {
     }
 }
 
-/// How much the locked phase of a hand-off may do.
-#[derive(Debug, Clone, Copy)]
-struct LockedBound {
-    pressure: u32,
-    frames: u32,
-    time: Option<Duration>,
-}
-
-impl LockedBound {
-    /// Whether what is left of the log may be put into the file while others wait.
-    fn allows(&self, index: &WalIndex, holds: &Holds) -> bool {
-        let tail = index.frames - index.backfilled;
-        let expected = holds.expected(tail).unwrap_or_default();
-        tail <= self.frames && self.time.is_none_or(|most| expected <= most)
-    }
-}
-
 /// What a mark taken between the two indexes allows.
 fn hold_after(before: &WalIndex, after: &WalIndex) -> Hold {
     // On READ_LOCK(0) everything up to its own snapshot, which isn't before `before`, is in the file.
@@ -673,6 +660,16 @@ impl Capture for WalCapture {
 
     fn base_abandoned(&mut self) {
         self.core.base_abandoned();
+    }
+
+    fn canary(&mut self, canary: &Canary) {
+        if self.core.config.canary {
+            self.pen.write(self.core.file.path(), canary);
+        }
+    }
+
+    fn canary_outcome(&mut self) -> Option<CanaryOutcome> {
+        self.pen.take_told()
     }
 
     fn probe(&mut self) -> Result<Probe, Error> {

@@ -18,6 +18,8 @@ pub struct SqliteConfig {
     pub cut_bytes: usize,
     /// How often a database without WAL is looked at.
     pub scan_every: Duration,
+    /// Whether canaries may be written into it.
+    pub canary: bool,
 }
 
 impl SqliteConfig {
@@ -32,6 +34,7 @@ impl SqliteConfig {
             hand_off_bytes: 8 << 20,
             cut_bytes: 8 << 20,
             scan_every: Duration::from_secs(1),
+            canary: false,
         }
     }
 }

@@ -166,6 +166,17 @@ pub enum SqliteError {
         /// What is wrong.
         why: String,
     },
+    /// The canary's table could not be dropped.
+    #[error(
+        "{path}: the canary's table could not be dropped; run DROP TABLE tidemark_canary in the database"
+    )]
+    CanaryRemains {
+        /// The database.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: Box<Self>,
+    },
     /// A payload that isn't sound.
     #[error("a log payload is not sound; restore from another region")]
     Payload(#[from] FormatError),
@@ -258,7 +269,9 @@ impl SqliteError {
             | Self::PageSizeChanged { .. }
             | Self::WrittenBehind { .. }
             | Self::LogReplaced { .. } => ErrorKind::Reopen,
-            Self::Busy { .. } | Self::BaseVoid { .. } => ErrorKind::Retry,
+            Self::Busy { .. } | Self::BaseVoid { .. } | Self::CanaryRemains { .. } => {
+                ErrorKind::Retry
+            }
             Self::StateFile(error) if error.is_full() => ErrorKind::Full,
             Self::Io { source, .. } if is_full(source) => ErrorKind::Full,
             Self::Sqlite { .. } | Self::Io { .. } | Self::StateFile(_) => ErrorKind::Io,

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use tidemark_host::Monotonic;
 
+use crate::shm::WalIndex;
+
 /// The locked phase begins only if it is expected to end within this.
 pub(crate) const LOCKED_MAX: Duration = Duration::from_millis(25);
 
@@ -82,6 +84,23 @@ impl Holds {
     /// Measure again: what is known comes from a moment that may be over.
     pub(crate) const fn forget(&mut self) {
         self.round = None;
+    }
+}
+
+/// How much the locked phase of a hand-off may do.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LockedBound {
+    pub(crate) pressure: u32,
+    pub(crate) frames: u32,
+    pub(crate) time: Option<Duration>,
+}
+
+impl LockedBound {
+    /// Whether what is left of the log may be put into the file while others wait.
+    pub(crate) fn allows(&self, index: &WalIndex, holds: &Holds) -> bool {
+        let tail = index.frames - index.backfilled;
+        let expected = holds.expected(tail).unwrap_or_default();
+        tail <= self.frames && self.time.is_none_or(|most| expected <= most)
     }
 }
 

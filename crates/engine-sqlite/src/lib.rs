@@ -1,7 +1,7 @@
 //! The SQLite engine: a live database captured from beside the application, and restored.
 //!
-//! Nothing is written into the user's database; the only checkpoints are PASSIVE; no thread, and no
-//! buffer that grows with the database. In WAL mode every commit is captured ([`capture`]); in other
+//! Nothing is written into the user's database, unless a canary is asked for ([`canary`]); the only
+//! checkpoints are PASSIVE; no thread, and no buffer that grows with the database. In WAL mode every commit is captured ([`capture`]); in other
 //! modes the pages are compared ([`rollback`]). What was missed, whatever the reason, is found by
 //! comparing pages with the map of what was sealed ([`book`], [`scan`]).
 //!
@@ -11,11 +11,13 @@
 mod behind;
 mod book;
 mod bound;
+pub mod canary;
 mod capture;
 mod config;
 mod core;
 mod disk;
 mod error;
+pub mod examine;
 mod files;
 mod holds;
 mod log;

@@ -213,7 +213,8 @@ impl Marks {
     }
 }
 
-fn connect(path: &Path) -> Result<Connection, SqliteError> {
+/// A connection that never waits, and leaves the log as it is when it goes.
+pub(crate) fn connect(path: &Path) -> Result<Connection, SqliteError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let failed = |error| {
         readable_folder(

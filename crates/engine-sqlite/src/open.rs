@@ -12,6 +12,7 @@ use tidemark_host::Clock;
 
 use crate::behind::{Change, Look};
 use crate::book::{self, Book};
+use crate::canary;
 use crate::capture::WalCapture;
 use crate::config::SqliteConfig;
 use crate::core::Core;
@@ -91,6 +92,17 @@ impl Engine for SqliteEngine {
             needs_complete_base,
             unfinished_base,
         })
+    }
+
+    fn remove_canary(&self) -> Result<Option<String>, Error> {
+        match canary::take_away(&self.config.path) {
+            Ok(was_there) => Ok(was_there.then(|| "the canary's table was dropped".to_owned())),
+            Err(error) => Err(SqliteError::CanaryRemains {
+                path: self.config.path.clone(),
+                source: Box::new(error),
+            }
+            .into()),
+        }
     }
 }
 

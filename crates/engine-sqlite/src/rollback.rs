@@ -10,10 +10,12 @@
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
+use tidemark_engine::canary::{Canary, CanaryOutcome};
 use tidemark_engine::{BaseSlice, BaseStart, Capture, Error, LogCut, Poll, Probe, Workspace};
 use tidemark_format::LogSeq;
 use tidemark_host::Monotonic;
 
+use crate::canary::CanaryPen;
 use crate::core::{Core, Position};
 use crate::error::SqliteError;
 use crate::scan::DiffSlice;
@@ -45,6 +47,7 @@ enum Stage {
 #[derive(Debug)]
 pub(crate) struct RollbackCapture {
     connection: Connection,
+    pen: CanaryPen,
     core: Core,
     stage: Stage,
     /// What was captured last, as a whole.
@@ -61,6 +64,7 @@ impl RollbackCapture {
     pub(crate) fn new(connection: Connection, core: Core, captured: Option<Stamp>) -> Self {
         Self {
             connection,
+            pen: CanaryPen::default(),
             core,
             stage: Stage::Idle,
             captured,
@@ -338,6 +342,16 @@ impl Capture for RollbackCapture {
 
     fn base_abandoned(&mut self) {
         self.core.base_abandoned();
+    }
+
+    fn canary(&mut self, canary: &Canary) {
+        if self.core.config.canary {
+            self.pen.write(self.core.file.path(), canary);
+        }
+    }
+
+    fn canary_outcome(&mut self) -> Option<CanaryOutcome> {
+        self.pen.take_told()
     }
 
     fn probe(&mut self) -> Result<Probe, Error> {

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use tidemark_format::body::FileEntry;
 use tidemark_format::{Incarnation, LogSeq};
 
+use crate::canary::{Canary, CanaryOutcome};
 use crate::error::Error;
 
 /// Everything captured so far, or the next bounded piece of it, ready to be sealed.
@@ -319,6 +320,15 @@ pub trait Engine: Send + Sync + fmt::Debug {
     fn retire(&self) -> Result<Option<String>, Error> {
         Ok(None)
     }
+
+    /// No canaries are wanted any more: takes away what they were kept in. What was done, for people;
+    /// nothing if there was nothing to do.
+    ///
+    /// # Errors
+    /// It could not be taken away; the text says what to do by hand.
+    fn remove_canary(&self) -> Result<Option<String>, Error> {
+        Ok(None)
+    }
 }
 
 /// A database that is being captured.
@@ -411,6 +421,17 @@ pub trait Capture: Send {
 
     /// The base won't be published: the next one holds what changed since the one before.
     fn base_abandoned(&mut self);
+
+    /// Writes a canary, or begins to; an engine that was not told how does nothing. It never waits for the
+    /// database or the network, and no failure of it concerns the capture.
+    fn canary(&mut self, canary: &Canary) {
+        let _ = canary;
+    }
+
+    /// What came of the last canary, once that is known; told once.
+    fn canary_outcome(&mut self) -> Option<CanaryOutcome> {
+        None
+    }
 
     /// What is known about the database now.
     ///

@@ -34,6 +34,7 @@
 //! Every call returns [`Error`] with a [`ErrorKind`] that says what the caller does next. After
 //! [`ErrorKind::Reopen`] only `cut` and `sealed` still make sense, then the capture is dropped.
 
+pub mod canary;
 mod capture;
 #[cfg(feature = "conformance")]
 pub mod conformance;

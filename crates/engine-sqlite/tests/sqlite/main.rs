@@ -4,6 +4,7 @@
 mod bases;
 mod behind;
 mod bounds;
+mod canary;
 mod capture;
 mod catch_up;
 mod conformance;
