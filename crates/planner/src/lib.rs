@@ -3,6 +3,7 @@
 //! Everything comes in as arguments, the time included, and a value goes out that can be printed,
 //! tested and refused before anyone acts on it. No clock, no file system, no async runtime.
 
+pub mod drill;
 pub mod restore;
 pub mod schedule;
 
