@@ -208,7 +208,11 @@ fn agent_killed_before_any_fsync_create_or_answer_loses_nothing_that_the_server_
     let mut story = Story::begin(&postgres, seed);
     let mut watch = Watch::start(&story.site.cluster);
     let rows = Rows::start(&story.site.cluster, 1);
-    for round in 0..rounds() {
+    // On a busy machine many a life ends before its cut is reached.
+    let enough = |hit: u64| hit * 2 > rounds();
+    let wanted = |round: &u64, hit: u64| *round < rounds() || !enough(hit) && *round < 3 * rounds();
+    let mut numbers = 0..;
+    while let Some(round) = numbers.next().filter(|round| wanted(round, story.hit)) {
         if round == ROUNDS_OF_THE_BASE {
             story.settle();
         }
@@ -221,7 +225,7 @@ fn agent_killed_before_any_fsync_create_or_answer_loses_nothing_that_the_server_
         }
     }
     eprintln!("{} of {} cuts were reached", story.hit, rounds());
-    assert!(story.hit * 2 > rounds(), "only {} cuts", story.hit);
+    assert!(enough(story.hit), "only {} cuts", story.hit);
     let journal = rows.stop();
     story.settle();
     story.check_objects("at the end");

@@ -16,7 +16,7 @@ const SOON: Duration = Duration::from_secs(60);
 const NO_RESTART: Duration = Duration::from_secs(6);
 
 /// A database with a table and one row, in WAL mode.
-fn database(path: &Path) -> Connection {
+pub(crate) fn database(path: &Path) -> Connection {
     let database = Connection::open(path).expect("a database is made");
     let made = "PRAGMA journal_mode = WAL; CREATE TABLE note (n INTEGER PRIMARY KEY, text TEXT);";
     database.execute_batch(made).expect("a table is made");

@@ -55,7 +55,7 @@ pub(super) fn measure(setting: &Setting) -> Result<Row> {
         pairs: setting.pairs,
         setting: format!(
             "A PostgreSQL {} cluster of {} and {} MB of log after its base, to its latest state on a \
-             tmpfs, until the server has taken a write; S3 over TLS for both. Tidemark verifies every \
+             tmpfs whose memory was touched before, until the server has taken a write; S3 over TLS for both. Tidemark verifies every \
              hash, recovers, proves where that ended and stops, and the server is started then; \
              pgBackRest restores and the server recovers with its restore_command. Both: zstd 3, \
              encrypted, two workers, the same server and log.",

@@ -5,6 +5,7 @@
 //! randomness and `Cpu::Inline`. Host knows no repository, no region and no engine.
 
 pub mod allocator;
+pub mod buffers;
 pub mod clock;
 pub mod codes;
 pub mod config;
@@ -22,6 +23,7 @@ pub mod rng;
 pub mod size;
 pub mod time_spec;
 
+pub use buffers::Buffers;
 pub use clock::{Clock, Monotonic, NtpState, SimClock, SystemClock};
 pub use codes::{Code, Exit};
 pub use cpu::{Cpu, Job};

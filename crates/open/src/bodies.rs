@@ -41,6 +41,19 @@ pub fn open_log(
     secret: &SessionSecret,
     max: usize,
 ) -> Result<(LogHead, Vec<u8>)> {
+    let mut payload = Vec::new();
+    let head = open_log_into(key, bytes, secret, max, &mut payload)?;
+    Ok((head, payload))
+}
+
+/// The same, into a buffer that is empty.
+pub(crate) fn open_log_into(
+    key: &Key,
+    bytes: &[u8],
+    secret: &SessionSecret,
+    max: usize,
+    payload: &mut Vec<u8>,
+) -> Result<LogHead> {
     let (envelope, head) = Envelope::open::<LogHead>(bytes).map_err(Error::format(key))?;
     let place = keys::log(&head.source, head.epoch, head.seq);
     if place != *key && keys::late_log(&head.source, head.epoch, head.seq) != *key {
@@ -60,8 +73,9 @@ pub fn open_log(
             "it belongs to another session or repository",
         ));
     }
-    let payload = open_all(key, envelope.body, &owner.key(Kind::Log, secret), max)?;
-    Ok((head, payload))
+    let cipher = owner.key(Kind::Log, secret);
+    open_all(key, envelope.body, &cipher, max, payload)?;
+    Ok(head)
 }
 
 /// Opens a base that was read from `key`, with at most `max` bytes of index.
@@ -89,7 +103,9 @@ pub fn open_base(
         incarnation: head.incarnation,
         object: head.object,
     };
-    let index = open_all(key, envelope.body, &owner.key(Kind::Base, secret), max)?;
+    let cipher = owner.key(Kind::Base, secret);
+    let mut index = Vec::new();
+    open_all(key, envelope.body, &cipher, max, &mut index)?;
     let index = BaseIndex::decode(&index).map_err(Error::format(key))?;
     check_index(key, &head, &index)?;
     Ok((head, index))
@@ -176,16 +192,21 @@ fn misplaced(key: &Key, why: &'static str) -> Error {
 }
 
 /// All content of a body, at most `max` bytes of it.
-fn open_all(key: &Key, body: &[u8], cipher: &ObjectKey, max: usize) -> Result<Vec<u8>> {
+fn open_all(
+    key: &Key,
+    body: &[u8],
+    cipher: &ObjectKey,
+    max: usize,
+    content: &mut Vec<u8>,
+) -> Result<()> {
     let mut frames = Frames::new(cipher.check_header(key, body)?);
-    let mut content = Vec::new();
     let mut ended = false;
     while let Some(frame) = frames.next_frame().map_err(Error::format(key))? {
         let place = FrameNumber {
             number: frame.number,
             last: frame.last,
         };
-        cipher.open_frame(key, frame.sealed, place, &mut content)?;
+        cipher.open_frame(key, frame.sealed, place, content)?;
         // A frame holds 1 MiB at most: the cap is overrun by no more than that.
         if content.len() > max {
             return Err(Error::TooLarge {
@@ -196,7 +217,7 @@ fn open_all(key: &Key, body: &[u8], cipher: &ObjectKey, max: usize) -> Result<Ve
         ended = frame.last;
     }
     if ended {
-        Ok(content)
+        Ok(())
     } else {
         Err(misplaced(key, "its body has no last frame"))
     }

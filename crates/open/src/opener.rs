@@ -13,15 +13,21 @@ use tidemark_format::{
     keys,
     sign::PublicKey,
 };
-use tidemark_host::Cpu;
+use tidemark_host::{Buffers, Cpu};
 use tokio::sync::OnceCell;
 
 use crate::{
-    Error, Identity, LOG_BYTES_MAX, RegionSet, Result, SessionSecret, open_base, open_log,
+    Error, Identity, LOG_BYTES_MAX, RegionSet, Result, SessionSecret, bodies::open_log_into,
+    open_base,
 };
 
 /// The most that a base's index may hold: what `seal` refuses to exceed.
 pub const BASE_INDEX_BYTES_MAX: usize = 256 << 20;
+
+/// A log object of that many bytes fills a buffer that is worth using again.
+const LARGE_OBJECT: usize = 256 << 10;
+/// What most of those hold.
+const LARGE_PAYLOAD: usize = 9 << 20;
 
 /// Whether the keyring knows a key as an agent's, revoked or not: asked for the signers of sessions.
 pub type SignerCheck = Arc<dyn Fn(&PublicKey, Kind) -> bool + Send + Sync>;
@@ -32,7 +38,7 @@ pub struct OpenedLog {
     /// Its head.
     pub head: LogHead,
     /// What the engine put in.
-    pub payload: Vec<u8>,
+    pub payload: Bytes,
     /// The region whose copy was good.
     pub region: RegionName,
 }
@@ -55,6 +61,7 @@ pub struct Opener {
     signers: SignerCheck,
     cpu: Cpu,
     sessions: Mutex<BTreeMap<SessionId, Arc<OnceCell<Arc<SessionSecret>>>>>,
+    payloads: Buffers,
 }
 
 impl fmt::Debug for Opener {
@@ -80,6 +87,7 @@ impl Opener {
             signers,
             cpu,
             sessions: Mutex::default(),
+            payloads: Buffers::default(),
         }
     }
 
@@ -132,8 +140,12 @@ impl Opener {
     /// Of kind `Key`, or [`Error::NoGoodCopy`].
     pub async fn log(&self, key: &Key, link: Hash) -> Result<OpenedLog> {
         let session = |head: &LogHead| head.session;
-        let open = |key: &Key, bytes: &[u8], secret: &SessionSecret| {
-            open_log(key, bytes, secret, LOG_BYTES_MAX)
+        let buffers = self.payloads.clone();
+        let open = move |key: &Key, bytes: &[u8], secret: &SessionSecret| {
+            let large = bytes.len() >= LARGE_OBJECT;
+            let mut payload = buffers.take(if large { LARGE_PAYLOAD } else { 0 });
+            let head = open_log_into(key, bytes, secret, LOG_BYTES_MAX, &mut payload)?;
+            Ok((head, buffers.filled(payload)))
         };
         let ((head, payload), region) = self.open_linked(key, link, session, open).await?;
         Ok(OpenedLog {
@@ -166,11 +178,13 @@ impl Opener {
         key: &Key,
         link: Hash,
         session: impl Fn(&H) -> Option<SessionId>,
-        open: impl Fn(&Key, &[u8], &SessionSecret) -> Result<T> + Copy + Send + 'static,
+        open: impl Fn(&Key, &[u8], &SessionSecret) -> Result<T> + Clone + Send + 'static,
     ) -> Result<(T, RegionName)> {
         let mut copies = self.regions.copies(key);
         while let Some((at, bytes)) = copies.next(None).await {
-            match self.open_copy(key, link, &bytes, &session, open).await {
+            match self
+                .open_copy(key, link, &bytes, &session, open.clone())
+                .await {
                 Ok(value) => return Ok((value, copies.name(at))),
                 Err(error) => copies.refuse(at, error)?,
             }
@@ -184,7 +198,7 @@ impl Opener {
         link: Hash,
         bytes: &Bytes,
         session: &impl Fn(&H) -> Option<SessionId>,
-        open: impl Fn(&Key, &[u8], &SessionSecret) -> Result<T> + Copy + Send + 'static,
+        open: impl Fn(&Key, &[u8], &SessionSecret) -> Result<T> + Clone + Send + 'static,
     ) -> Result<T> {
         let session = {
             let envelope = Envelope::parse(bytes).map_err(Error::format(key))?;

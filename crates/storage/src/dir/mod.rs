@@ -37,6 +37,7 @@ use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use rustix::fs::{Mode, OFlags};
 use tidemark_format::{Key, PutId};
+use tidemark_host::Buffers;
 
 use crate::{
     CreateOnly, CreateStore, Created, DeleteStore, Error, ListPage, OBJECT_BYTES_MAX, ObjectInfo,
@@ -61,6 +62,7 @@ struct Inner {
     durable_dirs: Mutex<HashSet<PathBuf>>,
     /// Tells the temporary files of this process apart.
     serial: AtomicU64,
+    buffers: Buffers,
 }
 
 impl DirStore {
@@ -83,6 +85,7 @@ impl DirStore {
                 device,
                 durable_dirs: Mutex::default(),
                 serial: AtomicU64::new(0),
+                buffers: Buffers::default(),
             }),
         })
     }
@@ -181,7 +184,7 @@ impl Inner {
             });
         }
         let capacity = usize::try_from(length).unwrap_or(0);
-        let mut bytes = Vec::with_capacity(capacity);
+        let mut bytes = self.buffers.take(capacity);
         let read = || -> io::Result<()> {
             if range.start > 0 {
                 file.seek(SeekFrom::Start(range.start))?;
@@ -190,7 +193,7 @@ impl Inner {
             Ok(())
         };
         read().map_err(|error| self.fail(Op::Get, key, error))?;
-        Ok(Bytes::from(bytes))
+        Ok(self.buffers.filled(bytes))
     }
 
     fn head(&self, key: &Key) -> Result<ObjectInfo> {

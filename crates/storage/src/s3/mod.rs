@@ -35,7 +35,7 @@ use std::time::Duration;
 use aws_sdk_s3::Client;
 use jiff::{SignedDuration, Timestamp};
 use tidemark_format::{Key, RegionName};
-use tidemark_host::{Checksum, Clock, S3Url};
+use tidemark_host::{Buffers, Checksum, Clock, S3Url};
 
 use crate::{Error, Op, Place, ReadMode, Result, Witness};
 use observe::Observer;
@@ -90,6 +90,7 @@ struct Inner {
     observer: Arc<Observer>,
     versioning: AtomicU8,
     first_versions: Mutex<HashMap<Key, String>>,
+    buffers: Buffers,
 }
 
 impl S3Store {
@@ -119,6 +120,7 @@ impl S3Store {
                 observer,
                 versioning: AtomicU8::new(0),
                 first_versions: Mutex::default(),
+                buffers: Buffers::default(),
             }),
         })
     }

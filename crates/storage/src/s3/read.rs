@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tidemark_format::{Key, PutId};
 
 use super::observe::{is_error_document, is_web_page};
@@ -140,7 +140,7 @@ impl Inner {
         let size = usize::try_from(size).unwrap_or(usize::MAX);
         let cut =
             |why: &str, source| Error::unreachable(&self.place, Op::Get, key.as_str(), why, source);
-        let mut bytes = BytesMut::with_capacity(size);
+        let mut bytes = self.buffers.take(size);
         while let Some(chunk) = output.body.next().await {
             let chunk = chunk.map_err(|error| {
                 cut("the connection broke off in a body", Some(Arc::new(error)))
@@ -167,7 +167,7 @@ impl Inner {
                 None,
             ));
         }
-        Ok(bytes.freeze())
+        Ok(self.buffers.filled(bytes))
     }
 
     async fn head_once(&self, key: &Key, version: Option<&str>) -> Result<ObjectInfo> {
