@@ -279,8 +279,8 @@ pub fn check(path: &Path) -> Result<(), Error> {
     Ok(run_check(path)?)
 }
 
-fn run_check(path: &Path) -> Result<(), SqliteError> {
-    // Immutable: no -wal and -shm appear beside the file.
+/// What SQLite opens as a file that nobody changes: no `-wal` and `-shm` appear beside it.
+pub(crate) fn immutable_name(path: &Path) -> Result<String, SqliteError> {
     let text = path.to_str().ok_or_else(|| SqliteError::Unreadable {
         path: path.to_path_buf(),
         source: std::io::Error::new(std::io::ErrorKind::InvalidInput, "the name is not UTF-8"),
@@ -289,6 +289,10 @@ fn run_check(path: &Path) -> Result<(), SqliteError> {
         .replace('%', "%25")
         .replace('?', "%3f")
         .replace('#', "%23");
+    Ok(format!("file:{escaped}?immutable=1"))
+}
+
+fn run_check(path: &Path) -> Result<(), SqliteError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
     let complaint = |report: String| SqliteError::Integrity {
         path: path.to_path_buf(),
@@ -300,8 +304,7 @@ fn run_check(path: &Path) -> Result<(), SqliteError> {
         }
         _ => SqliteError::sqlite("checking the database", path)(error),
     };
-    let connection = Connection::open_with_flags(format!("file:{escaped}?immutable=1"), flags)
-        .map_err(failed)?;
+    let connection = Connection::open_with_flags(immutable_name(path)?, flags).map_err(failed)?;
     let mut statement = connection
         .prepare("PRAGMA integrity_check(20)")
         .map_err(failed)?;

@@ -1,0 +1,265 @@
+//! Databases with every kind of damage, and statements that try what they may not.
+
+use super::*;
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use tidemark_engine::examine::{Statement, as_recorded};
+use tidemark_host::SystemClock;
+
+struct World {
+    dir: tempfile::TempDir,
+}
+
+impl World {
+    fn new(sql: &str) -> Self {
+        let world = Self {
+            dir: tempfile::tempdir().unwrap(),
+        };
+        let connection = Connection::open(world.path()).unwrap();
+        connection.execute_batch(sql).unwrap();
+        world
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("app.db")
+    }
+
+    fn change(&self, sql: &str) {
+        Connection::open(self.path())
+            .unwrap()
+            .execute_batch(sql)
+            .unwrap();
+    }
+
+    fn examine(&self, questions: Questions, content: Option<&str>) -> Result<Examined, Error> {
+        examine(&Examination {
+            path: self.path(),
+            questions,
+            content: content.map(str::to_owned),
+            clock: SystemClock::shared(),
+            cancel: Arc::default(),
+        })
+    }
+
+    fn full(&self) -> Examined {
+        let questions = Questions {
+            full: true,
+            counts: true,
+            ..Questions::default()
+        };
+        self.examine(questions, None).unwrap()
+    }
+
+    fn answer(&self, sql: &str) -> Result<String, String> {
+        let questions = Questions {
+            statements: vec![Statement {
+                id: "it".to_owned(),
+                database: None,
+                sql: sql.to_owned(),
+            }],
+            statement_seconds: Some(1),
+            ..Questions::default()
+        };
+        let examined = self.examine(questions, None).unwrap();
+        examined.answers.get("it").unwrap().clone()
+    }
+}
+
+const SHOP: &str = "CREATE TABLE customer (id INTEGER PRIMARY KEY, mail TEXT UNIQUE);
+    CREATE TABLE sale (id INTEGER PRIMARY KEY, customer INTEGER REFERENCES customer(id), cents INT);
+    CREATE INDEX by_customer ON sale (customer);
+    WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500)
+        INSERT INTO customer SELECT i, 'someone-' || i || '@example.org' FROM n;
+    INSERT INTO sale SELECT id, id, id * 100 FROM customer;";
+
+fn status(examined: &Examined, id: &str) -> Status {
+    finding(examined, id).status
+}
+
+fn finding<'a>(examined: &'a Examined, id: &str) -> &'a Finding {
+    let found = examined.findings.iter().find(|finding| finding.id == id);
+    found.unwrap_or_else(|| panic!("no {id} in {:?}", examined.findings))
+}
+
+#[test]
+fn a_sound_database_passes_and_is_counted() {
+    let world = World::new(SHOP);
+    let examined = world.full();
+    for id in [
+        "sqlite.pages",
+        "sqlite.integrity",
+        "sqlite.foreign_keys",
+        "sqlite.readable",
+    ] {
+        assert_eq!(status(&examined, id), Status::Passed, "{id}");
+    }
+    assert_eq!(examined.counts["customer"], 500);
+    assert_eq!(examined.counts["sale"], 500);
+    assert_eq!(examined.collations["BINARY"], "built in");
+    assert_eq!(examined.size_bytes, world.path().metadata().unwrap().len());
+    // Not even a journal has appeared.
+    assert_eq!(std::fs::read_dir(world.dir.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn nothing_of_a_row_is_in_what_leaves() {
+    let world = World::new(SHOP);
+    world.change("PRAGMA foreign_keys = OFF; DELETE FROM customer WHERE id = 7");
+    let mut examined = world.full();
+    examined.answers.insert(
+        "mail".to_owned(),
+        world.answer("SELECT mail FROM customer WHERE id = 8"),
+    );
+    let text = serde_json::to_string(&examined).unwrap();
+    assert!(!text.contains("example.org"), "{text}");
+    assert!(
+        text.contains(&as_recorded("someone-8@example.org")),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_row_deleted_behind_the_databases_back_is_found_by_its_index() {
+    let world = World::new(SHOP);
+    // The index is hidden while a row goes, and knows it still when it is back.
+    world.change(
+        "PRAGMA writable_schema = ON;
+         CREATE TABLE kept AS SELECT * FROM sqlite_schema WHERE name = 'by_customer';
+         DELETE FROM sqlite_schema WHERE name = 'by_customer';",
+    );
+    world.change("DELETE FROM sale WHERE id = 250");
+    world.change(
+        "PRAGMA writable_schema = ON;
+         INSERT INTO sqlite_schema SELECT * FROM kept; DROP TABLE kept;",
+    );
+    let examined = world.full();
+    let found = finding(&examined, "sqlite.integrity");
+    assert_eq!(found.status, Status::Failed);
+    assert!(
+        found.actual.as_ref().unwrap().contains("by_customer"),
+        "{found:?}"
+    );
+    assert_eq!(
+        examined.counts["sale"], 499,
+        "the table is counted, not the index"
+    );
+}
+
+#[test]
+fn a_changed_byte_is_found_by_the_digest_of_what_was_restored() {
+    let world = World::new(SHOP);
+    let (before, _) = look::content(&world.path()).unwrap();
+    let same = world.examine(Questions::default(), Some(&before)).unwrap();
+    assert_eq!(status(&same, "sqlite.content"), Status::Passed);
+    // Where a text stands: no structure is wrong afterwards.
+    let bytes = std::fs::read(world.path()).unwrap();
+    let at = bytes
+        .windows(9)
+        .position(|window| window == b"someone-3")
+        .unwrap();
+    let file = File::options().write(true).open(world.path()).unwrap();
+    file.write_all_at(b"S", u64::try_from(at).unwrap()).unwrap();
+    let examined = world.examine(Questions::default(), Some(&before)).unwrap();
+    assert_eq!(status(&examined, "sqlite.content"), Status::Failed);
+    assert_eq!(
+        status(&examined, "sqlite.integrity"),
+        Status::Passed,
+        "only the digest sees it"
+    );
+}
+
+#[test]
+fn a_cut_file_and_a_trampled_page_are_named() {
+    let world = World::new(SHOP);
+    let file = File::options().write(true).open(world.path()).unwrap();
+    let length = file.metadata().unwrap().len();
+    file.set_len(length - 4096).unwrap();
+    let examined = world.full();
+    assert_eq!(status(&examined, "sqlite.pages"), Status::Failed);
+
+    let world = World::new(SHOP);
+    let file = File::options().write(true).open(world.path()).unwrap();
+    file.write_all_at(&[0xff; 4096], 2 * 4096).unwrap();
+    let examined = world.full();
+    assert_eq!(status(&examined, "sqlite.integrity"), Status::Failed);
+}
+
+#[test]
+fn what_is_no_database_is_an_error() {
+    let world = World::new(SHOP);
+    std::fs::write(world.path(), [7; 8192]).unwrap();
+    let error = world.examine(Questions::default(), None).unwrap_err();
+    assert!(
+        matches!(error.inner(), Some(SqliteError::NotADatabase { .. })),
+        "{error}"
+    );
+}
+
+#[test]
+fn rows_that_refer_to_none_are_worth_a_look() {
+    let world = World::new(SHOP);
+    world.change("PRAGMA foreign_keys = OFF; DELETE FROM customer WHERE id < 4");
+    let examined = world.full();
+    let found = finding(&examined, "sqlite.foreign_keys");
+    assert_eq!(found.status, Status::Warned);
+    assert_eq!(found.actual.as_deref(), Some("3"));
+}
+
+#[test]
+fn a_statement_answers_one_value_and_can_do_nothing_else() {
+    let world = World::new(SHOP);
+    assert_eq!(
+        world.answer("SELECT count(*) FROM sale"),
+        Ok("500".to_owned())
+    );
+    assert_eq!(
+        world.answer("SELECT sum(cents) > 1000 FROM sale"),
+        Ok("1".to_owned())
+    );
+    assert_eq!(world.answer("SELECT NULL"), Ok("null".to_owned()));
+    for (sql, word) in [
+        ("SELECT id FROM sale", "more than one row"),
+        ("SELECT id FROM sale WHERE id < 0", "no row"),
+        ("SELECT 1, 2", "2 columns"),
+        ("DELETE FROM sale", "refused"),
+        ("PRAGMA query_only = OFF", "refused"),
+        ("ATTACH '/etc/passwd' AS p", "refused"),
+        ("CREATE TEMP TABLE t (a)", "refused"),
+        ("SELECT load_extension('x')", "not authorized"),
+        ("SELECT nothing FROM nowhere", "nowhere"),
+        (
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n",
+            "longer than it may",
+        ),
+    ] {
+        let said = world.answer(sql).unwrap_err();
+        assert!(said.contains(word), "{sql}: {said}");
+    }
+    assert_eq!(world.full().counts["sale"], 500);
+}
+
+#[test]
+fn equal_schemas_have_equal_digests_and_others_do_not() {
+    let (one, other) = (World::new(SHOP), World::new(SHOP));
+    other.change("DELETE FROM sale");
+    assert_eq!(one.full().schema_digest, other.full().schema_digest);
+    other.change("ALTER TABLE sale ADD COLUMN note TEXT");
+    assert_ne!(one.full().schema_digest, other.full().schema_digest);
+}
+
+#[test]
+fn a_collation_that_only_the_application_has_is_told() {
+    let world = World::new(SHOP);
+    world.change("CREATE TABLE named (n TEXT COLLATE RTRIM PRIMARY KEY); INSERT INTO named VALUES ('a'), ('b')");
+    // As if the application had made it so.
+    world.change(
+        "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET sql = replace(sql, 'RTRIM', 'OURS')",
+    );
+    let examined = world.full();
+    assert_eq!(examined.collations["OURS"], "the application's own");
+    let found = finding(&examined, "sqlite.integrity");
+    assert!(
+        matches!(found.status, Status::NotRun | Status::Passed),
+        "not taken for damage: {found:?}"
+    );
+}
