@@ -28,7 +28,7 @@
 //! directory, and the table of the files while a base
 //! runs (about 20 MB for 200,000 files); nothing between bases.
 
-mod checksum;
+pub(crate) mod checksum;
 pub(crate) mod digests;
 mod error;
 mod exclude;

@@ -27,6 +27,10 @@ pub(super) struct Control {
     pub(super) track_commit_timestamp: bool,
     pub(super) block_bytes: u32,
     pub(super) segment_bytes: u32,
+    /// Blocks of a relation's file, before its next one begins.
+    pub(super) relation_file_blocks: u32,
+    /// Whether pages carry checksums.
+    pub(super) data_checksums: bool,
 }
 
 /// `pg_control_version` of 14 to 16.
@@ -81,6 +85,8 @@ impl Control {
             track_commit_timestamp: flag_at(200)?,
             block_bytes: u32_at(216)?,
             segment_bytes: u32_at(228)?,
+            relation_file_blocks: u32_at(220)?,
+            data_checksums: u32_at(252)? != 0,
         })
     }
 }

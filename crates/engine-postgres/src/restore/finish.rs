@@ -33,10 +33,10 @@ use crate::timeline::History;
 
 /// A recovery was begun here.
 pub(super) const BEGUN: &str = ".tidemark/recovery-begun";
-const AUTO_CONF: &str = "postgresql.auto.conf";
+pub(super) const AUTO_CONF: &str = "postgresql.auto.conf";
 /// The source's own, while the server must not see it.
-const AUTO_CONF_ASIDE: &str = ".tidemark/postgresql.auto.conf";
-const RECOVERY_SIGNAL: &str = "recovery.signal";
+pub(super) const AUTO_CONF_ASIDE: &str = ".tidemark/postgresql.auto.conf";
+pub(super) const RECOVERY_SIGNAL: &str = "recovery.signal";
 /// A socket's path may not be longer, with the name that the server gives it.
 const SOCKET_FOLDER_BYTES_MAX: usize = 90;
 
@@ -244,7 +244,7 @@ impl Finishing<'_> {
             .write(RECOVERY_SIGNAL, &[])
             .map_err(self.io("asking for recovery", RECOVERY_SIGNAL))?;
         self.files.show_control()?;
-        let folder = RunFolder::make(self.tree(), self.owner)?;
+        let folder = RunFolder::make(self.tree(), self.owner, NOBODY)?;
         let mut settings = settings::run(goal, &control, binaries.major(), &folder.path);
         settings.extend(self.options.settings.iter().cloned());
         let server = Server::start(Run {
@@ -373,12 +373,20 @@ pub(super) fn control_of(files: &Files) -> Result<Control, RestoreError> {
 
 /// A private folder for the socket and for settings that say nothing.
 #[derive(Debug)]
-struct RunFolder {
-    path: PathBuf,
+pub(super) struct RunFolder {
+    pub(super) path: PathBuf,
 }
 
+/// Who may log in: during recovery nobody has to, so nobody can.
+pub(super) const NOBODY: &str = "local all all reject\n";
+
 impl RunFolder {
-    fn make(tree: &Tree, owner: Option<RunAs>) -> Result<Self, RestoreError> {
+    /// Makes it in `tree`, with these lines of `pg_hba.conf`.
+    pub(super) fn make(
+        tree: &Tree,
+        owner: Option<RunAs>,
+        log_in: &str,
+    ) -> Result<Self, RestoreError> {
         let inside = ".tidemark/run";
         let mut path = tree.join(inside);
         if path.as_os_str().len() <= SOCKET_FOLDER_BYTES_MAX {
@@ -391,8 +399,7 @@ impl RunFolder {
             Tree::open(&path, owner).map_err(RestoreError::io("opening a folder", &path))?;
         for (name, content) in [
             ("postgresql.conf", ""),
-            // Nobody has to log in, so nobody can.
-            ("pg_hba.conf", "local all all reject\n"),
+            ("pg_hba.conf", log_in),
             ("pg_ident.conf", ""),
         ] {
             files
@@ -402,7 +409,7 @@ impl RunFolder {
         Ok(Self { path })
     }
 
-    fn remove(self) {
+    pub(super) fn remove(self) {
         // Inside the target it goes with the notes; elsewhere an empty folder may stay.
         drop(std::fs::remove_dir_all(self.path));
     }

@@ -29,6 +29,7 @@ mod files;
 mod finish;
 mod log;
 mod reading;
+pub(crate) mod sandbox;
 mod segments;
 mod server;
 mod settings;

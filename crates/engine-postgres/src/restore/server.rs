@@ -277,7 +277,7 @@ fn tail(path: &Path) -> String {
 }
 
 /// Nothing of this process's surroundings but where libraries are, and no terminal's signals.
-fn clean(command: &mut Command, owner: Option<RunAs>) {
+pub(super) fn clean(command: &mut Command, owner: Option<RunAs>) {
     let libraries = std::env::var_os("LD_LIBRARY_PATH");
     command.env_clear().env("PATH", "/usr/bin:/bin");
     command.env("LC_ALL", "C").env("TZ", "UTC");

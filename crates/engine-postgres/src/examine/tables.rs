@@ -1,0 +1,70 @@
+//! Rows of every table, counted: that alone reads every page of it through the server.
+
+use std::collections::BTreeMap;
+
+use sqlx::AssertSqlSafe;
+use sqlx::postgres::PgConnection;
+use tidemark_engine::examine::{Finding, LEVEL_LOGICAL, Status};
+
+use super::ask::{TOOK_TOO_LONG, code, said};
+
+/// What is left out: what a crash empties (unlogged), what a session owns, the system's, the canary.
+const TABLES: &str = "SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname), \
+    n.nspname || '.' || c.relname FROM pg_catalog.pg_class c \
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+    WHERE c.relkind IN ('r', 'm') AND c.relpersistence = 'p' AND (c.relkind = 'r' OR c.relispopulated) \
+    AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'tidemark') ORDER BY 2";
+/// The code of "lock not available".
+const LOCKED: &str = "55P03";
+
+/// What came of counting.
+#[derive(Debug, Default)]
+pub(super) struct Counted {
+    pub(super) rows: BTreeMap<String, u64>,
+    broken: Vec<String>,
+    left: Vec<String>,
+}
+
+impl Counted {
+    pub(super) fn finding(&self) -> Finding {
+        let name = "every table can be read to its end";
+        let finding = |status| Finding::new(LEVEL_LOGICAL, "postgres.readable", name, status);
+        if !self.broken.is_empty() {
+            return finding(Status::Failed).why(self.broken.join("; "));
+        }
+        if !self.left.is_empty() {
+            return finding(Status::Warned).why(format!("not counted: {}", self.left.join("; ")));
+        }
+        finding(Status::Passed).actual(format!("{} tables", self.rows.len()))
+    }
+}
+
+/// Counts the rows of every table of a database.
+pub(super) async fn count(connection: &mut PgConnection, database: &str, counted: &mut Counted) {
+    let tables: Result<Vec<(String, String)>, sqlx::Error> =
+        sqlx::query_as(TABLES).fetch_all(&mut *connection).await;
+    let tables = match tables {
+        Ok(tables) => tables,
+        Err(error) => {
+            let why = format!("the tables of {database}: {}", said(&error));
+            counted.broken.push(why);
+            return;
+        }
+    };
+    for (quoted, name) in tables {
+        let sql = format!("SELECT pg_catalog.count(*) FROM ONLY {quoted}");
+        let rows: Result<i64, sqlx::Error> = sqlx::query_scalar(AssertSqlSafe(sql))
+            .fetch_one(&mut *connection)
+            .await;
+        let name = format!("{database}.{name}");
+        match rows {
+            Ok(rows) => {
+                counted.rows.insert(name, u64::try_from(rows).unwrap_or(0));
+            }
+            Err(error) if matches!(code(&error).as_deref(), Some(TOOK_TOO_LONG | LOCKED)) => {
+                counted.left.push(format!("{name} ({})", said(&error)));
+            }
+            Err(error) => counted.broken.push(format!("{name} ({})", said(&error))),
+        }
+    }
+}
