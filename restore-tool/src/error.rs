@@ -58,6 +58,149 @@ pub enum Error {
         "no region was given: name at least one place that holds the repository, such as --region dir:/mnt/backup (or TIDEMARK_REGION)"
     )]
     NoRegion,
+    /// A folder in which a region should be, and nothing is.
+    #[error(
+        "region {region}: there is nothing at all in {}: is the disk mounted? If it should be there, mount it and run the same command again; if the folder is new, no agent has written into it yet",
+        folder.display()
+    )]
+    BareFolder {
+        /// The region.
+        region: RegionName,
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// An agent asked to be enrolled, and the root has signed nobody in.
+    #[error(
+        "region {region}: this repository is begun and nobody is enrolled yet, so nothing in it counts so far: run tidemark-restore keys enrol --all --root FILE.root with the same regions, on the host that has the root key"
+    )]
+    NobodyEnrolled {
+        /// The region.
+        region: RegionName,
+    },
+    /// None of the regions could be read.
+    #[error("none of the {count} regions given could be read; the first said")]
+    AllRegionsFailed {
+        /// How many.
+        count: usize,
+        /// The first one's error.
+        #[source]
+        first: Box<Self>,
+    },
+    /// An identity is needed.
+    #[error(
+        "this needs the recovery identity: --identity FILE (or TIDEMARK_IDENTITY); without one nothing can be decrypted"
+    )]
+    NoIdentity,
+    /// Several sources and none was named.
+    #[error("this repository holds several sources ({known}): name one with --source")]
+    SourceUnclear {
+        /// Their names.
+        known: String,
+    },
+    /// The source isn't there.
+    #[error("there is no source {asked} in this repository{known}")]
+    NoSource {
+        /// What was asked for, with "named" before it, or "yet".
+        asked: String,
+        /// Those that there are.
+        known: String,
+    },
+    /// Regions of different repositories.
+    #[error(
+        "region {region} belongs to another repository than region {first}: restore reads one repository at a time"
+    )]
+    MixedRepositories {
+        /// The one that differs.
+        region: RegionName,
+        /// The first one.
+        first: RegionName,
+    },
+    /// The target can't be read as an instant or position.
+    #[error("{0}")]
+    TargetText(String),
+    /// A region was rolled back, or may have been.
+    #[error("{0}; if you know why and want it all the same, add --accept-older")]
+    Stale(String),
+    /// Damage was found by `verify`.
+    #[error(
+        "{objects} objects are damaged or missing; they are listed above. Another region may hold good copies: verify it too"
+    )]
+    Damaged {
+        /// How many.
+        objects: usize,
+    },
+    /// Something that the restore needs is damaged in every region given, or closed to the identity.
+    #[error("nothing was delivered, because something that is needed {what}; {instead}")]
+    DamagedOnTheWay {
+        /// What is wrong with it.
+        what: &'static str,
+        /// What can be had instead, and how.
+        instead: String,
+        /// What is damaged.
+        #[source]
+        damage: Box<Self>,
+    },
+    /// A part of a server's log of which nobody can say what it holds, or whether it is.
+    #[error(
+        "{0}; a server that took this for the log's end would lose what follows, so nothing was handed to it"
+    )]
+    LogUnknown(String),
+    /// An engine that this build doesn't have.
+    #[error(
+        "source {source_name} is a {engine} database, which this build can't restore: use a newer tidemark-restore"
+    )]
+    EngineUnknown {
+        /// The source.
+        source_name: SourceName,
+        /// The engine's name.
+        engine: String,
+    },
+    /// A question and nobody to answer.
+    #[error("{what}; there is no terminal to ask, so say --yes if you mean it")]
+    NotConfirmed {
+        /// What would be done.
+        what: String,
+    },
+    /// A passphrase that can't be taken.
+    #[error("{0}")]
+    Passphrase(String),
+    /// A question answered with no.
+    #[error("nothing was changed")]
+    Declined,
+    /// Nothing to try an identity on.
+    #[error("no agent has written anything yet that the identity could be tried on")]
+    NothingWritten,
+    /// The wrong key file, or a key that isn't there.
+    #[error("{0}")]
+    KeyUnknown(String),
+    /// A key file exists.
+    #[error("{} exists: a key is never overwritten; choose another name, or move it away", .0.display())]
+    KeyFileExists(PathBuf),
+    /// The root key isn't this repository's.
+    #[error("{} is the root key {found}, and this repository's keyring is signed by {expected}", file.display())]
+    WrongRoot {
+        /// The file.
+        file: PathBuf,
+        /// Its key.
+        found: KeyId,
+        /// The repository's.
+        expected: KeyId,
+    },
+    /// Nothing is known under this code.
+    #[error("{0:?} is neither an exit code nor an error code; `explain` alone lists them all")]
+    CodeUnknown(String),
+    /// A worker pool.
+    #[error(transparent)]
+    Cpu(#[from] tidemark_host::cpu::CpuError),
+    /// Logging.
+    #[error(transparent)]
+    Log(#[from] tidemark_host::log::LogError),
+    /// Stopped by a signal.
+    #[error("stopped; run the same command again and it goes on where it was")]
+    Interrupted,
+    /// The restored file isn't what was sealed.
+    #[error("{0}")]
+    Unproved(String),
     /// None of the regions could be read.
     #[error("none of the {count} regions given could be read; the first said")]
     AllRegionsFailed {

@@ -9,6 +9,7 @@ use tidemark_host::output::Console;
 use tidemark_restore_tool::cli::{Cli, Command, HIDDEN};
 use tidemark_restore_tool::commands::wal_get;
 use tidemark_restore_tool::error::Error;
+use tidemark_restore_tool::evidence::access::Access;
 use tidemark_restore_tool::repository::Environment;
 use tidemark_restore_tool::{commands, report};
 
@@ -24,10 +25,12 @@ fn main() -> ExitCode {
     // Without it a restore only takes more memory.
     drop(tidemark_host::allocator::settle());
     let console = Console::standard(cli.global.json);
-    let exit = match start(cli, &console) {
+    let access = Access::default();
+    let exit = match start(cli, &console, &access) {
         Ok(exit) => exit,
         Err(error) => report(&error, &console),
     };
+    access.last_words(&console);
     console.delivered(exit).into()
 }
 
@@ -35,8 +38,10 @@ fn main() -> ExitCode {
 fn hand_to_a_server(cli: Cli) -> ExitCode {
     let unknown = ExitCode::from(wal_get::UNKNOWN);
     let console = Console::standard(cli.global.json);
-    let answered =
-        std::panic::catch_unwind(|| start(cli, &console).map_err(|error| report(&error, &console)));
+    let answered = std::panic::catch_unwind(|| {
+        let access = Access::default();
+        start(cli, &console, &access).map_err(|error| report(&error, &console))
+    });
     match answered {
         Ok(Ok(exit)) => exit.into(),
         Ok(Err(_)) | Err(_) => unknown,
@@ -61,7 +66,7 @@ fn state_home() -> Option<PathBuf> {
         .map(|path| path.join("tidemark"))
 }
 
-fn start(cli: Cli, console: &Console) -> Result<Exit, Error> {
+fn start(cli: Cli, console: &Console, access: &Access) -> Result<Exit, Error> {
     let environment = Environment {
         region: std::env::var("TIDEMARK_REGION").ok(),
         identity: std::env::var_os("TIDEMARK_IDENTITY").map(Into::into),
@@ -71,7 +76,7 @@ fn start(cli: Cli, console: &Console) -> Result<Exit, Error> {
         sudo_user: std::env::var("SUDO_USER").ok(),
     };
     log::start(&LogSurroundings::of_process(cli.global.json), true)?;
-    let tools = commands::system_tools(console.clone())?;
+    let tools = commands::system_tools(console.clone(), access.clone())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

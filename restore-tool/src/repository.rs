@@ -339,11 +339,17 @@ async fn open_one(
     options: &OpenOptions,
 ) -> Result<(OpenRegion, Keyring)> {
     let store = region::open(&config.name, &config.url, options).await?;
-    let trust = match trust {
-        Some(trust) => trust,
-        None => self_declared(store.read.as_ref()).await?,
+    let loaded = async {
+        let trust = match trust {
+            Some(trust) => trust,
+            None => self_declared(store.read.as_ref()).await?,
+        };
+        Ok::<_, Error>(Keyring::load(store.read.as_ref(), &trust).await?)
     };
-    let keyring = Keyring::load(store.read.as_ref(), &trust).await?;
+    let keyring = match loaded.await {
+        Ok(keyring) => keyring,
+        Err(error) => return Err(no_repository(error, config, store.read.as_ref()).await),
+    };
     let keyring_version = keyring.version();
     Ok((
         OpenRegion {
@@ -354,6 +360,40 @@ async fn open_one(
         },
         keyring,
     ))
+}
+
+/// Why there is no repository, where more can be said than that: nobody is enrolled yet, or the disk isn't
+/// there.
+async fn no_repository(error: Error, config: &RegionConfig, store: &dyn ReadStore) -> Error {
+    if !matches!(error, Error::Ledger(LedgerError::NoRepository { .. })) {
+        return error;
+    }
+    let asked = tidemark_ledger::list_all(store, keys::ENROLMENTS).await;
+    if asked.is_ok_and(|asked| !asked.is_empty()) {
+        let region = config.name.clone();
+        return Error::NobodyEnrolled { region };
+    }
+    bare(config).unwrap_or(error)
+}
+
+/// What there is to say of a folder in which nothing is: where a region was, a disk is not mounted.
+pub(crate) fn bare(config: &RegionConfig) -> Option<Error> {
+    match &config.url {
+        RegionUrl::Dir(folder) if is_bare(folder) => Some(Error::BareFolder {
+            region: config.name.clone(),
+            folder: folder.clone(),
+        }),
+        RegionUrl::Dir(_) | RegionUrl::S3(_) => None,
+    }
+}
+
+/// Whether a folder holds nothing, or only what every new file system has: as where a disk would be
+/// mounted.
+fn is_bare(folder: &Path) -> bool {
+    std::fs::read_dir(folder).is_ok_and(|entries| {
+        let mut names = entries.flatten().map(|entry| entry.file_name());
+        names.all(|name| name == "lost+found")
+    })
 }
 
 /// Whoever signed the first keyring: good enough to look, not to believe.

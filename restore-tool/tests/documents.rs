@@ -215,10 +215,12 @@ fn status() {
         restore_basis: "600 MiB to read at 50 MiB/s, assumed".into(),
         recoverable: recoverable(),
         proved: "no drill is on record".into(),
+        proof: None,
         regions: vec![RegionStatus {
             region: region("north"),
             newest_point: Some("1042:9f86d0818884".into()),
             point: Some("point:2/1042".into()),
+            sealed: Some(at("2026-05-01T14:30:01Z")),
             committed: Some(at("2026-05-01T14:30:00Z")),
             create_only: "enforced".into(),
         }],

@@ -9,6 +9,7 @@ use std::fmt;
 
 use jiff::Timestamp;
 use tidemark_format::envelope::Kind;
+use tidemark_format::evidence::Sha256;
 use tidemark_format::heads::{
     Anchors, KeyringHead, Member, RecipientEntry, Revocation, Role, ValidUntil,
 };
@@ -108,12 +109,14 @@ pub enum Subject {
         /// When it was made, by its signer's clock.
         at: Timestamp,
     },
-    /// An evidence record. From a revoked key it counts if it was made before the revocation.
+    /// An evidence record. From a revoked key it counts up to the one that the revocation names.
     Evidence {
         /// Its number.
         number: u64,
         /// When it was made, by its signer's clock.
         at: Timestamp,
+        /// The SHA-256 of its bytes.
+        sha256: Sha256,
     },
     /// Another object that says when it was made. From a revoked key it counts if that was before
     /// the revocation. Where a revocation names no anchors, the same holds for the kinds above but
@@ -163,7 +166,7 @@ impl fmt::Display for Subject {
                 source, epoch, seq, ..
             } => write!(f, "a fence at {seq} of {source}, epoch {epoch},"),
             Self::Beat { number, .. } => write!(f, "beat {number}"),
-            Self::Evidence { number, at } => write!(f, "evidence record {number} of {at}"),
+            Self::Evidence { number, at, .. } => write!(f, "evidence record {number} of {at}"),
             Self::Dated { kind, at } => write!(f, "a {} of {at}", kind.name()),
             Self::Referenced(kind) => write!(f, "a {}", kind.name()),
         }
@@ -471,7 +474,16 @@ fn counts(revocation: &Revocation, subject: &Subject, link: Option<Hash>) -> boo
             let last = anchors.and_then(|anchors| anchors.beat);
             dated(at) || last.is_some_and(|last| *number <= last)
         }
-        Subject::Evidence { at, .. } | Subject::Dated { at, .. } => *at <= revocation.at,
+        Subject::Evidence { number, at, sha256 } => {
+            match anchors.and_then(|anchors| anchors.evidence.as_ref()) {
+                Some(all) => {
+                    let all = all.iter().map(|last| (last.seq, last.sha256));
+                    within(all, *number, Some(*sha256))
+                }
+                None => *at <= revocation.at,
+            }
+        }
+        Subject::Dated { at, .. } => *at <= revocation.at,
         Subject::Referenced(_) => true,
     }
 }
@@ -486,10 +498,10 @@ fn claimed(anchors: &Anchors, source: &SourceName, epoch: Epoch, link: Option<Ha
 
 /// Whether `place` is at most the furthest of `anchors` and, where one of them names this very
 /// place, `link` is the one it names.
-fn within<T: Ord + Copy>(
-    anchors: impl Iterator<Item = (T, Hash)>,
+fn within<T: Ord + Copy, L: PartialEq + Copy>(
+    anchors: impl Iterator<Item = (T, L)>,
     place: T,
-    link: Option<Hash>,
+    link: Option<L>,
 ) -> bool {
     let (mut furthest, mut named, mut same) = (None, false, false);
     for (last, its_link) in anchors {

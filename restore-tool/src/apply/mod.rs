@@ -26,6 +26,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tidemark_format::heads::BaseHead;
+use tidemark_format::postgres::layout::Layout;
 use tidemark_format::{Hash, SourceName};
 use tidemark_ledger::timeline::POSTGRESQL;
 use tidemark_open::Opener;
@@ -305,13 +306,14 @@ pub async fn look_at_server(
     let layout = layout::read(opener, &base).await?;
     Ok(Some(ServerNeeds {
         programs: engine::check_server(&layout, options)?,
-        version: layout.server,
+        version: layout.server.clone(),
         system: layout.system.to_string(),
         tablespaces: layout
             .tablespaces
-            .into_iter()
-            .map(|space| space.location)
+            .iter()
+            .map(|space| space.location.clone())
             .collect(),
+        layout,
     }))
 }
 
@@ -335,6 +337,27 @@ pub struct ServerNeeds {
     pub programs: Option<Programs>,
     /// Where its tablespaces were.
     pub tablespaces: Vec<String>,
+    /// All that the base says beside its files.
+    #[serde(skip)]
+    pub layout: Layout,
+}
+
+impl ServerNeeds {
+    /// Whether its tablespaces can have their places: known before anything is written.
+    ///
+    /// # Errors
+    /// The engine's, with the remedy.
+    pub fn check_places(&self, target: &Target, options: &ServerOptions) -> Result<()> {
+        let standing = target.existing().unwrap_or_else(|| target.partial_path());
+        let checked = tidemark_engine_postgres::restore::check_places(
+            &options.tablespaces,
+            &self.layout,
+            target.path(),
+            Some(standing),
+            target.is_over(),
+        );
+        Ok(checked.map_err(tidemark_engine::Error::from)?)
+    }
 }
 
 /// Ends with [`Error::Interrupted`] as soon as `stop` fires.

@@ -168,16 +168,16 @@ async fn one_signal() {
     }
 }
 
-/// The tools of the real process, which write to `console`.
+/// The tools of the real process, which write to `console`; what is done with a key goes into `access`.
 ///
 /// # Errors
 /// The system refuses threads.
-pub fn system_tools(console: Console) -> Result<Tools> {
+pub fn system_tools(console: Console, access: crate::evidence::access::Access) -> Result<Tools> {
     Ok(Tools {
         clock: tidemark_host::SystemClock::shared(),
         rng: tidemark_host::SystemRng::shared(),
         cpu: default_pool()?,
         console,
-        access: crate::evidence::access::Access::default(),
+        access,
     })
 }

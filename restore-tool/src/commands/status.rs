@@ -3,6 +3,8 @@
 //!
 //! Ends with 0 ok, 1 warning, 2 critical, 3 unknown; the worst source counts.
 
+mod measured;
+
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -11,12 +13,14 @@ use tidemark_format::{RegionId, RegionName, SourceName};
 use tidemark_host::Exit;
 use tidemark_host::output::{self, Document, Table};
 use tidemark_ledger::history::{LoadOptions, PointsWanted};
-use tidemark_ledger::{list_all, read_marker};
-
-use super::list::RegionAway;
+use tidemark_ledger::read_marker;
 use tidemark_ledger::timeline::Timeline;
 
+use self::measured::Estimate;
+use super::list::RegionAway;
 use crate::error::Result;
+use crate::evidence::drills::{self, Drill, Proof, Verdict};
+use crate::evidence::shelf::{self, Shelf};
 use crate::identity;
 use crate::plan::{self, Asked, Avoid, Goal, Recoverable};
 use crate::repository::{Repository, Settings, Tools};
@@ -36,8 +40,12 @@ const EXPOSURE_CRITICAL: Duration = Duration::from_secs(15 * 60);
 const RETIRED: &str = "nothing to do: the source was retired on its host, nothing of it is captured any more; what \
                        was captured stays restorable";
 
-/// Where evidence stands.
-const EVIDENCE: &str = "meta/evidence/";
+/// In place of a proof.
+const UNTOLD: &str =
+    "can't be told: the evidence can't be read (tidemark-restore evidence list says why)";
+
+/// Evidence records of each signer that an overview reads: a year of daily drills.
+const EVIDENCE_NEWEST: usize = 400;
 
 /// How bad it is; also the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -95,6 +103,8 @@ pub struct SourceStatus {
     pub recoverable: Recoverable,
     /// Whether drills have proved it.
     pub proved: String,
+    /// The same for scripts: the last proof, the last try, what is due; none if the evidence can't be read.
+    pub proof: Option<Proof>,
     /// Each region.
     pub regions: Vec<RegionStatus>,
     /// What to do next; empty when there is nothing.
@@ -110,6 +120,8 @@ pub struct RegionStatus {
     pub newest_point: Option<String>,
     /// The same as `--to` takes it.
     pub point: Option<String>,
+    /// When that was sealed.
+    pub sealed: Option<Timestamp>,
     /// Everything committed up to here is in it.
     pub committed: Option<Timestamp>,
     /// `enforced`, `advisory` or `unknown`: whether the store keeps a stolen agent key from overwriting.
@@ -144,9 +156,15 @@ async fn look(settings: &Settings, tools: &Tools) -> Result<Status> {
         Some(name) => vec![repository.source(Some(name)).await?],
         None => repository.sources().await?.into_iter().collect(),
     };
+    // What can't be read of it is said where it is asked for.
+    let state = settings.state.as_deref();
+    let shelf = shelf::read_newest(&repository, state, EVIDENCE_NEWEST)
+        .await
+        .ok();
+    let evidence = shelf.as_ref().map(Evidence::of);
     let mut sources = Vec::new();
     for name in names {
-        sources.push(source(&repository, &name, tools).await?);
+        sources.push(source(&repository, &name, evidence.as_ref(), tools).await?);
     }
     let away: Vec<RegionAway> = repository
         .away
@@ -156,21 +174,12 @@ async fn look(settings: &Settings, tools: &Tools) -> Result<Status> {
             why: tidemark_storage::chain(&away.error),
         })
         .collect();
-    let own = if away.is_empty() {
-        Health::Ok
-    } else {
-        Health::Warning
-    };
-    let worst = sources
-        .iter()
-        .map(|source| source.health)
-        .max()
-        .unwrap_or(Health::Unknown);
+    let worst = sources.iter().map(|source| source.health).max();
     let unknown = sources
         .is_empty()
         .then(|| "the repository holds no source yet".to_owned());
     Ok(Status {
-        health: own.max(worst),
+        health: worst.unwrap_or(Health::Unknown),
         at: tools.clock.now(),
         unknown,
         away,
@@ -178,7 +187,27 @@ async fn look(settings: &Settings, tools: &Tools) -> Result<Status> {
     })
 }
 
-async fn source(repository: &Repository, name: &SourceName, tools: &Tools) -> Result<SourceStatus> {
+/// What is on record.
+struct Evidence<'a> {
+    shelf: &'a Shelf,
+    drills: Vec<Drill>,
+}
+
+impl<'a> Evidence<'a> {
+    fn of(shelf: &'a Shelf) -> Self {
+        Self {
+            shelf,
+            drills: drills::all(&shelf.chains),
+        }
+    }
+}
+
+async fn source(
+    repository: &Repository,
+    name: &SourceName,
+    evidence: Option<&Evidence<'_>>,
+    tools: &Tools,
+) -> Result<SourceStatus> {
     let options = LoadOptions {
         points: PointsWanted::OVERVIEW,
     };
@@ -191,14 +220,7 @@ async fn source(repository: &Repository, name: &SourceName, tools: &Tools) -> Re
     let exposure = covered_until
         .filter(|_| !retired)
         .map(|until| gone(now, until));
-    let asked = Asked {
-        goal: Goal::Latest,
-        inclusive: true,
-        text: "latest".to_owned(),
-        assumed_local: false,
-        assumed_today: false,
-    };
-    let planned = plan::plan(&timeline, &asked, &Avoid::default(), false).await;
+    let planned = plan::plan(&timeline, &latest(), &Avoid::default(), false).await;
     let regions = regions(repository, &timeline).await;
     let mut next = Vec::new();
     let mut health = if retired {
@@ -219,7 +241,15 @@ async fn source(repository: &Repository, name: &SourceName, tools: &Tools) -> Re
         next.push(format!("the newest state can't be restored: {error}"));
     }
     doubts(&timeline, &regions, &mut next, &mut health);
+    not_read(repository, &timeline, &mut next, &mut health);
+    let proof = evidence.map(|evidence| Proof::of(&evidence.drills, name, now));
+    if let Some(proof) = proof.as_ref().filter(|_| !retired) {
+        not_proved(proof, &mut next, &mut health);
+    }
     let plan = planned.ok();
+    let estimate = plan
+        .as_ref()
+        .map(|plan| estimate(name, plan.stored_bytes(), evidence, now));
     Ok(SourceStatus {
         source: name.clone(),
         health,
@@ -228,19 +258,53 @@ async fn source(repository: &Repository, name: &SourceName, tools: &Tools) -> Re
         bytes: plan.as_ref().map_or(0, plan::RestorePlan::image_bytes),
         covered_until,
         exposure_seconds: exposure.map(|exposure| exposure.as_secs()),
-        restore_seconds: plan
-            .as_ref()
-            .map(|plan| plan::assumed_time(plan.stored_bytes()).as_secs()),
-        restore_basis: format!(
-            "{} to read at {}/s, assumed: no restore was measured yet",
-            output::bytes(plan.as_ref().map_or(0, plan::RestorePlan::stored_bytes)),
-            output::bytes(plan::ASSUMED_BYTES_PER_SECOND)
-        ),
+        restore_seconds: estimate.as_ref().map(|estimate| estimate.seconds),
+        restore_basis: estimate.map_or_else(String::new, |estimate| estimate.basis),
         recoverable,
-        proved: proved(repository).await,
+        proved: proof
+            .as_ref()
+            .map_or_else(|| UNTOLD.to_owned(), |proof| proof.sentence(now)),
+        proof,
         regions,
         next,
     })
+}
+
+/// The newest state.
+fn latest() -> Asked {
+    Asked {
+        goal: Goal::Latest,
+        inclusive: true,
+        text: "latest".to_owned(),
+        assumed_local: false,
+        assumed_today: false,
+    }
+}
+
+/// What somebody should do about the proof.
+fn not_proved(proof: &Proof, next: &mut Vec<String>, health: &mut Health) {
+    if let Some(news) = proof.news() {
+        let last = proof.last.as_ref();
+        let failed = last.is_some_and(|last| last.verdict == Some(Verdict::Fail));
+        let own = if failed {
+            Health::Critical
+        } else {
+            Health::Warning
+        };
+        *health = (*health).max(own);
+        next.push(news);
+    }
+}
+
+fn estimate(
+    name: &SourceName,
+    bytes: u64,
+    evidence: Option<&Evidence<'_>>,
+    now: Timestamp,
+) -> Estimate {
+    let chains = evidence.map_or(&[][..], |evidence| evidence.shelf.chains.as_slice());
+    let drills = evidence.map_or(&[][..], |evidence| evidence.drills.as_slice());
+    Estimate::of(name, bytes, chains, drills, now)
 }
 
 /// What is wrong in single regions.
@@ -257,6 +321,15 @@ fn doubts(
         );
     }
     lag(timeline, next, health);
+    let beats = timeline.histories().filter_map(|(_, one)| one.caught_up());
+    let newest = beats.max_by_key(|beat| beat.beat_at);
+    // Its own word: the regions alone don't show yet what it can't do.
+    if let Some(trouble) = newest.and_then(|beat| beat.trouble.as_ref()) {
+        *health = (*health).max(Health::Warning);
+        next.push(format!(
+            "the agent says that it does not capture as it should ({trouble}): tidemark-agent status on its host says why"
+        ));
+    }
     if let [only] = regions
         && only.create_only == "advisory"
     {
@@ -265,21 +338,27 @@ fn doubts(
     }
 }
 
-/// Whether somebody has proved it. Records are counted; judging them is the drills' own command.
-async fn proved(repository: &Repository) -> String {
-    let mut records = 0;
-    for region in &repository.regions {
-        // A region that can't be listed now is told elsewhere.
-        if let Ok(listed) = list_all(region.store.read.as_ref(), EVIDENCE).await {
-            records = records.max(listed.len());
-        }
+/// Regions that were given and say nothing of the source: what they hold is not known, and what is shown
+/// rests on the others alone.
+fn not_read(
+    repository: &Repository,
+    timeline: &Timeline,
+    next: &mut Vec<String>,
+    health: &mut Health,
+) {
+    let away = repository.away.iter();
+    let away = away.map(|away| (&away.name, tidemark_storage::chain(&away.error)));
+    let failed = timeline.failed.iter();
+    let failed = failed.map(|(name, error)| (name, tidemark_storage::chain(error)));
+    for (name, why) in away.chain(failed) {
+        *health = (*health).max(Health::Warning);
+        next.push(format!("region {name} could not be read: {why}"));
     }
-    match records {
-        0 => "no drill is on record: a backup is a hypothesis until one has proved it".to_owned(),
-        _ => format!(
-            "{} of evidence on file, not judged here",
-            output::count(records, "record")
-        ),
+    for name in &timeline.lacking {
+        *health = (*health).max(Health::Warning);
+        next.push(format!(
+            "region {name} holds nothing of this source: until it does, it is no second copy"
+        ));
     }
 }
 
@@ -408,6 +487,7 @@ async fn regions(repository: &Repository, timeline: &Timeline) -> Vec<RegionStat
             region: name.clone(),
             newest_point: history.tip().map(|tip| tip.to_string()),
             point: point.map(|point| format!("point:{}/{}", point.head.epoch, point.head.seq)),
+            sealed: point.map(|point| point.head.at),
             committed: point.map(|point| point.head.committed),
             create_only: level.unwrap_or_else(|| "unknown".to_owned()),
         });
@@ -462,14 +542,19 @@ impl SourceStatus {
         let time = seconds(self.restore_seconds);
         table.row([
             "Time to be back".to_owned(),
-            format!("about {time} ({})", self.restore_basis),
+            if self.restore_basis.is_empty() {
+                time
+            } else {
+                format!("about {time} ({})", self.restore_basis)
+            },
         ]);
         self.recoverable.rows(&mut table);
         table.row(["Proved".to_owned(), self.proved.clone()]);
         for region in &self.regions {
-            let newest = match (&region.point, region.committed) {
-                (Some(point), Some(committed)) => {
-                    format!("{point} of {}", output::age(now, committed))
+            // As the agent's status says it: when it was sealed.
+            let newest = match (&region.point, region.sealed) {
+                (Some(point), Some(sealed)) => {
+                    format!("{point} of {}", output::age(now, sealed))
                 }
                 _ => "no recovery point".to_owned(),
             };

@@ -2,7 +2,8 @@
 //! it ended.
 //!
 //! A command says [`Access::begin`], adds what it learns, and the dispatcher says [`Access::end`]
-//! whatever happened, failures and stops by a signal included. Without an identity nobody could sign:
+//! whatever happened, failures and stops by a signal included. A process that is killed leaves a note
+//! ([`super::begun`]), of which the next command makes the record. Without an identity nobody could sign:
 //! then nothing was decrypted either, or (`keys enrol`, `keys revoke`) the keyring's new version, which
 //! the root signed, is the record.
 
@@ -14,20 +15,23 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use tidemark_format::RegionName;
 use tidemark_format::evidence::{Sha256, Subject};
+use tidemark_format::sign::PublicKey;
 use tidemark_host::output::Console;
 use tidemark_host::{Exit, Monotonic};
 use tidemark_open::Identity;
 
 use super::actor::Actor;
+use super::begun::{Begun, RUN_ID, Unended};
 use super::book::{self, Desk, Pen, Written};
-use super::record::{ACCESS, Draft, field};
+use super::config_seen::Seen;
+use super::record::{ACCESS, Draft, field, new_id};
 use crate::error::Error;
 use crate::policy;
 use crate::repository::{Settings, Tools};
 
 /// What is being done, as long as the command runs. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub struct Access(Arc<Mutex<Option<Trace>>>);
+pub struct Access(Arc<Mutex<Option<Trace>>>, Arc<Mutex<Option<String>>>);
 
 #[derive(Debug)]
 struct Trace {
@@ -37,8 +41,39 @@ struct Trace {
     config_file: Option<PathBuf>,
     sudo_user: Option<String>,
     pen: Option<Pen>,
+    /// The note of this run on this machine.
+    begun: Option<Begun>,
     began: Monotonic,
     began_at: Timestamp,
+}
+
+impl Trace {
+    /// What is to be on record if this process dies now.
+    fn unended(&self) -> Unended {
+        let mut fields = self.fields.clone();
+        let actor = Actor::gather(self.sudo_user.clone());
+        fields.insert("actor".to_owned(), field(&actor));
+        Unended::access(ACCESS, fields, self.began_at)
+    }
+
+    /// From here on the key may be used: a note stands before it is.
+    fn signs(&mut self, pen: Pen) {
+        let run_id = self.fields.get(RUN_ID).and_then(Value::as_str);
+        if let (Some(state), Some(run_id)) = (&self.desk.state, run_id) {
+            let signer = pen.key.public().id();
+            self.begun = Begun::note(state, signer, run_id, &self.unended());
+        }
+        self.pen = Some(pen);
+    }
+
+    /// The config as it is now; and what was seen of it before.
+    fn config(&self, pen: &Pen) -> Option<(Sha256, Option<Seen>)> {
+        let file = self.config_file.as_ref()?;
+        let digest = Sha256::of(&std::fs::read(file).ok()?);
+        let state = self.desk.state.as_deref();
+        let seen = state.map(|state| Seen::load(state, pen.key.public().id()));
+        Some((digest, seen))
+    }
 }
 
 impl Access {
@@ -52,6 +87,9 @@ impl Access {
         tools: &Tools,
     ) {
         let mut fields = Map::new();
+        let began_at = tools.clock.now();
+        let run_id = new_id(began_at, tools.rng.as_ref());
+        fields.insert(RUN_ID.to_owned(), run_id.into());
         fields.insert("action".to_owned(), action.into());
         fields.insert("request".to_owned(), field(request));
         if let Some(reason) = reason {
@@ -64,8 +102,9 @@ impl Access {
             config_file: settings.config_file.clone(),
             sudo_user: settings.sudo_user.clone(),
             pen: None,
+            begun: None,
             began: tools.clock.monotonic(),
-            began_at: tools.clock.now(),
+            began_at,
         };
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(trace);
     }
@@ -82,7 +121,7 @@ impl Access {
         self.with(|trace| {
             let key = identity.recipient().id().to_string();
             trace.fields.insert("key_ids".to_owned(), json!([key]));
-            trace.pen = Some(Pen::of(identity));
+            trace.signs(Pen::of(identity));
         });
     }
 
@@ -90,8 +129,22 @@ impl Access {
     pub fn used_if_at_hand(&self, settings: &Settings) {
         let path = settings.identity.as_deref();
         if let Some(Ok(identity)) = path.map(|path| Identity::load(path, None)) {
-            self.with(|trace| trace.pen = Some(Pen::of(&identity)));
+            self.with(|trace| trace.signs(Pen::of(&identity)));
         }
+    }
+
+    /// Leaves no record after all if it would be signed by this key, which may sign no more.
+    pub fn unless_signed_by(&self, key: &PublicKey) {
+        self.with(|trace| {
+            if trace
+                .pen
+                .as_ref()
+                .is_some_and(|pen| pen.key.public() == *key)
+            {
+                trace.pen = None;
+                trace.begun.take().into_iter().for_each(Begun::ended);
+            }
+        });
     }
 
     /// A field of the record.
@@ -113,6 +166,9 @@ impl Access {
         self.with(|trace| {
             trace.fields.insert("read_from".to_owned(), read);
             trace.fields.insert("regions_away".to_owned(), away);
+            if let Some(begun) = &trace.begun {
+                begun.update(&trace.unended());
+            }
         });
     }
 
@@ -130,6 +186,9 @@ impl Access {
         let Some(mut trace) = trace else { return };
         let Some(pen) = trace.pen.take() else { return };
         let took = tools.clock.monotonic().since(trace.began);
+        let (now, rng) = (tools.clock.now(), tools.rng.as_ref());
+        let actor = field(&Actor::gather(trace.sudo_user.clone()));
+        let config = trace.config(&pen);
         let mut fields = trace.fields;
         fields.insert(
             "timing".to_owned(),
@@ -139,20 +198,47 @@ impl Access {
             }),
         );
         fields.insert("result".to_owned(), outcome(result));
-        fields.insert("actor".to_owned(), field(&Actor::gather(trace.sudo_user)));
-        let config = trace.config_file.and_then(|file| std::fs::read(file).ok());
-        if let Some(config) = config {
-            let digest = Sha256::of(&config).to_string();
-            fields.insert("config_sha256".to_owned(), digest.into());
+        fields.insert("actor".to_owned(), actor.clone());
+        let mut before = Vec::new();
+        let mut seen = None;
+        if let (Some((digest, noted)), Some(file)) = (config, &trace.config_file) {
+            fields.insert("config_sha256".to_owned(), digest.to_string().into());
+            seen = noted;
+            if let Some(change) = seen.as_mut().and_then(|seen| seen.is_now(file, digest)) {
+                let mut fields = change.fields();
+                fields.insert("actor".to_owned(), actor);
+                before.push(Draft::new(ACCESS, Vec::new(), fields, now, rng));
+            }
         }
-        let now = tools.clock.now();
-        let draft = Draft::new(ACCESS, trace.subject, fields, now, tools.rng.as_ref());
-        let written = Box::pin(book::append(&trace.desk, &pen, &draft, tools)).await;
-        match written {
-            Ok(written) => tell(&written, "access", &tools.console),
+        let draft = Draft::new(ACCESS, trace.subject, fields, now, rng);
+        let written = book::append_after(&trace.desk, &pen, &before, &draft, tools);
+        match Box::pin(written).await {
+            Ok(written) => {
+                if let Some(seen) = seen.filter(|_| written.before == before.len()) {
+                    seen.save();
+                }
+                if written.is_safe() {
+                    trace.begun.into_iter().for_each(Begun::ended);
+                }
+                self.tell_later(&written, "access", &tools.console);
+            }
             Err(error) => tools
                 .console
                 .note(&format!("no access record was written: {error}")),
+        }
+    }
+
+    /// As [`tell`]; what a person has to copy comes after what went wrong with the command itself.
+    fn tell_later(&self, written: &Written, what: &str, console: &Console) {
+        let last = told(written, what, console);
+        *self.1.lock().unwrap_or_else(PoisonError::into_inner) = last;
+    }
+
+    /// Says what there is to say after everything else.
+    pub fn last_words(&self, console: &Console) {
+        let last = self.1.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(last) = last {
+            console.note(&last);
         }
     }
 }
@@ -182,6 +268,13 @@ fn outcome(result: &Result<Exit, Error>) -> Value {
 
 /// Says what a person must know of a record that was written: nothing, if all went well.
 pub fn tell(written: &Written, what: &str, console: &Console) {
+    if let Some(last) = told(written, what, console) {
+        console.note(&last);
+    }
+}
+
+/// The same, but for what is to be said last.
+fn told(written: &Written, what: &str, console: &Console) -> Option<String> {
     if written.asked {
         let key = written.record.signer.id();
         console.note(&format!(
@@ -190,7 +283,7 @@ pub fn tell(written: &Written, what: &str, console: &Console) {
         ));
     }
     if !written.stored.is_empty() {
-        return;
+        return None;
     }
     let why: Vec<String> = written
         .lacking
@@ -214,11 +307,14 @@ pub fn tell(written: &Written, what: &str, console: &Console) {
         "why": why,
         "record": record,
     }));
-    let keeps = file.map_or_else(
-        || "it can't be kept here either (no state folder), so keep this line:".to_owned(),
-        |file| format!("it waits in {file}, and the next command with this identity sends it:"),
-    );
-    console.note(&format!(
-        "note: no region took the {what} record ({why}); {keeps}\n{record}"
-    ));
+    Some(match file {
+        Some(file) => format!(
+            "note: no region took the {what} record ({why}); it waits in {file}, and the next command with this identity \
+             sends it"
+        ),
+        None => format!(
+            "note: no region took the {what} record ({why}); it can't be kept here either (no state folder), so keep this \
+             line:\n{record}"
+        ),
+    })
 }

@@ -4,6 +4,9 @@
 //! next, then comes the new record: so every region's chain stays dense. The first region that takes a
 //! record decides its number; whoever finds the number taken takes the next.
 //!
+//! Of runs that were begun on this machine and whose processes are gone ([`super::begun`]), records are
+//! made first, too.
+//!
 //! **Failure.** Everything together takes at most [`TIME_MAX`]. A record that no region takes waits in
 //! the state folder. Nothing here fails the command that leaves the record.
 
@@ -23,6 +26,7 @@ use tidemark_host::config::Region as RegionConfig;
 use tidemark_ledger::{Keyring, Trust, custody, list_all};
 use tidemark_storage::{ErrorKind, OpenOptions, ReadMode, Region, region};
 
+use super::begun::{self, Left, RUN_ID};
 use super::local::{Copies, Local};
 use super::record::{Draft, Record};
 use crate::repository::{Settings, Tools};
@@ -103,6 +107,16 @@ pub struct Written {
     pub waits: Option<PathBuf>,
     /// Whether its signer has just asked to be enrolled.
     pub asked: bool,
+    /// How many of the records that were to come before it are stored.
+    pub before: usize,
+}
+
+impl Written {
+    /// Whether it is stored, or waits on this machine.
+    #[must_use]
+    pub const fn is_safe(&self) -> bool {
+        !self.stored.is_empty() || self.waits.is_some()
+    }
 }
 
 /// Writes `draft` as the next record of `pen`.
@@ -112,6 +126,20 @@ pub struct Written {
 pub async fn append(
     desk: &Desk,
     pen: &Pen,
+    draft: &Draft,
+    tools: &Tools,
+) -> Result<Written, FormatError> {
+    append_after(desk, pen, &[], draft, tools).await
+}
+
+/// The same, and before it others; of them nothing waits that no region takes.
+///
+/// # Errors
+/// As [`append`].
+pub async fn append_after(
+    desk: &Desk,
+    pen: &Pen,
+    before: &[Draft],
     draft: &Draft,
     tools: &Tools,
 ) -> Result<Written, FormatError> {
@@ -125,6 +153,8 @@ pub async fn append(
         None => None,
     };
     let copies = local.as_ref().map(Local::read).unwrap_or_default();
+    let state = desk.state.as_deref();
+    let left = state.map(|state| begun::left(state, pen.id()));
     let mut writer = Writer {
         pen,
         tools,
@@ -137,9 +167,11 @@ pub async fn append(
         stored: Vec::new(),
         written: None,
         asked: false,
+        left: left.unwrap_or_default(),
+        before: 0,
     };
     // What was done until then counts; what wasn't is found out next time.
-    drop(tokio::time::timeout(TIME_MAX, writer.send(desk, draft)).await);
+    drop(tokio::time::timeout(TIME_MAX, writer.send(desk, before, draft)).await);
     writer.finish(draft)
 }
 
@@ -197,6 +229,10 @@ struct Writer<'a> {
     stored: Vec<RegionName>,
     written: Option<Record>,
     asked: bool,
+    /// Runs that did not end.
+    left: Vec<Left>,
+    /// Of the records that come before, those that are stored.
+    before: usize,
 }
 
 impl Writer<'_> {
@@ -204,7 +240,12 @@ impl Writer<'_> {
         self.pen.trust.repo
     }
 
-    async fn send(&mut self, desk: &Desk, draft: &Draft) -> Result<(), FormatError> {
+    async fn send(
+        &mut self,
+        desk: &Desk,
+        before: &[Draft],
+        draft: &Draft,
+    ) -> Result<(), FormatError> {
         for config in &desk.regions {
             let why = "it did not answer in time".to_owned();
             self.lacking.insert(config.name.clone(), why);
@@ -233,8 +274,35 @@ impl Writer<'_> {
                 local.sent(seq);
             }
         }
+        self.settle_what_did_not_end().await?;
+        for draft in before {
+            if !self.place(draft, Turn::Waited).await? {
+                return Ok(());
+            }
+            self.before = self.before.saturating_add(1);
+        }
         self.place(draft, Turn::New).await?;
         self.ask_to_be_enrolled().await;
+        Ok(())
+    }
+
+    /// A record of each run whose process died, unless its own is there already: then it died just after.
+    async fn settle_what_did_not_end(&mut self) -> Result<(), FormatError> {
+        for left in std::mem::take(&mut self.left) {
+            let copies = self.copies.kept.iter().chain(&self.copies.waiting);
+            let ended = copies.rev().take(COPIED_MAX).any(|(seq, bytes)| {
+                read(bytes, *seq, self.pen)
+                    .is_some_and(|record| record.text(&format!("/{RUN_ID}")) == Some(left.run_id()))
+            });
+            let (now, rng) = (self.tools.clock.now(), Arc::clone(&self.tools.rng));
+            if ended
+                || self
+                    .place(&left.draft(now, rng.as_ref()), Turn::Waited)
+                    .await?
+            {
+                left.settled();
+            }
+        }
         Ok(())
     }
 
@@ -493,6 +561,7 @@ impl Writer<'_> {
                 lacking: self.lacking,
                 waits: None,
                 asked: self.asked,
+                before: self.before,
             });
         }
         // What still waits comes before it.
@@ -513,6 +582,7 @@ impl Writer<'_> {
             lacking: self.lacking,
             waits,
             asked: false,
+            before: self.before,
         })
     }
 }

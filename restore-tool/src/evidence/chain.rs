@@ -28,6 +28,8 @@ pub struct Place {
     pub records: BTreeMap<u64, Bytes>,
     /// Numbers whose bytes could not be had, or are no record for sure, and why.
     pub unfit: BTreeMap<u64, String>,
+    /// The first number that was read, where not all of them were.
+    pub from: u64,
 }
 
 /// How much a finding weighs.
@@ -117,6 +119,29 @@ pub struct Chain {
     pub findings: Vec<Finding>,
 }
 
+impl Chain {
+    /// Why what one of its records says doesn't count; none if it does.
+    #[must_use]
+    pub fn doubt(&self, record: &Record) -> Option<String> {
+        let mut findings = self.findings.iter();
+        let wrong = findings.find(|finding| {
+            finding.weight == Weight::Integrity && finding.seq == Some(record.seq())
+        });
+        if let Some(finding) = wrong {
+            return Some(finding.why.clone());
+        }
+        match self.standing {
+            Standing::NotEnrolled => Some(format!(
+                "its signer {} is not enrolled yet (tidemark-restore keys enrol)",
+                self.signer
+            )),
+            Standing::WrongRole => Some("its signer may not sign evidence".to_owned()),
+            // What a revoked signer signed before counts; what came later is a finding.
+            Standing::Enrolled | Standing::Revoked => None,
+        }
+    }
+}
+
 /// Judges what `places` hold of `signer`'s chain, by the keyring and the public keys of `asking`.
 #[must_use]
 pub fn judge(
@@ -136,10 +161,13 @@ pub fn judge(
         signer,
         findings: Vec::new(),
     };
+    // Of an excerpt only what every place was asked for.
+    let first = places.iter().map(|place| place.from).max().unwrap_or(0);
     let numbers: BTreeSet<u64> = places
         .iter()
         .flat_map(|place| place.records.keys().chain(place.unfit.keys()))
         .copied()
+        .filter(|number| *number >= first)
         .collect();
     let mut records: BTreeMap<u64, Record> = BTreeMap::new();
     let mut versions: BTreeMap<u64, Vec<Sha256>> = BTreeMap::new();
@@ -157,7 +185,7 @@ pub fn judge(
         records.extend(taken.map(|record| (*number, record.clone())));
         versions.insert(*number, good.iter().map(|record| record.sha256).collect());
     }
-    judge.gaps(&numbers);
+    judge.gaps(&numbers, first);
     judge.links(&records, &versions);
     judge.spread(&records, places);
     let standing = judge.standing(&records, keyring, member.map(|member| member.role));
@@ -263,8 +291,8 @@ impl Judge {
         Ok(record)
     }
 
-    fn gaps(&mut self, numbers: &BTreeSet<u64>) {
-        let mut next = 0;
+    fn gaps(&mut self, numbers: &BTreeSet<u64>, first: u64) {
+        let mut next = first;
         for number in numbers {
             if *number > next {
                 let last = number.saturating_sub(1);
@@ -361,6 +389,7 @@ impl Judge {
             let subject = Subject::Evidence {
                 number: *number,
                 at: record.created_at(),
+                sha256: record.sha256,
             };
             let judged = keyring.check(&record.signer, &[Role::Drill, Role::Keeper], &subject);
             match judged {
@@ -393,6 +422,7 @@ fn counted(records: usize) -> String {
 mod tests {
     use jiff::Timestamp;
     use tidemark_format::PutId;
+    use tidemark_format::heads::{Anchors, EvidenceAnchor, Revocation};
     use tidemark_format::sign::SigningKey;
     use tidemark_host::TestRng;
     use tidemark_ledger::custody::{Change, NewKeys, amend, first_keyring, member};
@@ -471,6 +501,77 @@ mod tests {
         assert_eq!(whats(&keyring_without, &places), ["not-enrolled"]);
         let agents = keyring(Some(Role::Agent)).await;
         assert_eq!(whats(&agents, &places), ["not-trusted"]);
+    }
+
+    #[tokio::test]
+    async fn a_backdated_record_of_a_revoked_signer_is_refused() {
+        let before = keyring(Some(Role::Drill)).await;
+        // All of them state the same instant, long before the revocation.
+        let all = chain(&before, 3);
+        let [zero, one, two] = all.as_slice() else {
+            panic!("three records");
+        };
+        let revoked = |evidence: Option<Vec<EvidenceAnchor>>| {
+            let keys = NewKeys::generate(&TestRng::seeded(1), AT);
+            let at = AT.checked_add(jiff::SignedDuration::from_hours(1)).unwrap();
+            let mut revocation = Revocation::new(at, "stolen".into());
+            revocation.anchors = Some(Anchors {
+                evidence,
+                ..Anchors::default()
+            });
+            let key = key().public();
+            let change = Change::RevokeMember { key, revocation };
+            let before = before.clone();
+            async move {
+                let store = tidemark_storage::MemoryStore::new("memory");
+                let recipients = vec![keys.identity.entry()];
+                let put = PutId([1; 16]);
+                let first = first_keyring(&keys.root, recipients, vec![], put, AT).unwrap();
+                first.create(&store).await.unwrap();
+                let first = Keyring::load(&store, before.trust()).await.unwrap();
+                let member = member(Role::Drill, key, "drills".into(), AT);
+                let changes = vec![Change::AddMember(member)];
+                let next = amend(&first, &keys.root, changes, PutId([2; 16]), AT).unwrap();
+                next.create(&store).await.unwrap();
+                let second = Keyring::load(&store, before.trust()).await.unwrap();
+                let next = amend(&second, &keys.root, vec![change], PutId([3; 16]), at).unwrap();
+                next.create(&store).await.unwrap();
+                Keyring::load(&store, before.trust()).await.unwrap()
+            }
+        };
+        let places = [place("a", &[(0, zero), (1, one), (2, two)])];
+        let anchor = |record: &Record| EvidenceAnchor {
+            seq: record.seq(),
+            sha256: record.sha256,
+        };
+        let to_the_last = revoked(Some(vec![anchor(two)])).await;
+        assert_eq!(whats(&to_the_last, &places), Vec::<&str>::new());
+        let to_the_second = revoked(Some(vec![anchor(one)])).await;
+        let found = judge(
+            key().public().id(),
+            &places,
+            &to_the_second,
+            &BTreeMap::new(),
+        );
+        let refused: Vec<_> = found
+            .findings
+            .iter()
+            .map(|one| (one.what, one.seq))
+            .collect();
+        assert_eq!(refused, [("not-trusted", Some(2))]);
+        assert!(found.doubt(two).is_some() && found.doubt(one).is_none());
+        // Another record under the number that is named.
+        let other = EvidenceAnchor {
+            seq: 1,
+            sha256: Sha256::of(b"another"),
+        };
+        let replaced = revoked(Some(vec![other])).await;
+        assert_eq!(whats(&replaced, &places), ["not-trusted", "not-trusted"]);
+        let nothing = revoked(Some(vec![])).await;
+        assert_eq!(whats(&nothing, &places).len(), 3);
+        // Revocations of before anchors were known go by the date.
+        let dated = revoked(None).await;
+        assert_eq!(whats(&dated, &places), Vec::<&str>::new());
     }
 
     #[tokio::test]

@@ -4,6 +4,8 @@
 //! neither scripts nor anything from elsewhere.
 
 use super::csv::Meta;
+use super::drills::{self, Drill, Verdict};
+use super::plots;
 use super::rows::{COLUMNS, Row, regions};
 
 const STYLE: &str = "
@@ -15,8 +17,15 @@ th,td{text-align:left;vertical-align:top;padding:.3rem .6rem;border-bottom:1px s
 thead th{border-bottom:2px solid #5b6673;background:#f4f6f8}
 .ok{color:#11632f}.failed{color:#a3141e;font-weight:600}.exceptions{color:#8a5300;font-weight:600}
 code{font:12px ui-monospace,monospace;overflow-wrap:anywhere}
-details{margin:.4rem 0}.small{color:#5b6673}
-@media print{body{margin:0;max-width:none;font-size:10pt}thead{display:table-header-group}tr{break-inside:avoid}
+details{margin:.4rem 0}.small,.legend{color:#5b6673}.legend{font-size:12px;margin:.2rem 0 0}
+.legend i{display:inline-block;width:.8em;height:.8em;margin:0 .3em 0 .6em}
+figure{margin:1rem 0;break-inside:avoid}figcaption{font-weight:600;margin-bottom:.3rem}svg{max-width:100%;height:auto}
+.axis{font:11px system-ui,sans-serif;fill:#5b6673}.letter{font:9px system-ui,sans-serif;fill:#1b1f24}
+.grid{stroke:#d7dce2}.way{stroke:#8a94a0}.dot{fill:#2f5d8a;stroke:#2f5d8a}
+.dot.hollow{fill:#fff}.whole,.hollow{fill:none}.hollow{stroke:#a3141e;stroke-dasharray:3 2}
+.day-none,.rung-none{fill:#f4f6f8;stroke:#d7dce2}.day-pass,.rung-proved{fill:#8fc79b}
+.day-exceptions,.rung-partial{fill:#f0d28a}.day-fail,.rung-failed{fill:#e0838a}.day-unknown{fill:#c9d0d8}
+@media print{body{margin:0;max-width:none;font-size:10pt;print-color-adjust:exact}thead{display:table-header-group}tr{break-inside:avoid}
 details{display:none}@page{margin:15mm;size:A4 landscape}}
 ";
 
@@ -54,7 +63,10 @@ pub fn render(rows: &[Row<'_>], meta: &Meta) -> String {
         period = escaped(&period(meta)),
         rows = tidemark_host::output::count(meta.rows, "record"),
     );
+    let drills: Vec<&Drill> = rows.iter().filter_map(|row| row.drill.as_ref()).collect();
+    out.push_str(&plots::render(&drills));
     completeness(&mut out, meta);
+    drill_table(&mut out, rows);
     records(&mut out, rows);
     every_field(&mut out, rows);
     out.push_str(&format!(
@@ -127,13 +139,83 @@ fn completeness(out: &mut String, meta: &Meta) {
     }
 }
 
-/// What a reader looks for first.
-fn records(out: &mut String, rows: &[Row<'_>]) {
+/// Every decision about a record, those that don't count as such.
+fn decisions(row: &Row<'_>) -> String {
+    let all = row.decisions.iter().map(|one| {
+        let class = if one.counts() {
+            ""
+        } else {
+            " class=\"exceptions\""
+        };
+        format!("<div{class}>{}</div>", escaped(&one.sentence()))
+    });
+    all.collect()
+}
+
+/// The drills of the period, what each measured and how far up the ladder it came.
+fn drill_table(out: &mut String, rows: &[Row<'_>]) {
+    let drills: Vec<(&Row<'_>, &Drill)> = rows
+        .iter()
+        .filter_map(|row| Some((row, row.drill.as_ref()?)))
+        .collect();
+    if drills.is_empty() {
+        return;
+    }
     out.push_str(
-        "<h2>Records</h2>\n<table>\n<thead><tr><th>when</th><th>what</th><th>outcome</th><th>who</th><th>why</th>\
+        "<h2>Drills</h2>\n<table>\n<thead><tr><th>when</th><th>source</th><th>verdict</th><th>scenario and point</th>\
+         <th>lost (RPO)</th><th>back in (RTO)</th><th>off by</th><th>proved up to</th><th>not as it should be</th>\
+         <th>reviewed</th><th>record</th></tr></thead>\n<tbody>\n",
+    );
+    for (row, drill) in drills {
+        let measured = |value: Option<f64>| value.map_or_else(String::new, drills::seconds);
+        let class = match drill.verdict {
+            Some(Verdict::Pass) if drill.doubt.is_none() => "ok",
+            Some(Verdict::PassWithExceptions | Verdict::Inconclusive) => "exceptions",
+            Some(Verdict::Pass | Verdict::Fail) | None => "failed",
+        };
+        let wrong = drill
+            .doubt
+            .iter()
+            .chain(&drill.exceptions)
+            .chain(&drill.fixes);
+        let wrong: Vec<String> = wrong.map(|text| escaped(text)).collect();
+        let apart = if drill.segregated {
+            ""
+        } else {
+            ", on the source's own host"
+        };
+        out.push_str(&format!(
+            "<tr><td>{}</td><td>{}</td><td class=\"{class}\">{}</td><td>{} {} {}</td><td>{}</td><td>{}</td><td>{}</td>\
+             <td>{}{apart}</td><td>{}</td><td>{}</td><td><code>{}</code></td></tr>\n",
+            row.record.created_at(),
+            escaped(drill.source.as_ref().map_or("", |name| name.as_str())),
+            drill.verdict.map_or("none", Verdict::word),
+            escaped(drill.scenario.as_deref().unwrap_or_default()),
+            escaped(drill.selection.as_deref().unwrap_or_default()),
+            escaped(drill.target.as_deref().unwrap_or_default()),
+            escaped(&measured(drill.rpo_seconds)),
+            escaped(&measured(drill.rto_seconds)),
+            escaped(&measured(drill.pitr_error_ms.map(|ms| ms / 1000.0))),
+            drill.reached.map_or("nothing", |rung| rung.word()),
+            wrong.join("<br>"),
+            decisions(row),
+            escaped(&row.record.id()),
+        ));
+    }
+    out.push_str("</tbody>\n</table>\n");
+}
+
+/// What a reader of other records looks for first.
+fn records(out: &mut String, rows: &[Row<'_>]) {
+    let others: Vec<&Row<'_>> = rows.iter().filter(|row| row.drill.is_none()).collect();
+    if others.is_empty() {
+        return;
+    }
+    out.push_str(
+        "<h2>Restores and other uses of keys</h2>\n<table>\n<thead><tr><th>when</th><th>what</th><th>outcome</th><th>who</th><th>why</th>\
          <th>source and state</th><th>read from</th><th>reviewed</th><th>record</th></tr></thead>\n<tbody>\n",
     );
-    for row in rows {
+    for row in others {
         let cell = |pointer: &str| escaped(&row.record.cell(pointer));
         let outcome = row.record.cell("/result/outcome");
         let class = match outcome.as_str() {
@@ -142,14 +224,7 @@ fn records(out: &mut String, rows: &[Row<'_>]) {
             "" => "",
             _ => "failed",
         };
-        let review = row.review.map_or_else(String::new, |review| {
-            format!(
-                "{} by {} ({})",
-                escaped(&review.cell("/review/decision")),
-                escaped(&review.cell("/review/reviewer")),
-                escaped(&review.cell("/review/ticket"))
-            )
-        });
+        let review = decisions(row);
         out.push_str(&format!(
             "<tr><td>{}</td><td>{} {}</td><td class=\"{class}\">{} {}</td><td>{} on {}</td><td>{}</td>\
              <td>{} {}</td><td>{}</td><td>{review}</td><td><code>{}</code></td></tr>\n",

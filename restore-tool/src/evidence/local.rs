@@ -5,6 +5,7 @@
 //! STATE/evidence/SIGNER/lock                         one writer at a time
 //!                      /0000000000000007.json         stored in a region at least
 //!                      /0000000000000008.waiting.json stored in none yet: its number may change
+//!                      /begun/…                       runs that have not ended yet (super::begun)
 //! ```
 //!
 //! Nothing here is needed to restore or to verify; losing it loses only what waits.
@@ -27,6 +28,11 @@ const WAITING: &str = ".waiting.json";
 const KEPT_MAX: usize = 4096;
 /// How often a lock that somebody holds is tried again.
 const LOCK_AGAIN: Duration = Duration::from_millis(50);
+
+/// Where a signer's records are on this machine.
+pub(super) fn folder(state: &Path, signer: KeyId) -> PathBuf {
+    state.join(FOLDER).join(signer.to_string())
+}
 
 /// One signer's records on this machine.
 #[derive(Debug)]
@@ -57,7 +63,7 @@ impl Local {
 
     pub(super) fn at(state: &Path, signer: KeyId) -> Self {
         Self {
-            folder: state.join(FOLDER).join(signer.to_string()),
+            folder: folder(state, signer),
         }
     }
 
@@ -112,7 +118,7 @@ impl Local {
             name: "this machine".to_owned(),
             is_local: true,
             records: copies.kept,
-            unfit: BTreeMap::new(),
+            ..Place::default()
         });
         (place, copies.waiting.len())
     }

@@ -6,16 +6,21 @@
 //! out or reordered unnoticed. The signer is derived from the recovery identity: who can read the backups
 //! can say so, and nothing more has to be kept.
 //!
-//! [`chain`], [`csv`] and [`html`] are pure; [`book`] writes, [`shelf`] reads.
+//! [`chain`], [`csv`], [`drills`], [`plots`] and [`html`] are pure; [`book`] writes, [`shelf`] reads.
 
 pub mod access;
 pub mod actor;
+pub mod begun;
 pub mod book;
 pub mod chain;
+mod config_seen;
 pub mod csv;
+pub mod drills;
 pub mod html;
 mod local;
 pub mod pack;
+pub mod plots;
 pub mod record;
+pub mod reviews;
 pub mod rows;
 pub mod shelf;

@@ -192,7 +192,7 @@ pub async fn verify(folder: &Path, trust: Option<Trust>) -> Result<(Shelf, Vec<S
     };
     let keyring = Keyring::load(&store, &trust).await?;
     let shelf = shelf::of_store("the pack", &store, &keyring).await?;
-    wrong.extend(check_table(folder, &shelf)?);
+    wrong.extend(check_table(folder, &shelf, &keyring)?);
     Ok((shelf, wrong))
 }
 
@@ -225,13 +225,20 @@ fn check_sums(folder: &Path) -> Result<Vec<String>> {
 }
 
 /// The table is what its records give.
-fn check_table(folder: &Path, shelf: &Shelf) -> Result<Vec<String>> {
+fn check_table(folder: &Path, shelf: &Shelf, keyring: &Keyring) -> Result<Vec<String>> {
     let meta: Meta =
         serde_json::from_slice(&read(&folder.join(TABLE_META))?).map_err(|_bad| no_pack(folder))?;
     let rows = meta.selection.rows(&shelf.chains);
     let mut wrong = Vec::new();
-    if csv::render(&rows).into_bytes() != read(&folder.join(TABLE))? {
+    let table = read(&folder.join(TABLE))?;
+    if csv::render(&rows).into_bytes() != table {
         wrong.push(format!("{TABLE} does not say what the records say"));
+    }
+    if meta.file != TABLE || meta.sha256 != Sha256::of(&table) {
+        wrong.push(format!("{TABLE_META} is about another file than {TABLE}"));
+    }
+    if meta.repository != keyring.repo().to_string() {
+        wrong.push(format!("{TABLE_META} names another repository"));
     }
     if meta.rows != rows.len() || meta.signers != SignerMeta::all(&shelf.chains, &rows) {
         wrong.push(format!(

@@ -276,7 +276,7 @@ fn whole_milliseconds(at: Timestamp) -> Timestamp {
 }
 
 /// A UUID of version 7: the time, then chance.
-fn new_id(at: Timestamp, rng: &dyn Rng) -> String {
+pub(super) fn new_id(at: Timestamp, rng: &dyn Rng) -> String {
     let mut id: [u8; 16] = rng.bytes();
     let time = u64::try_from(at.as_millisecond()).unwrap_or_default();
     id[..6].copy_from_slice(&time.to_be_bytes()[2..]);

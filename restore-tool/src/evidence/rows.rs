@@ -1,17 +1,19 @@
 //! Records as rows: which of them an export holds, and what each cell says. Pure.
 //!
 //! **Invariant:** a selection is decided by kind and time alone; failures are in it as everything else
-//! is. A row whose record was signed off carries the newest decision; the decisions are records too.
-
-use std::collections::BTreeMap;
+//! is. A row whose record was signed off carries the decisions; they are records too.
+//!
+//! A column's name and what it says are a contract with auditors' own tools, and with `pack/verify.py`,
+//! which derives every cell from the records again.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tidemark_format::KeyId;
 
 use super::chain::Chain;
+use super::drills::{Drill, RungState, is_drill};
 use super::record::{ACCESS, Record, SIGN_OFF};
+use super::reviews::{Decision, Reviews};
 
 /// Which records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
@@ -31,7 +33,7 @@ impl Kind {
     #[must_use]
     pub fn takes(self, of: &str) -> bool {
         match self {
-            Self::Drills => of.ends_with("_drill"),
+            Self::Drills => is_drill(of),
             Self::Access => of == ACCESS,
             Self::All => true,
         }
@@ -70,29 +72,17 @@ impl Selection {
     /// The records of all chains that it takes, the oldest first.
     #[must_use]
     pub fn rows<'a>(&self, chains: &'a [Chain]) -> Vec<Row<'a>> {
-        let all = || {
-            chains
-                .iter()
-                .flat_map(|chain| chain.records.values().map(move |record| (chain, record)))
-        };
-        let mut reviews: BTreeMap<(KeyId, u64), Vec<&Record>> = BTreeMap::new();
-        for (_, record) in all().filter(|(_, record)| record.kind() == SIGN_OFF) {
-            if let Some(about) = reviewed(record) {
-                reviews.entry(about).or_default().push(record);
-            }
-        }
-        let mut rows: Vec<Row<'a>> = all()
+        let all = chains
+            .iter()
+            .flat_map(|chain| chain.records.values().map(move |record| (chain, record)));
+        let reviews = Reviews::of(chains);
+        let mut rows: Vec<Row<'a>> = all
             .filter(|(_, record)| self.takes(record))
             .map(|(chain, record)| Row {
                 chain,
                 record,
-                review: reviews
-                    .get(&(record.signer.id(), record.seq()))
-                    .into_iter()
-                    .flatten()
-                    .filter(|review| is_about(review, record))
-                    .max_by_key(|review| review.created_at())
-                    .copied(),
+                drill: Drill::of(chain, record),
+                decisions: reviews.about(record),
             })
             .collect();
         rows.sort_by_key(|row| (row.record.created_at(), row.chain.signer, row.record.seq()));
@@ -100,26 +90,25 @@ impl Selection {
     }
 }
 
-/// Which record a review is about.
-fn reviewed(review: &Record) -> Option<(KeyId, u64)> {
-    let signer = review.text("/review/signer")?.parse().ok()?;
-    Some((signer, review.field("/review/seq")?.as_u64()?))
-}
-
-/// A review names the bytes that it is about: of a record that was replaced it says nothing.
-fn is_about(review: &Record, record: &Record) -> bool {
-    review.text("/review/sha256") == Some(record.sha256.to_string().as_str())
-}
-
 /// A record with what stands beside it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Row<'a> {
     /// The chain it stands in.
     pub chain: &'a Chain,
     /// The record.
     pub record: &'a Record,
-    /// The newest decision about it.
-    pub review: Option<&'a Record>,
+    /// What it says as a drill's record, if it is one.
+    pub drill: Option<Drill>,
+    /// The decisions about it, the oldest first.
+    pub decisions: Vec<Decision>,
+}
+
+impl Row<'_> {
+    /// The newest decision that counts.
+    #[must_use]
+    pub fn decision(&self) -> Option<&Decision> {
+        self.decisions.iter().rfind(|decision| decision.counts())
+    }
 }
 
 type Cell = fn(&Row<'_>) -> String;
@@ -157,13 +146,18 @@ pub const COLUMNS: &[(&str, Cell)] = &[
     ("identity", |row| row.record.cell("/key_ids")),
     ("tool_version", |row| row.record.cell("/tool/version")),
     ("about", |row| row.record.cell("/review/evidence_id")),
-    ("reviewer", |row| reviewed_cell(row, "/review/reviewer")),
-    ("ticket", |row| reviewed_cell(row, "/review/ticket")),
-    ("decision", |row| reviewed_cell(row, "/review/decision")),
+    ("reviewer", |row| {
+        reviewed(row, "/review/reviewer", |one| one.reviewer.clone())
+    }),
+    ("ticket", |row| {
+        reviewed(row, "/review/ticket", |one| one.ticket.clone())
+    }),
+    ("decision", |row| {
+        reviewed(row, "/review/decision", |one| one.decision.clone())
+    }),
     ("reviewed_at", |row| {
-        row.review
-            .map(|review| review.created_at().to_string())
-            .unwrap_or_default()
+        let newest = row.decision();
+        newest.map(|one| one.at.to_string()).unwrap_or_default()
     }),
     ("signer", |row| row.chain.signer.to_string()),
     ("signer_name", |row| {
@@ -178,11 +172,113 @@ pub const COLUMNS: &[(&str, Cell)] = &[
         prev.map(|prev| prev.to_string()).unwrap_or_default()
     }),
     ("record_sha256", |row| row.record.sha256.to_string()),
+    ("verdict", |row| row.record.cell("/result/verdict")),
+    ("scenario", |row| row.record.cell("/plan/scenario")),
+    ("trigger", |row| row.record.cell("/plan/trigger")),
+    ("selection", |row| row.record.cell("/recovery_pt/selection")),
+    ("target_time", |row| {
+        row.record.cell("/recovery_pt/target_time")
+    }),
+    ("declared_at", |row| row.record.cell("/timing/declared_at")),
+    ("last_recovered_commit_at", |row| {
+        row.record.cell("/recovery/last_recovered_commit_at")
+    }),
+    ("rpo_measured_s", |row| {
+        row.record.cell("/recovery/rpo_measured_s")
+    }),
+    ("rpo_target_s", |row| {
+        row.record.cell("/objectives/rpo_target_s")
+    }),
+    ("rpo_met", |row| row.record.cell("/result/rpo_met")),
+    ("rto_measured_s", |row| {
+        row.record.cell("/timing/rto_measured_s")
+    }),
+    ("rto_projected_full_s", |row| {
+        row.record.cell("/timing/rto_projected_full_s")
+    }),
+    ("rto_target_s", |row| {
+        row.record.cell("/objectives/rto_target_s")
+    }),
+    ("rto_met", |row| row.record.cell("/result/rto_met")),
+    ("pitr_error_ms", |row| {
+        row.record.cell("/recovery/pitr_error_ms")
+    }),
+    ("pitr_precision_target_s", |row| {
+        row.record.cell("/objectives/pitr_precision_target_s")
+    }),
+    ("pitr_met", |row| row.record.cell("/result/pitr_met")),
+    ("proved_rungs", |row| {
+        of_drill(row, |drill| {
+            let proved = drill.rungs.iter();
+            let proved = proved.filter(|(_, state)| *state == RungState::Proved);
+            let words: Vec<&str> = proved.map(|(rung, _)| rung.word()).collect();
+            words.join(" ")
+        })
+    }),
+    ("checks_passed", |row| {
+        of_drill(row, |drill| drill.checks.passed.to_string())
+    }),
+    ("checks_failed", |row| {
+        of_drill(row, |drill| drill.checks.failed.to_string())
+    }),
+    ("checks_warned", |row| {
+        of_drill(row, |drill| drill.checks.warned.to_string())
+    }),
+    ("checks_recorded", |row| {
+        of_drill(row, |drill| drill.checks.recorded.to_string())
+    }),
+    ("checks_not_run", |row| {
+        of_drill(row, |drill| drill.checks.not_run.to_string())
+    }),
+    ("fixes", |row| listed(row.record, &["/fixes"])),
+    ("exceptions", |row| {
+        listed(row.record, &["/result/exceptions", "/exceptions"])
+    }),
+    ("segregated", |row| {
+        of_drill(row, |drill| drill.segregated.to_string())
+    }),
+    ("sandbox_host", |row| row.record.cell("/environment/host")),
+    ("isolation", |row| {
+        row.record.cell("/environment/isolation/netns")
+    }),
+    ("egress_probe", |row| {
+        row.record
+            .cell("/environment/isolation/egress_probe_result")
+    }),
+    ("scratch_verified_absent", |row| {
+        row.record.cell("/handling/teardown/verified_absent")
+    }),
+    ("next_due", |row| row.record.cell("/governance/next_due")),
+    ("decisions", |row| {
+        let all = row.decisions.iter().map(Decision::sentence);
+        all.collect::<Vec<_>>().join("; ")
+    }),
 ];
 
-/// A review's own cells, or those of the review beside a record.
-fn reviewed_cell(row: &Row<'_>, pointer: &str) -> String {
-    row.review.unwrap_or(row.record).cell(pointer)
+/// A review's own cells, or those of the decision that counts about a record.
+fn reviewed(row: &Row<'_>, pointer: &str, cell: fn(&Decision) -> String) -> String {
+    if row.record.kind() == SIGN_OFF {
+        return row.record.cell(pointer);
+    }
+    row.decision().map(cell).unwrap_or_default()
+}
+
+/// What only a drill's record says.
+fn of_drill(row: &Row<'_>, cell: fn(&Drill) -> String) -> String {
+    row.drill.as_ref().map(cell).unwrap_or_default()
+}
+
+/// A list of sentences, from the first of several places that has one.
+fn listed(record: &Record, pointers: &[&str]) -> String {
+    let mut found = pointers
+        .iter()
+        .filter_map(|pointer| record.field(pointer)?.as_array());
+    let all = found.find(|all| !all.is_empty()).into_iter().flatten();
+    let shown = all.map(|value| match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    });
+    shown.collect::<Vec<_>>().join("; ")
 }
 
 /// Where a restore was to go.
@@ -195,7 +291,10 @@ fn requested(record: &Record) -> String {
 
 /// Names of regions.
 pub(super) fn regions(record: &Record, pointer: &str) -> String {
-    let all = record.field(pointer).and_then(Value::as_array);
+    // A drill's stand with its recovery point.
+    let drills = format!("/recovery_pt{pointer}");
+    let found = record.field(pointer).or_else(|| record.field(&drills));
+    let all = found.and_then(Value::as_array);
     let names = all
         .into_iter()
         .flatten()

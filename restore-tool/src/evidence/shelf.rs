@@ -1,11 +1,13 @@
 //! Reads evidence from where it stands: regions, this machine's own copy, the folder of a pack.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use futures_util::StreamExt as _;
 use futures_util::future::join_all;
 use tidemark_format::evidence::RECORD_BYTES_MAX;
+use tidemark_format::heads::EvidenceAnchor;
 use tidemark_format::sign::PublicKey;
 use tidemark_format::{KeyId, keys};
 use tidemark_ledger::custody::enrolments;
@@ -14,11 +16,14 @@ use tidemark_storage::{ErrorKind, ReadStore};
 
 use super::chain::{Chain, Finding, Place, Weight, judge};
 use super::local::Local;
+use super::record::Record;
 use crate::error::Result;
 use crate::repository::Repository;
 
 /// Records read from one place at a time.
 const AT_ONCE: usize = 16;
+/// Names of somebody else's bytes that are passed over in search of a signer's last record.
+const PASSED_MAX: usize = 64;
 
 /// Everything that is on file, judged.
 #[derive(Debug)]
@@ -36,6 +41,18 @@ pub struct Shelf {
 /// # Errors
 /// No region can be read.
 pub async fn read(repository: &Repository, state: Option<&Path>) -> Result<Shelf> {
+    read_newest(repository, state, usize::MAX).await
+}
+
+/// The same of each signer's newest records alone: enough for an overview, not for a verdict on a chain.
+///
+/// # Errors
+/// No region can be read.
+pub async fn read_newest(
+    repository: &Repository,
+    state: Option<&Path>,
+    at_most: usize,
+) -> Result<Shelf> {
     let mut away: Vec<(String, String)> = repository
         .away
         .iter()
@@ -43,7 +60,7 @@ pub async fn read(repository: &Repository, state: Option<&Path>) -> Result<Shelf
         .collect();
     let all = repository.regions.iter().map(|region| async move {
         let store = region.store.read.as_ref();
-        let held = held_by(store, &repository.keyring).await;
+        let held = held_by(store, &repository.keyring, at_most).await;
         (region.name().to_string(), held)
     });
     let mut regions = Vec::new();
@@ -72,7 +89,7 @@ pub(super) async fn of_store(
     store: &dyn ReadStore,
     keyring: &Keyring,
 ) -> Result<Shelf> {
-    let held = held_by(store, keyring).await?;
+    let held = held_by(store, keyring, usize::MAX).await?;
     let regions = vec![(name.to_owned(), held)];
     Ok(assemble(regions, Vec::new(), keyring, None))
 }
@@ -147,11 +164,12 @@ struct Held {
 async fn held_by(
     store: &dyn ReadStore,
     keyring: &Keyring,
+    at_most: usize,
 ) -> std::result::Result<Held, LedgerError> {
     let mut signers = BTreeMap::new();
     for folder in store.folders(keys::EVIDENCE).await? {
         if let Ok(signer) = folder.trim_end_matches('/').parse::<KeyId>() {
-            signers.insert(signer, place_of(store, signer).await?);
+            signers.insert(signer, place_of(store, signer, at_most).await?);
         }
     }
     let asking = enrolments(store, keyring).await?;
@@ -162,14 +180,26 @@ async fn held_by(
     })
 }
 
-async fn place_of(store: &dyn ReadStore, signer: KeyId) -> std::result::Result<Place, LedgerError> {
+async fn place_of(
+    store: &dyn ReadStore,
+    signer: KeyId,
+    at_most: usize,
+) -> std::result::Result<Place, LedgerError> {
     let mut place = Place::default();
     let entries = list_all(store, &keys::evidences(signer)).await?;
+    let mut numbered: Vec<_> = entries
+        .into_iter()
+        .filter_map(|entry| Some((keys::evidence_number(&entry.key)?, entry)))
+        .collect();
+    numbered.sort_by_key(|(number, _)| *number);
+    let left_out = numbered.len().saturating_sub(at_most);
+    let read = numbered.split_off(left_out);
+    place.from = match (left_out, read.first()) {
+        (0, _) | (_, None) => 0,
+        (_, Some((first, _))) => *first,
+    };
     let mut wanted = Vec::new();
-    for entry in entries {
-        let Some(number) = keys::evidence_number(&entry.key) else {
-            continue;
-        };
+    for (number, entry) in read {
         if usize::try_from(entry.size).is_ok_and(|size| size <= RECORD_BYTES_MAX) {
             wanted.push((number, entry.key));
         } else {
@@ -193,4 +223,35 @@ async fn place_of(store: &dyn ReadStore, signer: KeyId) -> std::result::Result<P
         }
     }
     Ok(place)
+}
+
+/// The last record that `key` signed, in each of several regions; where they differ, each of them.
+///
+/// # Errors
+/// A region can't be read.
+pub async fn last_records<'a>(
+    stores: impl Iterator<Item = &'a dyn ReadStore>,
+    key: &PublicKey,
+) -> Result<Vec<EvidenceAnchor>> {
+    let known = BTreeMap::from([(key.id(), *key)]);
+    let mut found = BTreeSet::new();
+    for store in stores {
+        let entries = list_all(store, &keys::evidences(key.id())).await?;
+        let numbers = entries
+            .iter()
+            .filter_map(|entry| keys::evidence_number(&entry.key));
+        let numbers: BTreeSet<u64> = numbers.collect();
+        for number in numbers.into_iter().rev().take(PASSED_MAX) {
+            let bytes = store.get(&keys::evidence(key.id(), number)).await?;
+            let record = Record::read(&bytes, key.id(), &known).ok();
+            if let Some(record) = record.filter(|record| record.seq() == number) {
+                found.insert((Reverse(number), record.sha256));
+                break;
+            }
+        }
+    }
+    let anchors = found.into_iter();
+    Ok(anchors
+        .map(|(Reverse(seq), sha256)| EvidenceAnchor { seq, sha256 })
+        .collect())
 }

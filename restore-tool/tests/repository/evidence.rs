@@ -316,11 +316,15 @@ async fn what_a_revoked_signer_signs_afterwards_does_not_count() {
     assert_eq!(world.run(&revoke).await.exit, Exit::Ok);
     let (exit, report) = verify(&world).await;
     assert_eq!(exit, Exit::Ok, "{report}");
+    let before = report["records"].as_u64().unwrap();
     world.pass(60);
     restore(&world, &[0]).await;
     let (exit, report) = verify(&world).await;
     assert_eq!(exit, Exit::Integrity, "{report}");
     assert!(findings(&report).contains(&"not-trusted"), "{report}");
+    // The revocation names the last record that counts, so that no date helps whoever has the key.
+    let refused = report["findings"].as_array().unwrap();
+    assert_eq!(refused[0]["seq"], before, "{report}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -330,6 +334,7 @@ async fn a_review_is_a_second_record_and_the_newest_decision_counts() {
     let listed = world.run(&["evidence", "list"]).await.json();
     let id = listed["records"][0]["id"].as_str().unwrap().to_owned();
     let before = fs::read(&records(&world, 0)[0]).unwrap();
+    enrol(&world).await;
     for decision in ["rejected", "approved"] {
         world.pass(60);
         let words = [
@@ -351,16 +356,121 @@ async fn a_review_is_a_second_record_and_the_newest_decision_counts() {
         .run(&["evidence", "list", "--kind", "access"])
         .await
         .json();
-    assert_eq!(listed["records"].as_array().unwrap().len(), 1);
+    assert_eq!(listed["records"].as_array().unwrap().len(), 2);
     assert_eq!(listed["records"][0]["reviewed"]["decision"], "approved");
+    let decisions = listed["records"][0]["decisions"].as_array().unwrap();
+    assert_eq!(decisions.len(), 2, "every decision is shown: {listed}");
+    assert_eq!(decisions[0]["decision"], "rejected");
     assert_eq!(fs::read(&records(&world, 0)[0]).unwrap(), before);
-    let review = world.run(&["evidence", "list"]).await.json()["records"][2]["id"].clone();
+    let review = world.run(&["evidence", "list"]).await.json()["records"][3]["id"].clone();
     let words = ["evidence", "sign-off", review.as_str().unwrap()];
     let more = ["--reviewer", "A", "--ticket", "T", "--decision", "approved"];
     assert_eq!(
         world.run(&[&words[..], &more].concat()).await.exit,
         Exit::Usage
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_decision_of_a_signer_that_nobody_vouched_for_is_shown_and_counts_for_nothing() {
+    let world = world(1);
+    restore(&world, &[0]).await;
+    let listed = world.run(&["evidence", "list"]).await.json();
+    let id = listed["records"][0]["id"].as_str().unwrap().to_owned();
+    let words = ["evidence", "sign-off", &id, "--reviewer", "Mallory"];
+    let more = ["--ticket", "T", "--decision", "approved"];
+    let ran = world.run(&[&words[..], &more].concat()).await;
+    assert_eq!(ran.exit, Exit::Ok, "{ran:?}");
+    let record = world.run(&["evidence", "show", &id]).await.json();
+    assert_eq!(record["reviewed"], Value::Null, "{record}");
+    assert_eq!(record["decisions"][0]["reviewer"], "Mallory");
+    assert_eq!(record["decisions"][0]["standing"], "not enrolled yet");
+    let csv = ["evidence", "export", "--kind", "access"];
+    let csv = world.run(&csv).await.out;
+    assert!(csv.contains("approved by Mallory (T)"), "{csv}");
+    assert!(csv.contains("not enrolled yet: does not count"), "{csv}");
+    // WHEN the root vouches for the signer, it counts
+    enrol(&world).await;
+    let record = world.run(&["evidence", "show", &id]).await.json();
+    assert_eq!(record["reviewed"]["decision"], "approved", "{record}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_whose_process_died_is_recorded_by_the_next_one() {
+    use tidemark_restore_tool::evidence::begun::{Begun, Unended};
+    let world = world(1);
+    let state = world.state.clone().unwrap();
+    let fields = serde_json::json!({ "action": "restore", "reason": "INC-9", "run_id": "run" });
+    let unended = Unended::access("access", fields.as_object().unwrap().clone(), world.now());
+    let signer = key_of(&world).public().id();
+    let begun = Begun::note(&state, signer, "run", &unended).unwrap();
+    // While it lives, nobody says that it died.
+    restore(&world, &[0]).await;
+    assert_eq!(records(&world, 0).len(), 1);
+    // WHEN its process is gone
+    drop(begun);
+    world.pass(60);
+    restore(&world, &[0]).await;
+    // THEN the record stands before that of the command that noticed
+    let listed = world.run(&["evidence", "list"]).await.json();
+    let all = listed["records"].as_array().unwrap();
+    assert_eq!(all.len(), 3, "{listed}");
+    assert_eq!(all[1]["outcome"], "did-not-end", "{listed}");
+    assert_eq!(all[1]["reason"], "INC-9");
+    assert_eq!(all[2]["outcome"], "ok");
+    // AND once
+    restore(&world, &[0]).await;
+    assert_eq!(records(&world, 0).len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_config_that_is_another_than_at_the_last_use_is_on_record() {
+    let world = world(1);
+    let config = world.path("restore.toml");
+    let with = ["keys", "check", "--config", &config];
+    fs::write(&config, "memory = \"128MiB\"\n").unwrap();
+    for _ in 0..2 {
+        assert_eq!(world.run(&with).await.exit, Exit::Ok);
+    }
+    let before = tidemark_format::evidence::Sha256::of(&fs::read(&config).unwrap());
+    fs::write(&config, "memory = \"256MiB\"\n").unwrap();
+    for _ in 0..2 {
+        assert_eq!(world.run(&with).await.exit, Exit::Ok);
+    }
+    let listed = world.run(&["evidence", "list"]).await.json();
+    let actions: Vec<&str> = listed["records"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|record| record["action"].as_str().unwrap())
+        .collect();
+    let check = "keys-check";
+    assert_eq!(actions, [check, check, "config-change", check, check]);
+    let id = listed["records"][2]["id"].as_str().unwrap();
+    let shown = world.run(&["evidence", "show", id]).await.json();
+    let said = &shown["statement"]["predicate"];
+    assert_eq!(said["request"]["before_sha256"], before.to_string());
+    assert!(said["actor"]["uid"].is_u64(), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restores_record_says_with_which_options_it_ran() {
+    let world = world(1);
+    let target = world.path("restored.db");
+    let words = ["restore", "--to", "latest", "--target", &target];
+    let ran = world
+        .run(&[&words[..], &["--map-tablespace", "/a=/b", "--no-finish"]].concat())
+        .await;
+    assert_eq!(ran.exit, Exit::Usage, "of SQLite there is none: {ran:?}");
+    let listed = world.run(&["evidence", "list"]).await.json();
+    let id = listed["records"][0]["id"].as_str().unwrap();
+    let shown = world.run(&["evidence", "show", id]).await.json();
+    let request = &shown["statement"]["predicate"]["request"];
+    assert_eq!(request["map_tablespace"][0], "/a=/b", "{request}");
+    assert_eq!(request["no_finish"], true);
+    assert_eq!(request["delta"], false);
+    assert_eq!(request["other_system"], false);
+    assert!(request.get("pg_bin").is_some());
 }
 
 #[tokio::test(flavor = "multi_thread")]

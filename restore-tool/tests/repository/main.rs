@@ -5,6 +5,7 @@
 mod beyond;
 mod closed;
 mod damage;
+mod drills;
 mod evidence;
 mod keys;
 mod look;

@@ -659,13 +659,7 @@ impl World {
         line.push("--json".into());
         let cli = Cli::try_parse_from(&line).unwrap_or_else(|error| panic!("{error}"));
         let captured = Captured::new(true);
-        let tools = Tools {
-            clock: self.clock.shared(),
-            rng: SystemRng::shared(),
-            cpu: Cpu::pool(std::num::NonZeroUsize::new(2).unwrap()).unwrap(),
-            console: captured.console.clone(),
-            access: tidemark_restore_tool::evidence::access::Access::default(),
-        };
+        let tools = self.tools(&captured);
         let environment = Environment {
             state_home: self.state.clone(),
             ..Environment::default()
@@ -676,6 +670,17 @@ impl World {
             exit,
             out: captured.out(),
             err: captured.err(),
+        }
+    }
+
+    /// What a process is given that says what it says into `captured`.
+    pub(crate) fn tools(&self, captured: &Captured) -> Tools {
+        Tools {
+            clock: self.clock.shared(),
+            rng: SystemRng::shared(),
+            cpu: Cpu::pool(std::num::NonZeroUsize::new(2).unwrap()).unwrap(),
+            console: captured.console.clone(),
+            access: tidemark_restore_tool::evidence::access::Access::default(),
         }
     }
 

@@ -213,7 +213,9 @@ pub enum RestoreError {
         folder: PathBuf,
     },
     /// A server runs there.
-    #[error("{folder}: a server is running in this folder (process {pid}); stop it first")]
+    #[error(
+        "{folder}: a server is running in this folder (process {pid}); stop it first (as an earlier run of this restore may have left it: kill -INT {pid})"
+    )]
     Running {
         /// The folder.
         folder: PathBuf,

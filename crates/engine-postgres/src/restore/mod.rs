@@ -57,7 +57,7 @@ pub use binaries::Binaries;
 pub use delta::{Existing, adopt, look};
 pub use error::RestoreError;
 pub use server::Replay;
-pub use spaces::{TablespaceMap, discard};
+pub use spaces::{TablespaceMap, check_places, discard};
 pub use stop::{Stop, StopFound};
 pub use tree::RunAs;
 

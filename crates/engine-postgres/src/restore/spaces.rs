@@ -15,6 +15,10 @@ use super::tree::{RunAs, Tree};
 /// Where the places that were taken are noted.
 pub(super) const TAKEN_PATH: &str = ".tidemark/tablespaces";
 
+/// A server whose restore was killed is ended by its guard, at once; writing nothing takes a moment.
+const ENDS_WITHIN_LOOKS: u32 = 500;
+const ENDS_LOOK_EVERY: std::time::Duration = std::time::Duration::from_millis(20);
+
 /// Places by the path on the server, or by the tablespace's object id, as the user gave them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TablespaceMap(Vec<(String, PathBuf)>);
@@ -139,10 +143,6 @@ impl Spaces {
         owner: Option<RunAs>,
         linked: bool,
     ) -> Result<Self, RestoreError> {
-        let is_linked = |oid: u32, place: &Path| {
-            let link = std::fs::read_link(main.join(&format!("pg_tblspc/{oid}")));
-            linked && link.is_ok_and(|to| to == place)
-        };
         let mut taken = taken(main)?;
         for Tablespace { oid, location } in &layout.tablespaces {
             let Some(place) = places.get(oid) else {
@@ -155,13 +155,7 @@ impl Spaces {
             if taken.contains(&ours) {
                 continue;
             }
-            if !is_linked(*oid, place) && !is_free(place)? {
-                return Err(RestoreError::TablespaceTaken {
-                    oid: *oid,
-                    location: place.clone(),
-                    original: location.clone(),
-                });
-            }
+            refuse_taken(Some(main).filter(|_| linked), &ours, location)?;
             taken.push(ours);
         }
         let note = serde_json::to_vec(&taken).unwrap_or_default();
@@ -185,6 +179,60 @@ impl Spaces {
     pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Tree)> {
         self.by_oid.iter().map(|(oid, tree)| (*oid, tree))
     }
+}
+
+/// Refuses the place of a tablespace at which something is, unless `over`, the data directory that is
+/// restored over, has it there by a link.
+fn refuse_taken(over: Option<&Tree>, ours: &Taken, original: &str) -> Result<(), RestoreError> {
+    let Taken { oid, place } = ours;
+    let link = over.map(|main| std::fs::read_link(main.join(&format!("pg_tblspc/{oid}"))));
+    if link.is_some_and(|link| link.is_ok_and(|to| to == *place)) || is_free(place)? {
+        return Ok(());
+    }
+    Err(RestoreError::TablespaceTaken {
+        oid: *oid,
+        location: place.clone(),
+        original: original.to_owned(),
+    })
+}
+
+/// Checks that every tablespace of `layout` can have its place, for a data directory that will be called
+/// `target`: writes nothing. `standing` is what an earlier run of the same restore left, or with `over` the
+/// data directory that is restored over.
+///
+/// # Errors
+/// [`RestoreError::TablespaceMap`], [`RestoreError::TablespaceTaken`], [`RestoreError::Io`].
+pub fn check_places(
+    map: &TablespaceMap,
+    layout: &Layout,
+    target: &Path,
+    standing: Option<&Path>,
+    over: bool,
+) -> Result<(), RestoreError> {
+    let places = map.places(layout, target)?;
+    let main = standing.filter(|folder| folder.is_dir());
+    let main = main.map(|folder| {
+        Tree::existing_folder(folder).map_err(RestoreError::io("looking at the target", folder))
+    });
+    let main = main.transpose()?;
+    // By its path: nothing is made where something is looked for.
+    let noted = standing.and_then(|folder| std::fs::read(folder.join(TAKEN_PATH)).ok());
+    let known: Vec<Taken> = noted
+        .and_then(|noted| serde_json::from_slice(&noted).ok())
+        .unwrap_or_default();
+    for Tablespace { oid, location } in &layout.tablespaces {
+        let Some(place) = places.get(oid) else {
+            continue;
+        };
+        let ours = Taken {
+            oid: *oid,
+            place: place.clone(),
+        };
+        if !known.contains(&ours) {
+            refuse_taken(main.as_ref().filter(|_| over), &ours, location)?;
+        }
+    }
+    Ok(())
 }
 
 /// Takes the place of a tablespace that was made after the base: replay makes it there, whatever stands
@@ -241,8 +289,20 @@ fn is_free(place: &Path) -> Result<bool, RestoreError> {
     }
 }
 
-/// The process of the server that runs in a folder.
+/// The process of the server that runs in a folder. One that an earlier run of ours started, and that is
+/// gone, ends by itself within moments: that is waited for.
 pub(super) fn server_in(main: &Tree) -> Result<Option<String>, RestoreError> {
+    let ours = main.join(super::finish::BEGUN).is_file();
+    for _ in 0..ENDS_WITHIN_LOOKS {
+        match running_in(main)? {
+            Some(_) if ours => std::thread::sleep(ENDS_LOOK_EVERY),
+            answer => return Ok(answer),
+        }
+    }
+    running_in(main)
+}
+
+fn running_in(main: &Tree) -> Result<Option<String>, RestoreError> {
     let pid = main
         .read("postmaster.pid")
         .map_err(RestoreError::io("looking for a server", main.path()))?;

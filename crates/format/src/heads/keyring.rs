@@ -7,6 +7,7 @@ use super::Facts;
 use crate::{
     BaseNumber, Epoch, Hash, LogSeq, PointSeq, PutId, RepoId, SourceName,
     envelope::{Head, Kind},
+    evidence::Sha256,
     recipient::RecipientKey,
     sign::PublicKey,
 };
@@ -88,6 +89,15 @@ pub struct FenceAnchor {
     pub link: Hash,
 }
 
+/// The last evidence record that a revoked key's signature still counts for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EvidenceAnchor {
+    /// Its number in the key's chain; those before it stay valid with it.
+    pub seq: u64,
+    /// The SHA-256 of its bytes as stored.
+    pub sha256: Sha256,
+}
+
 /// What a revoked key had signed besides its log: so that no date that a thief writes into an
 /// object makes it count. Where regions held different last objects, each of them is listed, the
 /// furthest first.
@@ -108,6 +118,10 @@ pub struct Anchors {
     /// The number of the newest beat; none if there was none.
     #[serde(default)]
     pub beat: Option<u64>,
+    /// The last evidence record. Without it (written before it was known) a record counts by the time that
+    /// it states itself; empty, none counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<Vec<EvidenceAnchor>>,
     /// What newer writers added.
     #[serde(flatten)]
     pub more: Facts,

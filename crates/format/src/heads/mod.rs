@@ -12,8 +12,8 @@ mod region;
 mod session;
 
 pub use keyring::{
-    Anchors, BaseAnchor, ClaimAnchor, EnrolHead, FenceAnchor, KeyringHead, Member, PointAnchor,
-    RecipientEntry, Revocation, Role, ValidUntil,
+    Anchors, BaseAnchor, ClaimAnchor, EnrolHead, EvidenceAnchor, FenceAnchor, KeyringHead, Member,
+    PointAnchor, RecipientEntry, Revocation, Role, ValidUntil,
 };
 pub use log::{ClaimHead, ClaimReason, EpochEnd, FenceHead, Gap, LogHead};
 pub use point::{BaseHead, BaseRef, BeatHead, BeatSource, ClockFacts, PointHead};

@@ -8,33 +8,10 @@ use tidemark_host::output::{self, Document, Table};
 
 use crate::evidence::chain::{Finding, Weight};
 use crate::evidence::csv::SignerMeta;
+use crate::evidence::reviews::Decision;
 use crate::evidence::rows::Row;
 use crate::evidence::shelf::Shelf;
 use crate::repository::Repository;
-
-/// The decision about a record.
-#[derive(Debug, Clone, Serialize)]
-pub(super) struct Reviewed {
-    /// `approved` or `rejected`.
-    pub(super) decision: String,
-    /// By whom.
-    pub(super) reviewer: String,
-    /// Where it was discussed.
-    pub(super) ticket: String,
-    /// When.
-    pub(super) at: jiff::Timestamp,
-}
-
-impl Reviewed {
-    pub(super) fn of(row: &Row<'_>) -> Option<Self> {
-        row.review.map(|review| Self {
-            decision: review.cell("/review/decision"),
-            reviewer: review.cell("/review/reviewer"),
-            ticket: review.cell("/review/ticket"),
-            at: review.created_at(),
-        })
-    }
-}
 
 /// A record in a list.
 #[derive(Debug, Clone, Serialize)]
@@ -51,7 +28,10 @@ struct RecordListed {
     reason: String,
     signer: KeyId,
     seq: u64,
-    reviewed: Option<Reviewed>,
+    /// The newest decision that counts.
+    reviewed: Option<Decision>,
+    /// Every decision.
+    decisions: Vec<Decision>,
 }
 
 /// `evidence list`.
@@ -72,14 +52,18 @@ impl Listed {
             created_at: row.record.created_at(),
             kind: row.record.kind().to_owned(),
             action: row.record.cell("/action"),
-            outcome: row.record.cell("/result/outcome"),
+            outcome: match row.record.cell("/result/verdict") {
+                verdict if verdict.is_empty() => row.record.cell("/result/outcome"),
+                verdict => verdict,
+            },
             user: row.record.cell("/actor/user"),
             host: row.record.cell("/actor/host"),
             source: row.record.cell("/source/name"),
             reason: row.record.cell("/reason"),
             signer: row.chain.signer,
             seq: row.record.seq(),
-            reviewed: Reviewed::of(row),
+            reviewed: row.decision().cloned(),
+            decisions: row.decisions.clone(),
         };
         Self {
             repository: repository.trust.repo.to_string(),
@@ -114,6 +98,16 @@ fn write_findings(findings: &[Finding], out: &mut String) {
     }
 }
 
+/// A decision in a list.
+fn decided(one: &Decision) -> String {
+    let line = format!("{} by {}", one.decision, one.reviewer);
+    if one.counts() {
+        line
+    } else {
+        format!("{line} (signer {}: does not count)", one.standing)
+    }
+}
+
 impl Document for Listed {
     const SCHEMA: &'static str = "tidemark-restore.evidence-list";
 
@@ -123,10 +117,7 @@ impl Document for Listed {
         }
         let mut table = Table::new();
         for record in &self.records {
-            let review = record
-                .reviewed
-                .as_ref()
-                .map(|review| format!("{} by {}", review.decision, review.reviewer));
+            let reviews: Vec<String> = record.decisions.iter().map(decided).collect();
             let who = match (record.user.as_str(), record.host.as_str()) {
                 ("", host) => host.to_owned(),
                 (user, host) => format!("{user}@{host}"),
@@ -139,7 +130,7 @@ impl Document for Listed {
                 who,
                 record.source.clone(),
                 record.reason.clone(),
-                review.unwrap_or_default(),
+                reviews.join(", then "),
             ]);
         }
         table.write("", out);
@@ -161,7 +152,8 @@ pub(super) struct Shown {
     seq: u64,
     sha256: Sha256,
     statement: Value,
-    reviewed: Option<Reviewed>,
+    reviewed: Option<Decision>,
+    decisions: Vec<Decision>,
     findings: Vec<Finding>,
 }
 
@@ -176,7 +168,8 @@ impl Shown {
             seq: row.record.seq(),
             sha256: row.record.sha256,
             statement: serde_json::to_value(&row.record.statement).unwrap_or_default(),
-            reviewed: Reviewed::of(row),
+            reviewed: row.decision().cloned(),
+            decisions: row.decisions.clone(),
             findings: row.chain.findings.iter().filter(own).cloned().collect(),
         }
     }
@@ -191,15 +184,11 @@ impl Document for Shown {
             "Record {} of signer {name} ({}, {})\n  id {}\n  SHA-256 {}\n",
             self.seq, self.signer, self.signer_standing, self.id, self.sha256
         ));
-        match &self.reviewed {
-            Some(review) => out.push_str(&format!(
-                "  {} by {} on {}: {}\n",
-                review.decision,
-                review.reviewer,
-                output::instant(review.at),
-                review.ticket
-            )),
-            None => out.push_str("  not reviewed yet\n"),
+        for decision in &self.decisions {
+            out.push_str(&format!("  {}\n", decision.sentence()));
+        }
+        if self.reviewed.is_none() {
+            out.push_str("  not reviewed yet by anybody whom the root vouched for\n");
         }
         let statement = serde_json::to_string_pretty(&self.statement).unwrap_or_default();
         out.push_str(&statement);
@@ -321,6 +310,9 @@ pub(super) struct Exported {
     pub(super) signers: Vec<SignerMeta>,
     /// What is not as it should be.
     pub(super) findings: Vec<String>,
+    /// Where an empty export would have had rows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) empty: Option<String>,
 }
 
 impl Document for Exported {
@@ -329,6 +321,9 @@ impl Document for Exported {
     fn text(&self, out: &mut String) {
         let rows = output::count(self.rows, "record");
         out.push_str(&format!("Exported {rows} to {}\n", self.out));
+        if let Some(empty) = &self.empty {
+            out.push_str(&format!("  note: {empty}\n"));
+        }
         for finding in &self.findings {
             out.push_str(&format!("  {finding}\n"));
         }

@@ -13,7 +13,7 @@ use super::documents::Exported;
 use crate::cli::{ExportArgs, Format};
 use crate::error::{Error, Result};
 use crate::evidence::csv::{self, Meta, SignerMeta};
-use crate::evidence::rows::{COLUMNS, Row, Selection};
+use crate::evidence::rows::{COLUMNS, Kind, Row, Selection};
 use crate::evidence::shelf::Shelf;
 use crate::evidence::{html, pack};
 use crate::repository::{Repository, Settings, Tools};
@@ -32,12 +32,13 @@ pub(super) async fn run(args: &ExportArgs, settings: &Settings, tools: &Tools) -
     let selection = super::selection(args.kind, &args.period, tools)?;
     let (repository, shelf) = super::open(settings, tools).await?;
     let rows = selection.rows(&shelf.chains);
+    let empty = rows.is_empty().then(|| why_empty(selection, &shelf));
     let mut meta = meta(args, selection, (&rows, &shelf), &repository, tools);
     match (args.format, &args.out) {
         (Format::Pack, Some(out)) => {
             let exported = pack::write(out, &rows, &shelf, &repository, meta.clone()).await;
             exported?;
-            show(out, &meta, None, tools);
+            show(out, &meta, (None, empty), tools);
         }
         (format, out) => {
             if let Some(name) = out.as_deref().and_then(Path::file_name) {
@@ -46,13 +47,18 @@ pub(super) async fn run(args: &ExportArgs, settings: &Settings, tools: &Tools) -
             let text = render(format, &rows, &meta);
             meta.sha256 = Sha256::of(text.as_bytes());
             match out {
-                None => tools.console.raw(&text),
+                None => {
+                    tools.console.raw(&text);
+                    if let Some(empty) = empty {
+                        tools.console.note(&format!("note: {empty}"));
+                    }
+                }
                 Some(out) => {
                     files::write_new(out, text.as_bytes(), PRIVATE)?;
                     let mut beside = out.as_os_str().to_owned();
                     beside.push(".meta.json");
                     files::write_new(Path::new(&beside), pretty(&meta).as_bytes(), PRIVATE)?;
-                    show(out, &meta, Some(meta.sha256), tools);
+                    show(out, &meta, (Some(meta.sha256), empty), tools);
                 }
             }
         }
@@ -150,12 +156,36 @@ fn command(args: &ExportArgs) -> String {
     words
 }
 
-fn show(out: &Path, meta: &Meta, sha256: Option<Sha256>, tools: &Tools) {
+/// Nobody should take an empty file for "nothing happened".
+fn why_empty(selection: Selection, shelf: &Shelf) -> String {
+    let others: Vec<String> = [Kind::Drills, Kind::Access, Kind::All]
+        .into_iter()
+        .filter(|kind| *kind != selection.kind)
+        .filter_map(|kind| {
+            let rows = Selection { kind, ..selection }.rows(&shelf.chains).len();
+            let records = tidemark_host::output::count(rows, "record");
+            (rows > 0).then(|| format!("{records} with --kind {}", kind.name()))
+        })
+        .collect();
+    let nothing = match selection.kind {
+        Kind::Drills => "no drill is on record in that period",
+        Kind::Access => "no use of a key is on record in that period",
+        Kind::All => "nothing is on record in that period",
+    };
+    if others.is_empty() {
+        nothing.to_owned()
+    } else {
+        format!("{nothing}; there are {}", others.join(", "))
+    }
+}
+
+fn show(out: &Path, meta: &Meta, (sha256, empty): (Option<Sha256>, Option<String>), tools: &Tools) {
     tools.console.show(&Exported {
         out: out.display().to_string(),
         rows: meta.rows,
         sha256,
         signers: meta.signers.clone(),
         findings: meta.findings.clone(),
+        empty,
     });
 }

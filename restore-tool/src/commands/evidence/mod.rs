@@ -95,14 +95,13 @@ fn find<'a>(chains: &'a [Chain], id: &str) -> Result<Row<'a>> {
     let id = id.trim().to_ascii_lowercase();
     let mut rows = all.rows(chains);
     rows.retain(|row| !id.is_empty() && row.record.id().starts_with(&id));
-    match rows.as_slice() {
-        [one] => Ok(*one),
-        [] => Err(Error::TargetText(format!(
+    match rows.len() {
+        1 => Ok(rows.remove(0)),
+        0 => Err(Error::TargetText(format!(
             "no record's id is or begins with {id:?}: tidemark-restore evidence list shows them"
         ))),
         several => Err(Error::TargetText(format!(
-            "{} records' ids begin with {id:?}: give more of it",
-            several.len()
+            "{several} records' ids begin with {id:?}: give more of it"
         ))),
     }
 }

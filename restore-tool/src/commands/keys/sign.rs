@@ -28,7 +28,8 @@ use super::documents::KeysChanged;
 use super::list::role_name;
 use crate::cli::KeyWord;
 use crate::error::{Error, Result};
-use crate::repository::{Settings, Tools};
+use crate::evidence::shelf;
+use crate::repository::{Settings, Tools, bare};
 
 /// What to enrol.
 #[derive(Debug, Clone, Copy)]
@@ -58,6 +59,7 @@ impl Rooted {
         let (mut regions, mut copies) = (Vec::new(), Vec::new());
         let mut exceptions = Vec::new();
         let mut first = None;
+        let mut empty = Vec::new();
         for config in settings.regions()? {
             let opened = async {
                 let region = region::open(&config.name, &config.url, &options).await?;
@@ -67,15 +69,31 @@ impl Rooted {
                 Ok::<_, Error>((region, copy))
             };
             match opened.await {
-                Ok((region, copy)) => {
-                    regions.push(region);
-                    copies.push(copy);
-                }
+                Ok((region, copy)) => match bare(config) {
+                    Some(error) => empty.push((region, copy, error)),
+                    None => {
+                        regions.push(region);
+                        copies.push(copy);
+                    }
+                },
                 Err(error) => {
                     let why = tidemark_storage::chain(&error);
                     exceptions.push(format!("{}: {why}", config.name));
                     first = first.or(Some(error));
                 }
+            }
+        }
+        // Of a repository that is there, an empty folder is where a disk should be: what is written now would
+        // hide behind it afterwards.
+        let is_there = copies
+            .iter()
+            .any(|copy: &KeyringCopy| copy.keyring.is_some());
+        for (region, copy, error) in empty {
+            if is_there {
+                exceptions.push(error.to_string());
+            } else {
+                regions.push(region);
+                copies.push(copy);
             }
         }
         match first {
@@ -266,8 +284,16 @@ pub(super) async fn revoke(
             (Change::RevokeRecipient { id, revocation }, what)
         }
     };
+    let member = match &change {
+        Change::RevokeMember { key, .. } => Some(*key),
+        _ => None,
+    };
     let signed = amend(&keyring, &rooted.root, vec![change], tools.rng.id(), now)?;
     confirm(&what, yes, &tools.console)?;
+    if let Some(key) = member {
+        // The root's signature on the next version is the record: one of this key's would not count.
+        tools.access.unless_signed_by(&key);
+    }
     show(
         rooted.publish(Some(&signed), vec![what]).await?,
         &tools.console,
@@ -285,6 +311,8 @@ async fn still_valid(
     let (no_beats, options) = (Beats::default(), LoadOptions::default());
     let mut signed = Anchors::default();
     let mut names = std::collections::BTreeSet::new();
+    let stores = rooted.regions.iter().map(|region| region.read.as_ref());
+    signed.evidence = Some(shelf::last_records(stores, &member.key).await?);
     for region in &rooted.regions {
         let beats = Beats::load(region.read.as_ref(), &keyring).await?;
         signed.beat = signed.beat.max(beats.newest_of(&member.key));

@@ -50,6 +50,7 @@ pub async fn plan_only(args: &RestoreArgs, settings: &Settings, tools: &Tools) -
         None => None,
     };
     over::check(args, &prepared.target, needs.as_ref())?;
+    over::places(&prepared.target, &prepared.server, needs.as_ref())?;
     tools
         .console
         .show(&prepared.document(&plan, needs.as_ref())?);
@@ -80,6 +81,12 @@ pub fn begin(args: &RestoreArgs, settings: &Settings, tools: &Tools) {
         "before": args.before,
         "target": args.target.display().to_string(),
         "accept_older": args.accept_older,
+        "expect": args.expect,
+        "delta": args.delta,
+        "other_system": args.other_system,
+        "no_finish": args.no_finish,
+        "pg_bin": args.pg_bin.as_ref().map(|folder| folder.display().to_string()),
+        "map_tablespace": args.map_tablespace,
     });
     let reason = args.reason.as_deref();
     tools
@@ -141,6 +148,7 @@ async fn execute(
             let looked = apply::look_at_server(&work.opener, &plan, &work.server);
             let needs = stopped(&work.stop, looked).await?;
             over::check(args, &work.target, needs.as_ref())?;
+            over::places(&work.target, &work.server, needs.as_ref())?;
             let document = prepared.document(&plan, needs.as_ref())?;
             work.tools.console.show_first(&document);
             if !std::mem::replace(&mut asked_whether, true) {

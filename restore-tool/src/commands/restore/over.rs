@@ -4,7 +4,7 @@ use tidemark_engine::Error as EngineError;
 use tidemark_engine_postgres::restore;
 use tidemark_host::output::Console;
 
-use crate::apply::ServerNeeds;
+use crate::apply::{ServerNeeds, ServerOptions};
 use crate::cli::RestoreArgs;
 use crate::commands::keys;
 use crate::error::Result;
@@ -52,6 +52,16 @@ pub(super) fn check(
         expected: needs.system.clone(),
     }
     .into())
+}
+
+/// Tablespaces have places of their own: one that is taken must be known before the first byte is written,
+/// above all before a usable folder is taken apart.
+pub(super) fn places(
+    target: &Target,
+    options: &ServerOptions,
+    needs: Option<&ServerNeeds>,
+) -> Result<()> {
+    needs.map_or(Ok(()), |needs| needs.check_places(target, options))
 }
 
 /// Asks before anything is replaced.

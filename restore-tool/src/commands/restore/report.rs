@@ -133,7 +133,7 @@ impl Report {
             exceptions,
             notes: prepared.notes.clone(),
             start: Vec::new(),
-            protect_again: protect_again(prepared, settings),
+            protect_again: super::again::commands(prepared, settings, work.tools.clock.now()),
         }
     }
 }
@@ -169,7 +169,7 @@ impl Report {
 }
 
 /// What regions gave wrongly while the restore went on, one line an object.
-fn damages(work: &Work, plan: &RestorePlan) -> Vec<String> {
+pub(crate) fn damages(work: &Work, plan: &RestorePlan) -> Vec<String> {
     let set = work.opener.regions();
     let mut seen: BTreeSet<(RegionName, Key)> = BTreeSet::new();
     let mut lines = Vec::new();
@@ -202,37 +202,6 @@ pub(super) fn quote(word: &str) -> String {
     } else {
         format!("'{}'", word.replace('\'', r"'\''"))
     }
-}
-
-/// The exact commands that protect the restored database again.
-fn protect_again(prepared: &Prepared, settings: &Settings) -> Vec<String> {
-    let regions: Vec<String> = settings
-        .regions
-        .iter()
-        .map(|region| format!("--region {}", quote(&region.url.to_string())))
-        .collect();
-    let recipients: Vec<String> = prepared
-        .repository
-        .keyring
-        .recipients()
-        .map(|entry| format!("--recipient {}", entry.key))
-        .collect();
-    let (regions, source) = (regions.join(" "), prepared.timeline.source());
-    let what = if prepared.timeline.is_divisible() {
-        super::again::postgres_words(prepared.target.path())
-    } else {
-        let target = prepared.target.path().display().to_string();
-        format!("--sqlite {}", quote(&target))
-    };
-    vec![
-        format!(
-            "tidemark-agent init {what} --name {source} {regions} {} --systemd",
-            recipients.join(" ")
-        ),
-        format!("tidemark-restore keys enrol --all --root ROOT_KEY_FILE {regions}"),
-        format!("tidemark-agent take-over --source {source} --yes"),
-        "systemctl enable --now tidemark-agent".to_owned(),
-    ]
 }
 
 impl Report {

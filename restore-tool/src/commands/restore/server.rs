@@ -8,6 +8,7 @@ use serde_json::Value;
 use tidemark_format::postgres::layout::CONFIG_FOLDER;
 use tidemark_format::postgres::{Lsn, TimelineId};
 
+use super::again;
 use super::prepare::Prepared;
 use super::report::{NOT_PROVED, Report, quote};
 use crate::apply::{Done, ServerNeeds};
@@ -87,6 +88,7 @@ fn start(target: &Path, needs: &ServerNeeds, proof: &str) -> Vec<String> {
             "cp {outside} {shown}/{SETTINGS}   # look through it first: data_directory, hba_file, paths"
         ));
     }
+    lines.extend(prepared_transactions(target));
     let pg_ctl = needs.programs.as_ref().map_or_else(
         || "pg_ctl".to_owned(),
         |programs| quote(&programs.folder.join("pg_ctl").display().to_string()),
@@ -99,8 +101,30 @@ fn start(target: &Path, needs: &ServerNeeds, proof: &str) -> Vec<String> {
             "# its first start replays the log and promotes it; archive_mode, primary_conninfo and jobs are as the lost server had them"
                 .to_owned(),
         );
+        lines.push(
+            "# it is done when psql -c 'SELECT pg_is_in_recovery()' says f: until then it takes no writes, and is not at its end"
+                .to_owned(),
+        );
     }
     lines
+}
+
+/// Where the server keeps each transaction that is prepared and not ended.
+const PREPARED: &str = "pg_twophase";
+
+/// What a server needs that starts with prepared transactions: its settings are those of the base, and may
+/// be older than they.
+fn prepared_transactions(target: &Path) -> Option<String> {
+    let waiting = std::fs::read_dir(target.join(PREPARED)).ok()?.count();
+    let allowed = again::setting(target, "max_prepared_transactions");
+    let allowed: usize = allowed.and_then(|text| text.parse().ok()).unwrap_or(0);
+    let transactions = tidemark_host::output::count(waiting, "prepared transaction");
+    (waiting > allowed).then(|| {
+        format!(
+            "# first set max_prepared_transactions = {waiting} or more in {SETTINGS}: {transactions} came back that nobody has \
+             ended, and the setting of the time of the base is {allowed}, with which the server does not start"
+        )
+    })
 }
 
 /// The lost server's main file of settings, where it was kept.
@@ -118,4 +142,33 @@ fn found_settings(folder: &Path) -> Option<PathBuf> {
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_comes_back_with_prepared_transactions_is_given_the_setting_it_needs() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path();
+        assert_eq!(prepared_transactions(target), None);
+        let waiting = target.join(PREPARED);
+        std::fs::create_dir(&waiting).unwrap();
+        assert_eq!(prepared_transactions(target), None);
+        for name in ["000002F1", "000002F2"] {
+            std::fs::write(waiting.join(name), b"x").unwrap();
+        }
+        let said = prepared_transactions(target).unwrap();
+        assert!(
+            said.contains("max_prepared_transactions = 2 or more"),
+            "{said}"
+        );
+        let settings = "max_prepared_transactions = 1\n";
+        std::fs::write(target.join(SETTINGS), settings).unwrap();
+        assert!(prepared_transactions(target).is_some());
+        let settings = "max_prepared_transactions = 10\n";
+        std::fs::write(target.join(SETTINGS), settings).unwrap();
+        assert_eq!(prepared_transactions(target), None);
+    }
 }

@@ -8,6 +8,7 @@ something about it (a signer that the root has not vouched for).
 import base64
 import csv
 import hashlib
+import io
 import json
 import pathlib
 import struct
@@ -80,16 +81,33 @@ def members():
     return {member["key"]: member for member in newest["members"]}
 
 
+def stands(folder, member):
+    """What the keyring says of a signer."""
+    if member is None:
+        exceptions.append(f"signer {folder.name} is not enrolled: the root has not vouched for it")
+        return "not enrolled yet"
+    if member["role"] not in MAY_SIGN:
+        wrong.append(f"signer {folder.name} is enrolled as {member['role']}: it may not sign evidence")
+        return "enrolled in another role"
+    return "revoked" if member.get("revoked") else "enrolled"
+
+
+def outlives(revoked, seq, digest, at):
+    """Whether a record of a revoked signer counts: it was there when the root took the right away."""
+    anchors = (revoked.get("anchors") or {}).get("evidence")
+    if anchors is None:
+        return instant(at) <= instant(revoked["at"])
+    named = [last["sha256"] for last in anchors if last["seq"] == seq]
+    return any(seq <= last["seq"] for last in anchors) and (not named or digest in named)
+
+
 def check_signer(folder, known):
-    """One signer's chain; returns its records' rows."""
+    """One signer's chain; returns its records."""
     pem = HERE / f"keys/{folder.name}.pem"
     key = public_key(pem)
     member = known.get(key.hex())
-    if member is None:
-        exceptions.append(f"signer {folder.name} is not enrolled: the root has not vouched for it")
-    elif member["role"] not in MAY_SIGN:
-        wrong.append(f"signer {folder.name} is enrolled as {member['role']}: it may not sign evidence")
-    rows, before = {}, None
+    standing = stands(folder, member)
+    rows, before = [], None
     for number, path in enumerate(sorted(folder.iterdir())):
         data, name = path.read_bytes(), path.relative_to(HERE).as_posix()
         try:
@@ -97,6 +115,7 @@ def check_signer(folder, known):
             payload = base64.b64decode(envelope["payload"], validate=True)
             signature = envelope["signatures"][0]
             predicate = json.loads(payload)["predicate"]
+            seq = int(predicate["seq"])
             kind = envelope["payloadType"].encode()
             message = b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
             raw = base64.b64decode(signature["sig"], validate=True)
@@ -109,60 +128,199 @@ def check_signer(folder, known):
             wrong.append(f"{name}: its signature is wrong: it was edited")
         if path.name != f"{number:016}":
             wrong.append(f"{name} stands where record {number} should: one is missing")
-        if predicate["seq"] != int(path.name):
-            wrong.append(f"{name} is record {predicate['seq']}: the chain was reordered")
+        if seq != int(path.name):
+            wrong.append(f"{name} is record {seq}: the chain was reordered")
         if predicate.get("prev_sha256") != before:
             wrong.append(f"{name} does not follow the record before it")
-        if member and member.get("revoked") and predicate["created_at"] > member["revoked"]["at"]:
-            wrong.append(f"{name} was signed after its signer was revoked")
         before = sha256(data)
-        rows[before] = (str(predicate["seq"]), predicate)
+        if member and member.get("revoked") and not outlives(member["revoked"], seq, before, predicate["created_at"]):
+            wrong.append(f"{name} was signed after its signer was revoked")
+        rows.append({
+            "signer": folder.name, "name": (member or {}).get("name", ""), "standing": standing, "seq": seq,
+            "sha256": before, "predicate": predicate,
+        })
     return rows
 
 
-def check_csv(records):
-    """Every row of the CSV is a record of this pack, and says what the record says."""
-    with open(HERE / "evidence.csv", newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    meta = json.loads((HERE / "evidence.csv.meta.json").read_text())
-    if rows and not {"record_sha256", "evidence_id", "type", "created_at", "outcome", "reason", "seq"} <= set(rows[0]):
-        wrong.append("evidence.csv: a column's name was changed")
-        return
-    if len(rows) != meta["rows"]:
-        wrong.append(f"evidence.csv has {len(rows)} rows, and its meta file says {meta['rows']}")
-    for row in rows:
-        found = records.get(row["record_sha256"])
-        if found is None:
-            wrong.append(f"evidence.csv: no record has the SHA-256 {row['record_sha256']}")
-            continue
-        seq, predicate = found
-        said = {
-            "evidence_id": predicate.get("evidence_id", row["evidence_id"]),
-            "type": predicate.get("type", ""),
-            "created_at": predicate["created_at"],
-            "outcome": predicate.get("result", {}).get("outcome", ""),
-            "reason": predicate.get("reason", ""),
-            "seq": seq,
-        }
-        for column, value in said.items():
-            if row[column] != value and row[column] != "'" + value:
-                wrong.append(f"evidence.csv: {column} of {row['evidence_id']} is not what the record says")
+def pointed(predicate, path):
+    """The field at /a/b of a record, or None."""
+    for name in path.strip("/").split("/"):
+        predicate = predicate.get(name) if isinstance(predicate, dict) else None
+    return predicate
+
+
+def shown(value, between=" "):
+    """A field as a cell shows it."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        # As the records write numbers: 1e-7, where Python writes 1e-07.
+        digits, _, exponent = repr(value).partition("e")
+        return f"{digits}e{int(exponent)}" if exponent else digits
+    if isinstance(value, list):
+        return between.join(shown(one) for one in value)
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
+def instant(text):
+    """RFC 3339 in UTC, to be compared with others."""
+    whole, _, fraction = text.rstrip("Z").partition(".")
+    return whole, fraction.ljust(9, "0")
+
+
+# Columns that show one field of the record.
+FIELDS = {
+    "type": "/type", "created_at": "/created_at", "action": "/action", "outcome": "/result/outcome",
+    "exit_code": "/result/exit", "code": "/result/code", "error": "/result/error", "user": "/actor/user",
+    "uid": "/actor/uid", "login_uid": "/actor/login_uid", "sudo_user": "/actor/sudo_user", "host": "/actor/host",
+    "machine_id_sha256": "/actor/machine_id_sha256", "reason": "/reason", "source": "/source/name",
+    "reached_at": "/recovery/reached_at", "position": "/recovery/position", "bytes": "/recovery/bytes",
+    "fetched_bytes": "/transfer/fetched_bytes", "took_ms": "/timing/took_ms", "identity": "/key_ids",
+    "tool_version": "/tool/version", "about": "/review/evidence_id", "seq": "/seq", "prev_sha256": "/prev_sha256",
+    "verdict": "/result/verdict", "scenario": "/plan/scenario", "trigger": "/plan/trigger",
+    "selection": "/recovery_pt/selection", "target_time": "/recovery_pt/target_time",
+    "declared_at": "/timing/declared_at", "last_recovered_commit_at": "/recovery/last_recovered_commit_at",
+    "rpo_measured_s": "/recovery/rpo_measured_s", "rpo_target_s": "/objectives/rpo_target_s",
+    "rpo_met": "/result/rpo_met", "rto_measured_s": "/timing/rto_measured_s",
+    "rto_projected_full_s": "/timing/rto_projected_full_s", "rto_target_s": "/objectives/rto_target_s",
+    "rto_met": "/result/rto_met", "pitr_error_ms": "/recovery/pitr_error_ms",
+    "pitr_precision_target_s": "/objectives/pitr_precision_target_s", "pitr_met": "/result/pitr_met",
+    "sandbox_host": "/environment/host", "isolation": "/environment/isolation/netns",
+    "egress_probe": "/environment/isolation/egress_probe_result",
+    "scratch_verified_absent": "/handling/teardown/verified_absent", "next_due": "/governance/next_due",
+}
+RUNGS = ["chain", "ciphertext", "decrypt", "materialise", "replay", "logical", "scenario"]
+STATUSES = ["passed", "failed", "warned", "recorded", "not_run"]
+
+
+def drill_cells(predicate):
+    """What is counted from the checks of a drill."""
+    if not predicate.get("type", "").endswith("_drill"):
+        names = ["proved_rungs", "segregated"] + [f"checks_{status}" for status in STATUSES]
+        return {name: "" for name in names}
+    counted = {}
+    for check in predicate.get("checks") or []:
+        status = check.get("status") if check.get("status") in STATUSES else "not_run"
+        for of in (check.get("level"), None):
+            counted[of, status] = counted.get((of, status), 0) + 1
+    proved = [rung for rung in RUNGS if counted.get((rung, "passed"))
+              and not counted.get((rung, "failed")) and not counted.get((rung, "not_run"))]
+    said = pointed(predicate, "/environment/segregated_from_source")
+    said = said.get("value") if isinstance(said, dict) else said
+    cells = {f"checks_{status}": str(counted.get((None, status), 0)) for status in STATUSES}
+    return {**cells, "proved_rungs": " ".join(proved), "segregated": shown(said is True)}
+
+
+def decisions_about(record, records):
+    """The decisions about a record, the oldest first: (whether it counts, the review, its line)."""
+    found = []
+    for review in records:
+        about = review["predicate"].get("review") or {}
+        same = (about.get("signer"), about.get("seq"), about.get("sha256"))
+        if review["predicate"].get("type") == "sign_off" and same == (record["signer"], record["seq"], record["sha256"]):
+            counts = review["standing"] in ("enrolled", "revoked")
+            line = (f"{shown(about.get('decision'))} by {shown(about.get('reviewer'))} ({shown(about.get('ticket'))}) at "
+                    f"{review['predicate']['created_at']}, signer {review['signer']} {review['standing']}")
+            found.append((counts, review["predicate"], line if counts else line + ": does not count"))
+    return found
+
+
+def cells_of(record, records):
+    """Every cell of a record's row, made from the records alone."""
+    predicate = record["predicate"]
+    row = {name: shown(pointed(predicate, path)) for name, path in FIELDS.items()}
+    before = pointed(predicate, "/request/before")
+    row["requested"] = f"before {before}" if isinstance(before, str) else shown(pointed(predicate, "/request/to"))
+    for name in ("read_from", "regions_away"):
+        own, drills = predicate.get(name), pointed(predicate, f"/recovery_pt/{name}")
+        listed = drills if own is None else own
+        row[name] = " ".join(one["region"] for one in (listed if isinstance(listed, list) else []))
+    found = decisions_about(record, records)
+    counting = [review for counts, review, _ in found if counts]
+    of = predicate if predicate.get("type") == "sign_off" else counting[-1] if counting else {}
+    for name in ("reviewer", "ticket", "decision"):
+        row[name] = shown(pointed(of, f"/review/{name}"))
+    row["reviewed_at"] = counting[-1]["created_at"] if counting else ""
+    row["decisions"] = "; ".join(line for _, _, line in found)
+    row["fixes"] = shown(predicate.get("fixes") if isinstance(predicate.get("fixes"), list) else None, "; ")
+    lists = (pointed(predicate, "/result/exceptions"), predicate.get("exceptions"))
+    row["exceptions"] = next((shown(one, "; ") for one in lists if isinstance(one, list) and one), "")
+    row["evidence_id"] = predicate.get("evidence_id") or f"{record['signer'][:8]}-{record['seq']}"
+    row["signer"], row["signer_name"] = record["signer"], record["name"]
+    row["signer_standing"], row["record_sha256"] = record["standing"], record["sha256"]
+    row.update(drill_cells(predicate))
+    # A quote stands before a cell that a spreadsheet would run.
+    return {name: "'" + cell if cell[:1] in tuple("=+-@\t\r") else cell for name, cell in row.items()}
+
+
+def selected(records, selection):
+    """The records that the CSV must hold, failures included, in its order."""
+    kinds = {"drills": lambda kind: kind.endswith("_drill"), "access": lambda kind: kind == "access"}
+    takes = kinds.get(selection["kind"], lambda kind: True)
+    start, end = selection.get("from"), selection.get("to")
+    return [record for record in records
+            if takes(record["predicate"].get("type", ""))
+            and (not start or instant(record["predicate"]["created_at"]) >= instant(start))
+            and (not end or instant(record["predicate"]["created_at"]) < instant(end))]
+
+
+def check_csv(records, known):
+    """Every record of the period is a row, every cell of it is what the records say, and no other row is there."""
+    data = (HERE / "evidence.csv").read_bytes()
+    meta = json.loads((HERE / "evidence.csv.meta.json").read_text(encoding="utf-8"))
+    if meta["file"] != "evidence.csv" or meta["sha256"] != sha256(data):
+        wrong.append("evidence.csv.meta.json is about another file than evidence.csv")
+    rows = list(csv.reader(io.StringIO(data.decode("utf-8"), newline="")))
+    titles, rows = (rows[0], rows[1:]) if rows else ([], [])
+    expected = selected(records, meta["selection"])
+    if len(rows) != meta["rows"] or len(rows) != len(expected):
+        told = f"its meta file says {meta['rows']}, and the records of the period are {len(expected)}"
+        wrong.append(f"evidence.csv has {len(rows)} rows, {told}")
+    for cells, record in zip(rows, expected):
+        said = cells_of(record, records)
+        if titles != [title for title in titles if title in said] or set(said) != set(titles) or len(cells) != len(titles):
+            wrong.append("evidence.csv: its columns are not those of an export")
+            return
+        for title, cell in zip(titles, cells):
+            if cell != said[title]:
+                wrong.append(f"evidence.csv: {title} of record {record['seq']} of {record['signer']} is {cell!r}, and the "
+                             f"record says {said[title]!r}")
+    check_numbers(meta, records, expected, known)
+
+
+def check_numbers(meta, records, expected, known):
+    """The first and last number of every signer that the meta file names."""
+    told = {signer["signer"]: signer for signer in meta["signers"]}
+    for signer in sorted(set(known) | {record["signer"] for record in records}):
+        own = [record["seq"] for record in records if record["signer"] == signer]
+        rows = [record["seq"] for record in expected if record["signer"] == signer]
+        last = (signer, max(own, default=None))
+        head = next((record["sha256"] for record in records if (record["signer"], record["seq"]) == last), None)
+        ends = [[min(numbers), max(numbers)] if numbers else None for numbers in (rows, own)]
+        said = told.pop(signer, {})
+        if [said.get("rows"), said.get("chain"), said.get("records"), said.get("head_sha256")] != [*ends, len(own), head]:
+            wrong.append(f"evidence.csv.meta.json: the numbers of signer {signer} are not those of its records")
+    for signer in told:
+        wrong.append(f"evidence.csv.meta.json names signer {signer}, of whom nothing is here")
 
 
 def main():
     """Checks everything and says so."""
     check_files()
-    known, records, signers = members(), {}, 0
+    known, records, signers = members(), [], []
     if EVIDENCE.is_dir():
         for folder in sorted(EVIDENCE.iterdir()):
-            records.update(check_signer(folder, known))
-            signers += 1
-    check_csv(records)
+            records.extend(check_signer(folder, known))
+            signers.append(folder.name)
+    records.sort(key=lambda record: (instant(record["predicate"]["created_at"]), record["signer"], record["seq"]))
+    check_csv(records, signers)
     for line in wrong:
         print("WRONG:", line)
     for line in exceptions:
         print("TO DO:", line)
-    print(f"{len(records)} records of {signers} signers, keyring of root {public_key(HERE / 'keys/root.pem').hex()}")
+    print(f"{len(records)} records of {len(signers)} signers, keyring of root {public_key(HERE / 'keys/root.pem').hex()}")
     if wrong:
         return 13
     if exceptions:
