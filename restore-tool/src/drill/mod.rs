@@ -1,0 +1,176 @@
+//! A drill: a restore into a sandbox that measures what was lost and how long it took, and leaves signed
+//! evidence.
+//!
+//! ```text
+//! declare ─ regions under the scenario ─ which instant ─ chain of what it needs, in every region ─
+//!   restore into a scratch (ciphertext, decrypt, materialise) ─ sandbox: replay, checks ─ RPO, PITR error ─
+//!   ║ RTO ends here ║ ─ other regions' bytes ─ destroy the scratch ─ verdict ─ record
+//! ```
+//!
+//! # Invariants
+//!
+//! - What a drill means is decided by [`tidemark_planner::drill`] alone, from what was observed.
+//! - The process that holds keys never runs the restored database ([`crate::sandbox`]).
+//! - Whatever happens, the scratch is destroyed and a record written: of a drill that failed as of one that
+//!   passed, of one that was stopped, and, by the next command with the same identity, of one that was
+//!   killed.
+//! - No row leaves the sandbox: only counts, digests, durations.
+//!
+//! # Cancellation
+//!
+//! When `stop` fires the drill ends as inconclusive; scratch and record as always.
+
+mod boxed;
+mod choose;
+mod climb;
+mod clocks;
+mod course;
+mod examined;
+mod fault;
+mod ladder;
+mod left;
+pub mod past;
+mod record;
+pub mod report;
+pub mod request;
+
+use serde_json::json;
+use tidemark_host::Exit;
+use tidemark_planner::drill::{Judged, Verdict, judge};
+use tokio_util::sync::CancellationToken;
+
+use crate::error::Result;
+use crate::evidence::access::tell;
+use crate::evidence::begun::Begun;
+use crate::evidence::book::{self, Desk, Pen};
+use crate::evidence::record::Draft;
+use crate::identity::{self, KeyHolder};
+use crate::repository::{Settings, Tools};
+
+use climb::Climb;
+use course::Course;
+use record::Writing;
+
+pub(crate) use choose::context;
+pub use report::DrillReport;
+pub use request::{Assertion, Framework, Governance, Plan, Request, Scenario, Trigger};
+
+/// The type of a drill's record.
+pub const RESTORE_DRILL: &str = "restore_drill";
+
+/// What came of a drill.
+#[derive(Debug)]
+pub struct Drilled {
+    /// What it means.
+    pub judged: Judged,
+    /// The record's id, if one was written.
+    pub evidence_id: Option<String>,
+    /// For people and scripts.
+    pub report: DrillReport,
+    /// How a command ends that ran it.
+    pub exit: Exit,
+}
+
+/// Runs a drill, from the declaration to the record.
+///
+/// # Errors
+/// Only what keeps it from being a drill: no identity, words that mean nothing, a host on which none may
+/// run. Everything else is in the verdict.
+pub async fn run(
+    request: &Request,
+    settings: &Settings,
+    tools: &Tools,
+    stop: &CancellationToken,
+) -> Result<Drilled> {
+    let mut course = Course::declared(&tools.clock, &request.objectives);
+    begin_access(request, settings, tools);
+    let holder = KeyHolder::find(settings, &tools.console)?;
+    let identity = holder.identity()?;
+    tools.access.used(&identity);
+    let pen = Pen::of(&identity);
+    let writing = Writing::of(request, settings, tools, identity.recipient().id());
+    // Before anything is looked at: whatever ends this process leaves a trace.
+    let state = settings.state.as_deref();
+    let begun = state.and_then(|state| {
+        Begun::note(
+            state,
+            pen.key.public().id(),
+            &writing.run_id,
+            &writing.unended(&course),
+        )
+    });
+    course.ended("declare");
+    let climb = Climb {
+        request,
+        settings,
+        tools,
+        stop,
+        writing: &writing,
+        begun: begun.as_ref(),
+        trust: identity::trust(&identity),
+    };
+    if let Err(refused) = Box::pin(climb.run(&mut course, holder)).await {
+        if let Some(begun) = begun {
+            begun.ended();
+        }
+        return Err(refused);
+    }
+    let judged = judge(&course.observed, &course.objectives);
+    let fields = writing.fields(&course, &judged);
+    let now = tools.clock.now();
+    let subject = course.subject.clone();
+    let draft = Draft::new(RESTORE_DRILL, subject, fields, now, tools.rng.as_ref());
+    let written = Box::pin(book::append(&Desk::of(settings), &pen, &draft, tools)).await;
+    let mut evidence_id = None;
+    let mut not_stored = None;
+    match written {
+        Ok(written) => {
+            tell(&written, "drill", &tools.console);
+            evidence_id = Some(written.record.id());
+            if written.stored.is_empty() {
+                not_stored = Some("the record waits on this machine for a region".to_owned());
+            }
+            if let Some(begun) = begun {
+                begun.ended();
+            }
+        }
+        // The note stays: the next command makes an inconclusive record of it.
+        Err(error) => not_stored = Some(format!("no record was written: {error}")),
+    }
+    tools.access.note(
+        "drill",
+        &json!({ "verdict": judged.verdict, "evidence_id": evidence_id }),
+    );
+    let exit = exit(&judged, &course);
+    let report = DrillReport::new(request, &course, &judged, evidence_id.clone(), not_stored);
+    Ok(Drilled {
+        judged,
+        evidence_id,
+        report,
+        exit,
+    })
+}
+
+/// How a command ends: an inconclusive drill as what kept it from an answer.
+fn exit(judged: &Judged, course: &Course) -> Exit {
+    match judged.verdict {
+        Verdict::Pass => Exit::Ok,
+        Verdict::PassWithExceptions => Exit::Exceptions,
+        Verdict::Fail => Exit::Drill,
+        Verdict::Inconclusive => match course.fault.as_ref().map(|fault| fault.exit) {
+            Some(exit) if exit != Exit::Ok && exit != Exit::Exceptions => exit,
+            _ => Exit::Failed,
+        },
+    }
+}
+
+fn begin_access(request: &Request, settings: &Settings, tools: &Tools) {
+    let asked = json!({
+        "select": request.select.to_string(),
+        "scenario": request.scenario.as_ref().map(ToString::to_string),
+        "plan": request.plan.plan_id,
+        "allow_source_host": request.allow_source_host,
+    });
+    let reason = request.reason.as_deref();
+    tools.access.begin("drill", &asked, reason, settings, tools);
+}
