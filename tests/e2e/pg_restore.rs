@@ -12,7 +12,7 @@ use tidemark_testkit::postgres::{Cluster, MAJORS, Options, Owner, Postgres, Stop
 use tidemark_tests::eventually;
 
 use crate::objects::copy_folder;
-use crate::pg_site::{PgSite, conninfo, load};
+use crate::pg_site::{PgSite, load};
 use crate::process::{Ran, SOON};
 
 /// The newest server; the engine's own suites run on all.
@@ -139,23 +139,59 @@ fn lost_server_comes_back_to_the_newest_state_and_to_every_place_a_person_names(
 }
 
 #[test]
+fn subtransactions_points_of_one_name_and_prepared_transactions_are_found_and_told() {
+    let Some(postgres) = newest() else { return };
+    let site = PgSite::new(&postgres, &Options::default());
+    let daemon = site.start_protected();
+    // GIVEN a setting that is raised after the base
+    site.cluster
+        .sql("ALTER SYSTEM SET max_prepared_transactions = 5");
+    site.cluster.stop(Stop::Fast).unwrap();
+    site.cluster.start_again().unwrap();
+    // AND a transaction with a savepoint
+    site.cluster.sql(
+        "BEGIN; INSERT INTO load VALUES (1); SAVEPOINT a; INSERT INTO load VALUES (2); RELEASE a; COMMIT;",
+    );
+    let whole = site.cluster.query("SELECT xmin FROM load WHERE id = 1");
+    let inner = site.cluster.query("SELECT xmin FROM load WHERE id = 2");
+    assert_ne!(whole, inner);
+    // AND two points of one name, a moment apart
+    site.cluster.sql(
+        "SELECT pg_create_restore_point('twice'); INSERT INTO load VALUES (3); SELECT pg_create_restore_point('twice');
+         INSERT INTO load VALUES (4);",
+    );
+    site.cluster
+        .sql("BEGIN; INSERT INTO load VALUES (5); PREPARE TRANSACTION 'waits';");
+    site.wait_protected();
+    site.cluster.stop(Stop::Kill).unwrap();
+    daemon.terminate();
+    restored(&site, &["--to", &format!("xid:{inner}")], "2|2");
+    let point = restored(&site, &["--to", "point:twice"], "3|3");
+    assert!(point["because"].to_string().contains("twice"), "{point}");
+    // THEN who starts the newest state is told what it needs
+    let (ran, cluster) = restore(&site, &["--to", "latest"]);
+    let report = ran.ok().json();
+    let needs = "max_prepared_transactions = 1 or more";
+    assert!(report["start"].to_string().contains(needs), "{report}");
+    let conf = cluster.data_dir().join("postgresql.conf");
+    let conf = std::fs::OpenOptions::new().append(true).open(conf);
+    conf.and_then(|mut file| file.write_all(b"\nmax_prepared_transactions = 1\n"))
+        .unwrap();
+    start(&cluster);
+    assert_eq!(rows(&cluster), "4|4");
+    cluster.sql("COMMIT PREPARED 'waits'");
+    assert_eq!(rows(&cluster), "5|5");
+}
+
+#[test]
 fn server_that_failed_over_comes_back_from_both_sides_of_the_promotion() {
     let Some(postgres) = newest() else { return };
-    let site = PgSite::plan(&postgres, &Options::default());
-    let standby = site.cluster.standby("standby").unwrap();
-    site.init(&conninfo(&[&site.cluster, &standby])).ok();
-    site.site.shorten();
+    let (site, standby) = PgSite::pair(&postgres);
     let daemon = site.start_protected();
     site.load(0..100);
     site.wait_protected();
-    let end = site.cluster.query("SELECT pg_current_wal_lsn()");
-    eventually("the standby has everything", SOON, || {
-        let behind = format!("SELECT pg_last_wal_replay_lsn() >= '{end}'");
-        (standby.query(&behind) == "t").then_some(())
-    });
-    site.cluster.stop(Stop::Kill).unwrap();
     let before = standby.query("SELECT to_json(clock_timestamp())#>>'{}'");
-    standby.promote().unwrap();
+    site.fail_over(&standby);
     load(&standby, 100..200);
     site.wait_protected();
     standby.stop(Stop::Kill).unwrap();

@@ -34,6 +34,8 @@ struct SourceReport {
     durable_in: usize,
     domains: usize,
     width: usize,
+    /// How many of them no region can be read of now.
+    domains_away: usize,
     /// What the running daemon says would be lost, when no region can be read.
     word: Option<Word>,
     /// What can be restored, and what between can't.
@@ -82,6 +84,8 @@ impl Report {
     ) -> Self {
         known_domains(&mut regions, told.live.as_ref());
         let domains = domains::distinct(regions.iter().map(|region| region.domain.as_str()));
+        let answer = regions.iter().filter(|region| region.away.is_none());
+        let readable = domains::distinct(answer.map(|region| region.domain.as_str()));
         let mut sources = Vec::new();
         for source in &config.sources {
             let of =
@@ -98,7 +102,11 @@ impl Report {
                 beat_every: config.beat_every(),
                 rpo: source.settings.rpo,
             };
-            let counted = (source.settings.durable_in, domains);
+            let counted = (
+                source.settings.durable_in,
+                domains,
+                domains.saturating_sub(readable),
+            );
             let seen = seen.get(&source.name);
             let one = report(
                 &source.name,
@@ -135,7 +143,7 @@ impl Report {
 fn report(
     name: &SourceName,
     (regions, seen): (&[RegionFacts], Option<&Seen>),
-    (demands, (durable_in, domains)): (&Demands, (usize, usize)),
+    (demands, (durable_in, domains, domains_away)): (&Demands, (usize, usize, usize)),
     told: &Told,
     now: Timestamp,
 ) -> SourceReport {
@@ -172,6 +180,7 @@ fn report(
         state,
         durable_in,
         domains,
+        domains_away,
         width: demands.durable_in,
         word: told.word(name).filter(|_| unread),
         recoverable,
@@ -282,7 +291,7 @@ impl Report {
             ));
         }
         out.push_str(
-            "Proof        not drilled: a backup is a hypothesis until a restore has proved it\n",
+            "Proof        tidemark-restore status says what drills have proved: until one has, a backup is a hypothesis\n",
         );
         let mut table = Table::new();
         for region in &self.regions {
@@ -367,7 +376,10 @@ fn domain_words(source: &SourceReport) -> String {
             "{width} failure domain(s) (durable_in = {asked}, and the regions count as {domains})"
         );
     }
-    format!("{width} of {domains} failure domains (durable_in)")
+    match source.domains_away {
+        0 => format!("{width} of {domains} failure domains (durable_in)"),
+        away => format!("{width} of {domains} failure domains (durable_in; {away} can't be read)"),
+    }
 }
 
 fn region_cells(region: &RegionFacts, facts: Option<&SourceFacts>, now: Timestamp) -> Vec<String> {

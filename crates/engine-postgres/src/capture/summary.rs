@@ -16,7 +16,7 @@ pub(crate) struct Summary {
     pub(crate) first: Option<Timestamp>,
     /// The latest of them.
     pub(crate) latest: Option<Timestamp>,
-    /// Smallest and largest id of a committed transaction.
+    /// Smallest and largest id of a committed transaction, subtransactions included.
     pub(crate) xids: Option<(u32, u32)>,
     /// Names of restore points.
     pub(crate) points: Vec<String>,
@@ -31,12 +31,14 @@ impl Summary {
                 xid,
                 outcome: Outcome::Committed,
                 at,
+                inner,
             } => {
                 self.commits = self.commits.saturating_add(1);
                 let at = at.timestamp();
                 self.first = self.first.or(at);
                 self.latest = self.latest.max(at);
-                if *xid != 0 {
+                // Who names a subtransaction means the one that it is a part of.
+                for xid in inner.iter().chain([xid]).filter(|xid| **xid != 0) {
                     let (low, high) = self.xids.unwrap_or((*xid, *xid));
                     self.xids = Some((low.min(*xid), high.max(*xid)));
                 }
@@ -81,6 +83,7 @@ mod tests {
             xid,
             outcome,
             at: PgTime(at),
+            inner: Vec::new(),
         }
     }
 

@@ -294,7 +294,10 @@ impl Log {
             };
             let mut at = branch.position;
             self.branch = Some(branch);
-            while at < leg.to && self.found.is_none() {
+            // Of points of one name the newest is meant.
+            let newest = matches!(self.judge.stop(), Stop::Name { .. });
+            while at < leg.to && (newest || self.found.is_none()) {
+                let before = self.found.take();
                 let now = leg.to.since(at).min(READ_BYTES);
                 let mut bytes = vec![0; usize::try_from(now).unwrap_or(0)];
                 let is_there = self.segments.read(leg.timeline, at, &mut bytes)?;
@@ -311,6 +314,7 @@ impl Log {
                     }
                     Some(Err(error)) => return Err(error),
                 }
+                self.found = self.found.take().or(before);
                 at = at.plus(now);
             }
             if let Some(branch) = &mut self.branch {

@@ -140,6 +140,10 @@ impl Reading {
                 .map(Some);
         }
         let from = self.start.from;
+        // Of points of one name the newest is meant, and several may stand in one object: the planner has
+        // seen to it that none of them stands in an earlier one.
+        let newest = matches!(judge.stop(), Stop::Name { .. });
+        let (mut named, mut last_named) = (0_u32, None);
         for record in records.iter().filter(|record| record.span.start >= from) {
             if let Event::Tablespace { oid, place } = &record.event {
                 self.made.push((*oid, place.clone()));
@@ -150,7 +154,11 @@ impl Reading {
                     let because = format!("with {}", describe(&record.event, record.span));
                     let Span { start, end } = record.span;
                     let found = judge.found(self.start.timeline, start, end, because);
-                    return self.consistent(found, judge).map(Some);
+                    if !newest {
+                        return self.consistent(found, judge).map(Some);
+                    }
+                    named = named.saturating_add(1);
+                    last_named = Some(found);
                 }
                 Judgement::StopBefore => {
                     let because = format!("before {}", describe(&record.event, record.span));
@@ -160,7 +168,13 @@ impl Reading {
                 }
             }
         }
-        Ok(None)
+        let Some(mut found) = last_named else {
+            return Ok(None);
+        };
+        if named > 1 {
+            found.because = format!("{}, the newest of {named} of that name", found.because);
+        }
+        self.consistent(found, judge).map(Some)
     }
 
     /// The record before `record`, on the way.

@@ -147,7 +147,9 @@ impl Judge {
             {
                 Judgement::StopBefore
             }
-            (Stop::Xid { id, inclusive }, Event::End { xid, .. }) if id == xid => {
+            (Stop::Xid { id, inclusive }, Event::End { xid, inner, .. })
+                if id == xid || inner.contains(id) =>
+            {
                 if *inclusive {
                     Judgement::StopAfter
                 } else {
@@ -220,7 +222,9 @@ pub(super) const fn start_after(end: Lsn, segment_header: bool) -> Lsn {
 /// What an event is called in a reason.
 pub(super) fn describe(event: &Event, span: Span) -> String {
     match event {
-        Event::End { xid, outcome, at } => {
+        Event::End {
+            xid, outcome, at, ..
+        } => {
             let what = if *outcome == Outcome::Committed {
                 "commit"
             } else {
@@ -249,6 +253,7 @@ mod tests {
             xid,
             outcome,
             at: PgTime(micros),
+            inner: vec![xid + 1000],
         }
     }
 
@@ -298,6 +303,12 @@ mod tests {
         let xid = |inclusive| Judge::new(Stop::Xid { id: 42, inclusive }).weigh(&commit);
         assert_eq!(xid(true), Judgement::StopAfter);
         assert_eq!(xid(false), Judgement::StopBefore);
+        // A subtransaction ends with the transaction that it is a part of.
+        let inner = Stop::Xid {
+            id: 1042,
+            inclusive: true,
+        };
+        assert_eq!(Judge::new(inner).weigh(&commit), Judgement::StopAfter);
         let point = Event::Point {
             name: b"here".to_vec(),
             at: PgTime(1),

@@ -66,6 +66,8 @@ pub enum Event {
         outcome: Outcome,
         /// When, by the server's clock. Not ordered by position: backends take it before they write.
         at: PgTime,
+        /// Ids of its subtransactions (savepoints): they have no end of their own.
+        inner: Vec<u32>,
     },
     /// A named point (`pg_create_restore_point`).
     Point {
@@ -261,8 +263,13 @@ fn transaction(head: &RecordHead, data: &mut Fields<'_>, major: u16) -> Option<E
     let at = data.time()?;
     let kind = head.info & 0x70;
     let prepared = kind == 0x30 || kind == 0x40;
+    let more = if head.info & 0x80 != 0 {
+        data.u32()?
+    } else {
+        0
+    };
+    let inner = subtransactions(more, data)?;
     let xid = if prepared {
-        let more = (head.info & 0x80 != 0).then(|| data.u32())??;
         prepared_xid(more, data, major)?
     } else {
         head.xid
@@ -272,23 +279,38 @@ fn transaction(head: &RecordHead, data: &mut Fields<'_>, major: u16) -> Option<E
     } else {
         Outcome::Aborted
     };
-    Some(Event::End { xid, outcome, at })
+    Some(Event::End {
+        xid,
+        outcome,
+        at,
+        inner,
+    })
 }
 
-/// The id of a prepared transaction stands behind lists that have to be skipped.
-fn prepared_xid(more: u32, data: &mut Fields<'_>, major: u16) -> Option<u32> {
+/// The first two lists of those that a transaction's end may carry.
+fn subtransactions(more: u32, data: &mut Fields<'_>) -> Option<Vec<u32>> {
     const DATABASE: u32 = 1;
     const SUBTRANSACTIONS: u32 = 1 << 1;
+    if more & DATABASE != 0 {
+        data.skip(8)?;
+    }
+    if more & SUBTRANSACTIONS == 0 {
+        return Some(Vec::new());
+    }
+    let n = usize::try_from(data.i32()?).ok()?;
+    // What is counted must be there before room is made for it.
+    let bytes = data.0.get(..n.checked_mul(4)?)?;
+    data.skip(bytes.len())?;
+    let ids = bytes.chunks_exact(4).map(|id| Fields(id).u32());
+    ids.collect()
+}
+
+/// The id of a prepared transaction stands behind further lists, which have to be skipped.
+fn prepared_xid(more: u32, data: &mut Fields<'_>, major: u16) -> Option<u32> {
     const RELATIONS: u32 = 1 << 2;
     const INVALIDATIONS: u32 = 1 << 3;
     const TWO_PHASE: u32 = 1 << 4;
     const DROPPED_STATISTICS: u32 = 1 << 8;
-    if more & DATABASE != 0 {
-        data.skip(8)?;
-    }
-    if more & SUBTRANSACTIONS != 0 {
-        data.skip_list(4)?;
-    }
     if more & RELATIONS != 0 {
         data.skip_list(12)?;
     }

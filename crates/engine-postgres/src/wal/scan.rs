@@ -564,6 +564,7 @@ mod tests {
                     xid: 700 + number,
                     outcome: Outcome::Committed,
                     at: PgTime(i64::from(number)),
+                    inner: Vec::new(),
                 }
             );
             assert_eq!(record.span, spans[2 * index]);
@@ -719,7 +720,8 @@ mod tests {
                 Event::End {
                     xid: 4_242,
                     outcome: Outcome::Committed,
-                    at: PgTime(6)
+                    at: PgTime(6),
+                    inner: vec![0x0101_0101; 2],
                 },
                 Event::Checkpoint {
                     shutdown: true,

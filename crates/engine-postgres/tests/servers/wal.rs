@@ -91,7 +91,9 @@ fn ends(found: &[Record]) -> Vec<(Lsn, u32, bool, String)> {
     found
         .iter()
         .filter_map(|record| match &record.event {
-            Event::End { xid, outcome, at } => {
+            Event::End {
+                xid, outcome, at, ..
+            } => {
                 let at = at.timestamp().expect("a time of ours");
                 let at = at.strftime("%Y-%m-%d %H:%M:%S%.6f").to_string();
                 let committed = *outcome == Outcome::Committed;

@@ -42,6 +42,7 @@ fn commit(xid: u32, span: Span, at: i64) -> Record {
             xid,
             outcome: Outcome::Committed,
             at: crate::wal::PgTime(at),
+            inner: Vec::new(),
         },
     }
 }

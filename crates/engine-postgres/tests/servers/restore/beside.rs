@@ -75,6 +75,7 @@ fn replay_beside_fetching_ends_where_a_late_one_does() {
                 xid,
                 at,
                 outcome: Outcome::Committed,
+                ..
             } => Some((record.span, xid, at.timestamp()?)),
             _ => None,
         })
