@@ -24,7 +24,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use report::Report;
 
-use prepare::Prepared;
+pub(crate) use prepare::Prepared;
+pub(crate) use report::damages;
 
 use crate::apply::{self, Done, ServerNeeds, Work, stopped};
 use crate::cli::RestoreArgs;
@@ -120,7 +121,8 @@ pub async fn run(
         tools: tools.clone(),
         stop: stop.clone(),
     };
-    let (plan, done, needs) = execute(args, &prepared, &work).await?;
+    let show = Show::Plan;
+    let (plan, done, needs) = execute(args, &prepared, &work, show, Avoid::default()).await?;
     let took = tools.clock.monotonic().since(began);
     let report = Report::new(&prepared, &work, &plan, &done, took, settings);
     let report = report.with_server(&prepared, &done, needs.as_ref());
@@ -133,14 +135,28 @@ pub async fn run(
     })
 }
 
-/// Executes the plan; when something it needs is damaged everywhere, one that reaches the same state
-/// without it. If there is none, the error names what can be had instead.
-async fn execute(
+/// What is shown of a restore before it begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Show {
+    /// The plan.
+    Plan,
+    /// Nothing: whoever asked for the restore shows it in words of their own.
+    Nothing,
+}
+
+/// Executes the plan, without what `avoid` names; when something it needs is damaged everywhere, one that
+/// reaches the same state without it. If there is none, the error names what can be had instead.
+pub(crate) async fn execute(
     args: &RestoreArgs,
     prepared: &Prepared,
     work: &Work,
+    show: Show,
+    avoid: Avoid,
 ) -> Result<(RestorePlan, Done, Option<ServerNeeds>)> {
-    let mut found = Found::default();
+    let mut found = Found {
+        avoid,
+        damage: None,
+    };
     let mut asked_whether = false;
     loop {
         let plan = settle(prepared, Some(&work.opener), &work.stop, &mut found).await?;
@@ -149,8 +165,10 @@ async fn execute(
             let needs = stopped(&work.stop, looked).await?;
             over::check(args, &work.target, needs.as_ref())?;
             over::places(&work.target, &work.server, needs.as_ref())?;
-            let document = prepared.document(&plan, needs.as_ref())?;
-            work.tools.console.show_first(&document);
+            if show == Show::Plan {
+                let document = prepared.document(&plan, needs.as_ref())?;
+                work.tools.console.show_first(&document);
+            }
             if !std::mem::replace(&mut asked_whether, true) {
                 over::confirm(args, &work.target, &work.tools.console)?;
             }

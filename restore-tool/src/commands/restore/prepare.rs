@@ -23,15 +23,15 @@ const NEWEST_POINTS: usize = 4;
 const LAG_THAT_COUNTS: jiff::SignedDuration = jiff::SignedDuration::from_mins(15);
 
 /// Everything looked at before the first byte is written.
-pub(super) struct Prepared {
-    pub(super) asked: Asked,
-    pub(super) target: Target,
-    pub(super) server: ServerOptions,
-    pub(super) repository: Repository,
-    pub(super) timeline: Timeline,
-    pub(super) notes: Vec<String>,
-    pub(super) exceptions: Vec<String>,
-    pub(super) accept_older: bool,
+pub(crate) struct Prepared {
+    pub(crate) asked: Asked,
+    pub(crate) target: Target,
+    pub(crate) server: ServerOptions,
+    pub(crate) repository: Repository,
+    pub(crate) timeline: Timeline,
+    pub(crate) notes: Vec<String>,
+    pub(crate) exceptions: Vec<String>,
+    pub(crate) accept_older: bool,
 }
 
 impl Prepared {
@@ -137,7 +137,7 @@ impl Prepared {
     }
 
     /// Invariant 13: a region that was rolled back shows only good, signed, linked objects.
-    fn check_freshness(&mut self, args: &RestoreArgs, tools: &Tools) -> Result<()> {
+    pub(crate) fn check_freshness(&mut self, args: &RestoreArgs, tools: &Tools) -> Result<()> {
         if let Some(expect) = &args.expect {
             let expect: Expect = expect.parse().map_err(Error::TargetText)?;
             let unmet: Vec<_> = self
@@ -268,7 +268,7 @@ impl Prepared {
         Ok(())
     }
 
-    pub(super) async fn plan(&self, avoid: &Avoid) -> Result<RestorePlan> {
+    pub(crate) async fn plan(&self, avoid: &Avoid) -> Result<RestorePlan> {
         plan::plan(&self.timeline, &self.asked, avoid, self.accept_older).await
     }
 
