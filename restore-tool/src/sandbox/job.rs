@@ -10,12 +10,12 @@ use tidemark_engine_postgres::examine::{ReplayGoal, Replayed};
 
 use super::isolate::Tried;
 
-/// The file with the job, in the sandbox's folder.
-pub(super) const JOB: &str = "job.json";
+/// The file with the job, in the scratch.
+pub(super) const JOB: &str = "job/job.json";
 /// The file with the outcome.
-pub(super) const RESULT: &str = "result.json";
+pub(super) const RESULT: &str = "job/result.json";
 /// What the child said beside it.
-pub(super) const SAID: &str = "said";
+pub(super) const SAID: &str = "job/said";
 
 /// Memory of a sandbox unless told otherwise.
 const MEMORY_BYTES: u64 = 4 << 30;
@@ -48,6 +48,9 @@ pub struct Job {
     /// The rest is the parent's to fill in: the network that it is in itself.
     #[serde(default)]
     pub(super) outside_network: String,
+    /// And its processes.
+    #[serde(default)]
+    pub(super) outside_processes: String,
     /// How the sandbox was made.
     #[serde(default)]
     pub(super) method: String,
@@ -74,6 +77,7 @@ impl Job {
             limits: Limits::default(),
             forbidden: Vec::new(),
             outside_network: String::new(),
+            outside_processes: String::new(),
             method: String::new(),
             tried: Vec::new(),
             has_parent: false,

@@ -9,7 +9,7 @@
 //! Scratch::make(&Wanted, rng)                 → Scratch           tmpfs, encrypted or plain: recorded
 //!     restore into scratch.data()                                 (a server: with no_finish, so that the
 //!                                                                 keyless process replays)
-//! run(job, &scratch, &Options, &clock, &stop) → Outcome           isolation, replayed, examined, failure
+//! run(job, &scratch, &Options, &stop)         → Outcome           isolation, replayed, examined, failure
 //! scratch.destroy(&clock)                     → Destroyed         absent, as verified; an error otherwise
 //! ```
 //!
