@@ -23,6 +23,7 @@ use tidemark_storage::wrap::RetryPolicy;
 use tokio::runtime::Handle;
 
 use crate::ship::link::OpenRegion;
+use crate::source::canary;
 use crate::state::{StateDir, WriterState};
 use crate::{AgentError, Result};
 
@@ -182,6 +183,7 @@ fn postgres(conninfo: &str, slot: &str, settings: &Settings) -> PostgresConfig {
             Ack::Regions => tidemark_engine_postgres::Ack::Regions,
         },
         slot_keep_max: Some(settings.slot_keep_max.get()),
+        canary: canary::form(settings),
         fast_checkpoint: true,
         base_rate: settings.base_rate.clone(),
         zone: settings.timezone.clone(),
@@ -219,6 +221,7 @@ impl Surroundings for Named {
 pub fn sqlite(path: &Path, settings: &Settings, clock: &Arc<dyn Clock>) -> Arc<dyn Engine> {
     let mut config = SqliteConfig::new(path);
     config.wal_max_bytes = settings.wal_max.get();
+    config.canary = canary::form(settings).is_some();
     Arc::new(SqliteEngine::new(config, Arc::clone(clock)))
 }
 

@@ -176,9 +176,40 @@ impl Ends {
 #[cfg(test)]
 mod tests {
     use jiff::Timestamp;
-    use tidemark_format::{Hash, LogSeq};
+    use tidemark_format::{Hash, LogSeq, RegionName};
+    use tidemark_host::SimClock;
 
     use super::*;
+
+    #[test]
+    fn points_and_beats_say_what_a_drill_corrects_for() {
+        let board = Board::default();
+        let (near, far) = (RegionId([1; 16]), RegionId([2; 16]));
+        for (name, id, offset) in [
+            ("near", near, Some(-3)),
+            ("far", far, Some(7_000)),
+            // A directory has no clock of its own.
+            ("disk", RegionId([3; 16]), None),
+        ] {
+            board.region(&RegionName::new(name).unwrap(), |live| {
+                (live.id, live.clock_offset_ms) = (Some(id), offset);
+            });
+        }
+        let clock = SimClock::at(Timestamp::UNIX_EPOCH);
+        let facts = clock_facts(&clock, &board);
+        assert_eq!((facts.boot_ms, facts.synchronised), (3_600_000, Some(true)));
+        assert_eq!(facts.region_offset_ms, [(near, -3), (far, 7_000)].into());
+        // A step of the wall clock shows beside the time since boot, which goes on.
+        clock.step_wall(jiff::SignedDuration::from_hours(-5));
+        clock.set_ntp(NtpState::Unsynchronised);
+        let facts = clock_facts(&clock, &board);
+        assert_eq!(
+            (facts.boot_ms, facts.synchronised),
+            (3_600_000, Some(false))
+        );
+        clock.set_ntp(NtpState::Unknown);
+        assert_eq!(clock_facts(&clock, &board).synchronised, None);
+    }
 
     fn end(seq: u64) -> Restorable {
         let committed = Timestamp::from_second(i64::try_from(seq).unwrap()).unwrap();

@@ -10,6 +10,7 @@
 
 mod acks;
 mod base_turn;
+pub(crate) mod canary;
 pub mod driver;
 mod gap;
 mod lost;

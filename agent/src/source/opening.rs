@@ -48,6 +48,7 @@ impl Driver {
             live.base_at = record.base.map(|base| base.finished_at);
         });
         self.say_lost_log();
+        self.show_canary(None);
         self.show_pause();
         if !given_up {
             self.open();
@@ -270,6 +271,7 @@ impl Driver {
         self.changed();
         self.acknowledge_anew();
         self.parts.slot.tell(Command::Probe);
+        self.remove_unwanted_canary();
         self.base.needs_complete =
             another || no_generation || opened.needs_complete_base || self.record.base.is_none();
         if another || no_generation {

@@ -101,7 +101,12 @@ impl Driver {
             first_commit: cut.first_commit,
             last_commit: cut.last_commit,
             captured_at: record.not_before_the_log(at),
-            facts: cut.facts.clone(),
+            facts: cut
+                .facts
+                .clone()
+                .into_iter()
+                .chain(self.canary_fact())
+                .collect(),
         }
     }
 

@@ -11,6 +11,7 @@
 //! cut first, then the driver is told and opens it again later. Other sources don't notice.
 
 mod bases;
+mod canary;
 mod cuts;
 mod messages;
 
@@ -20,7 +21,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tidemark_engine::{Capture, Error, ErrorKind, OpenRequest, Opened, Poll, Wake, Workspace};
+use tidemark_engine::{
+    Capture, Engine, Error, ErrorKind, OpenRequest, Opened, Poll, Wake, Workspace,
+};
 use tidemark_format::{Incarnation, LogSeq};
 use tidemark_host::Monotonic;
 
@@ -28,6 +31,8 @@ use super::pool::Turns;
 use super::refusal::of_engine_error;
 use crate::status_live::SourceState;
 use bases::BaseTurn;
+pub use canary::Canaries;
+use canary::CanaryTurn;
 use cuts::{Ticket, UNSEALED_MAX};
 use messages::Inbox;
 pub use messages::{Command, Event, Handle, Parts, Records};
@@ -89,6 +94,7 @@ pub struct Slot {
     covered: Option<Timestamp>,
     hold: bool,
     base: BaseTurn,
+    canaries: Option<CanaryTurn>,
     retries: u32,
     /// The capture ends once everything is cut.
     ending: Option<Failure>,
@@ -96,6 +102,8 @@ pub struct Slot {
     stamp: Option<String>,
     closing: bool,
     retiring: bool,
+    /// What canaries were kept in is to be taken away, too.
+    removing_canary: bool,
 }
 
 impl std::fmt::Debug for Slot {
@@ -115,7 +123,10 @@ impl Slot {
         let own = pool.waker();
         let woken = Arc::new(AtomicBool::new(false));
         let to_wake = Arc::clone(&woken);
+        let canaries = parts.canaries.map(|wanted| CanaryTurn::new(wanted, now));
         let id = pool.add(move |id| Self {
+            canaries,
+            removing_canary: false,
             parts,
             wake: Wake::new(move || {
                 to_wake.store(true, Ordering::Release);
@@ -197,7 +208,15 @@ impl Slot {
             }
             Command::Look => self.look(),
             Command::Close => self.closing = true,
-            Command::Retire => self.retiring = true,
+            Command::Retire { canary } => {
+                self.retiring = true;
+                self.removing_canary = canary;
+            }
+            Command::RemoveCanary => {
+                let removed = self.parts.engine.remove_canary();
+                let result = removed.map_err(|error| crate::policy::with_causes(&error));
+                self.send(Event::CanaryRemoved(result));
+            }
         }
     }
 
@@ -276,9 +295,9 @@ impl Slot {
         }
         if std::mem::take(&mut self.retiring) {
             self.drop_capture();
-            let taken_away = self.parts.engine.retire();
-            let result = taken_away.map_err(|error| crate::policy::with_causes(&error));
-            self.send(Event::Retired(result));
+            let canary = std::mem::take(&mut self.removing_canary);
+            let taken_away = take_away(&*self.parts.engine, canary);
+            self.send(Event::Retired(taken_away));
         }
     }
 
@@ -310,6 +329,9 @@ impl Slot {
         self.covered = None;
         self.ending = None;
         self.base = BaseTurn::default();
+        if let Some(canaries) = &mut self.canaries {
+            canaries.forget();
+        }
     }
 
     /// Ends the capture and tells the driver why.
@@ -448,6 +470,10 @@ impl Slot {
         if self.sealed_since_sync {
             wait = wait.min(self.last_sync.after(SYNC_EVERY).since(now));
         }
+        let canary = self.canaries.as_ref().and_then(|turn| turn.wait(now));
+        if let Some(canary) = canary.filter(|_| !self.is_stuck()) {
+            wait = wait.min(canary);
+        }
         Some(wait)
     }
 }
@@ -472,6 +498,7 @@ impl Turns for Slot {
             self.base.wait_until = None;
         }
         self.poll(now, work);
+        self.canary(now);
         self.begin_base();
         let blocked = self.cut(now, work);
         if self.ending.is_some() && !self.force && self.unsealed.is_empty() {
@@ -483,5 +510,27 @@ impl Turns for Slot {
         self.sync(now);
         self.let_go();
         self.next_turn(self.parts.clock.monotonic(), blocked)
+    }
+}
+
+/// Takes away what stands at the database of a source that is retired, and what canaries were kept in if
+/// there were any. What was done, or why not all of it could be.
+pub(crate) fn take_away(engine: &dyn Engine, canary: bool) -> Result<Option<String>, String> {
+    let said = |done: Result<Option<String>, Error>| {
+        done.map_err(|error| crate::policy::with_causes(&error))
+    };
+    let rest = said(engine.retire());
+    let canary = if canary {
+        said(engine.remove_canary())
+    } else {
+        Ok(None)
+    };
+    match (rest, canary) {
+        (Ok(rest), Ok(canary)) => {
+            let done: Vec<String> = rest.into_iter().chain(canary).collect();
+            Ok((!done.is_empty()).then(|| done.join("; ")))
+        }
+        (Err(rest), Err(canary)) => Err(format!("{rest}; {canary}")),
+        (Err(why), Ok(_)) | (Ok(_), Err(why)) => Err(why),
     }
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use tidemark_engine::canary::CanaryForm;
 use tidemark_format::heads::{BaseHead, BaseRef, EpochEnd, LogHead, PointHead};
 use tidemark_format::{
     BaseNumber, Epoch, Hash, Incarnation, KeyId, LogSeq, PointSeq, RegionName, SourceName, WriterId,
@@ -161,6 +162,17 @@ pub struct LogLost {
     pub mended: bool,
 }
 
+/// The last canary that was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CanaryTail {
+    /// How.
+    pub form: CanaryForm,
+    /// Its number.
+    pub seq: u64,
+    /// The instant in it.
+    pub at: Timestamp,
+}
+
 /// Where a source stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceRecord {
@@ -202,6 +214,9 @@ pub struct SourceRecord {
     /// The last time that the log of a server did not go on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log_lost: Option<LogLost>,
+    /// The last canary, while the database has something of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<CanaryTail>,
 }
 
 impl SourceRecord {
@@ -230,6 +245,7 @@ impl SourceRecord {
             retired: None,
             left_behind: None,
             log_lost: None,
+            canary: None,
         }
     }
 

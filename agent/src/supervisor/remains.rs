@@ -10,6 +10,7 @@ use tidemark_host::files::{self, PRIVATE};
 
 use super::start::Running;
 use crate::source::driver::Shared;
+use crate::source::slot::take_away;
 use crate::state::SourceRecord;
 use crate::status_live::SourceState;
 use crate::{Result, policy};
@@ -66,7 +67,11 @@ struct Remains {
 
 impl Remains {
     async fn take_away(&self, first_in: Duration) {
-        let Some(why) = self.record().and_then(|record| record.left_behind) else {
+        let record = self.record();
+        let canary = record
+            .as_ref()
+            .is_some_and(|record| record.canary.is_some());
+        let Some(why) = record.and_then(|record| record.left_behind) else {
             return;
         };
         self.say(&why);
@@ -76,9 +81,9 @@ impl Remains {
             wait = TRY_EVERY;
             let engine = Arc::clone(&self.engine);
             // It waits for a server that may not answer: no turn of those that work on files.
-            match tokio::task::spawn_blocking(move || engine.retire()).await {
+            match tokio::task::spawn_blocking(move || take_away(&*engine, canary)).await {
                 Ok(Ok(_gone)) => break,
-                Ok(Err(error)) => self.say(&policy::with_causes(&error)),
+                Ok(Err(why)) => self.say(&why),
                 // The agent ends.
                 Err(_stopping) => return,
             }

@@ -63,7 +63,8 @@ pub enum CanaryOutcome {
         /// The instant in it.
         at: Timestamp,
     },
-    /// Somebody else writes: nothing was written, and a moment later it may go.
+    /// Not now: somebody else writes, or no server is connected yet. Nothing was written, no number spent,
+    /// and a moment later it may go.
     Busy,
     /// This database can't be written, and that is as it should be: a standby.
     NotHere {

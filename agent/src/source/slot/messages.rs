@@ -6,13 +6,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tidemark_engine::canary::CanaryOutcome;
 use tidemark_engine::{
     BaseSlice, BaseStart, Engine, ErrorKind, LogCut, Probe, UnfinishedBase, Verdict,
 };
 use tidemark_format::{Incarnation, LogSeq, SourceName};
-use tidemark_host::Clock;
+use tidemark_host::{Clock, Rng};
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::Canaries;
 use crate::budget::{Budget, Permit};
 use crate::source::pool::{SlotId, Waker};
 use crate::status_live::Board;
@@ -71,7 +73,12 @@ pub enum Command {
     /// Fsync the page map and let go of the database.
     Close,
     /// Let go of the database for good, and take away what is kept at it.
-    Retire,
+    Retire {
+        /// What canaries were kept in among it.
+        canary: bool,
+    },
+    /// Take away what canaries were kept in: none are wanted any more.
+    RemoveCanary,
 }
 
 impl std::fmt::Debug for Command {
@@ -91,7 +98,8 @@ impl std::fmt::Debug for Command {
             Self::Probe => "Probe",
             Self::Look => "Look",
             Self::Close => "Close",
-            Self::Retire => "Retire",
+            Self::Retire { .. } => "Retire",
+            Self::RemoveCanary => "RemoveCanary",
         })
     }
 }
@@ -154,6 +162,10 @@ pub enum Event {
     Synced(LogSeq),
     /// What is known of the database.
     Probed(Probe),
+    /// What came of a canary.
+    Canary(CanaryOutcome),
+    /// What canaries were kept in was taken away, or why that could not be done and what to do by hand.
+    CanaryRemoved(Result<Option<String>, String>),
     /// The database is let go of.
     Closed,
     /// It is let go of for good: what was taken away at it, or why that could not be done and what to do
@@ -202,12 +214,16 @@ pub struct Parts {
     pub ship_every: Duration,
     /// The database waits for the regions: changes are cut as soon as those before them are durable.
     pub prompt: bool,
+    /// The canaries that are wanted, if they are.
+    pub canaries: Option<Canaries>,
     /// Memory for cuts, shared by all sources.
     pub budget: Arc<Budget>,
     /// Where people look.
     pub board: Arc<Board>,
     /// The clocks.
     pub clock: Arc<dyn Clock>,
+    /// Draws nonces.
+    pub rng: Arc<dyn Rng>,
     /// Where events go.
     pub events: UnboundedSender<Event>,
 }

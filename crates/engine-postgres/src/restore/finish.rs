@@ -355,12 +355,19 @@ impl Finishing<'_> {
             "links_not_made": links,
             "kept_bytes": self.files.kept_bytes(),
         });
+        let mut facts = BTreeMap::from([("postgres".to_owned(), facts)]);
+        facts.extend(
+            found
+                .canary
+                .as_ref()
+                .map(|seen| ("canary".to_owned(), json!(seen))),
+        );
         EndProof {
             result,
             digest: None,
             pages: self.files.pages(),
             page_size: UNIT_BYTES,
-            facts: BTreeMap::from([("postgres".to_owned(), facts)]),
+            facts,
         }
     }
 }

@@ -11,9 +11,11 @@
 //!   record of that name or id after the base counts;
 //! - a position replays every record that starts at or before it, or, exclusive, before it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use jiff::Timestamp;
+use tidemark_engine::examine::CanarySeen;
 use tidemark_format::postgres::{Lsn, TimelineId};
 
 use crate::wal::{Event, Outcome, PAGE_BYTES, PgTime, Span};
@@ -77,6 +79,8 @@ pub struct StopFound {
     pub ended_at: Option<Timestamp>,
     /// Commits replayed.
     pub commits: u64,
+    /// The newest canary whose message is replayed, as far as one is in the log read.
+    pub canary: Option<CanarySeen>,
     /// What stops replay there, in words.
     pub because: String,
 }
@@ -92,6 +96,45 @@ pub(super) enum Judgement {
     StopAfter,
 }
 
+/// Messages of transactions that are open are remembered up to so many; the agent has one at a time.
+const OPEN_CANARIES_MAX: usize = 64;
+
+/// The canaries that are replayed.
+#[derive(Debug, Clone, Default)]
+struct Canaries {
+    /// Of transactions that have not ended.
+    open: BTreeMap<u32, (u64, Timestamp)>,
+    newest: Option<CanarySeen>,
+}
+
+impl Canaries {
+    fn take(&mut self, event: &Event) {
+        match event {
+            Event::Canary { xid, seq, at } if self.open.len() < OPEN_CANARIES_MAX => {
+                self.open.insert(*xid, (*seq, *at));
+            }
+            Event::End { xid, outcome, .. } => {
+                let ended = self.open.remove(xid);
+                if let Some((seq, at)) = ended.filter(|_| *outcome == Outcome::Committed) {
+                    let before = self.newest.as_ref().map_or(0, |seen| seen.rows);
+                    self.newest = Some(CanarySeen {
+                        seq,
+                        at,
+                        // Replay stops before it.
+                        next_absent: true,
+                        rows: before.saturating_add(1),
+                    });
+                }
+            }
+            // Whatever was open when the server crashed never ended.
+            Event::Checkpoint { shutdown: true, .. } | Event::EndOfRecovery { .. } => {
+                self.open.clear();
+            }
+            _ => {}
+        }
+    }
+}
+
 /// Weighs the log's events against the target. Pure.
 #[derive(Debug, Clone)]
 pub(super) struct Judge {
@@ -100,6 +143,7 @@ pub(super) struct Judge {
     too_late: Option<PgTime>,
     last_commit: Option<PgTime>,
     commits: u64,
+    canaries: Canaries,
 }
 
 impl Judge {
@@ -118,6 +162,7 @@ impl Judge {
             too_late,
             last_commit: None,
             commits: 0,
+            canaries: Canaries::default(),
         }
     }
 
@@ -126,9 +171,10 @@ impl Judge {
     }
 
     /// Forgets what was replayed.
-    pub(super) const fn restart(&mut self) {
+    pub(super) fn restart(&mut self) {
         self.last_commit = None;
         self.commits = 0;
+        self.canaries = Canaries::default();
     }
 
     /// Weighs the next event; what is replayed counts.
@@ -175,6 +221,7 @@ impl Judge {
             self.commits = self.commits.saturating_add(1);
             self.last_commit = self.last_commit.max(Some(*at));
         }
+        self.canaries.take(event);
     }
 
     /// The target as found: the last record to be replayed is `record`, and a server that replayed it
@@ -192,6 +239,7 @@ impl Judge {
             end,
             ended_at: self.last_commit.and_then(PgTime::timestamp),
             commits: self.commits,
+            canary: self.canaries.newest.clone(),
             because,
         }
     }
@@ -334,6 +382,35 @@ mod tests {
         }
         let found = judge.found(TimelineId(1), Lsn(8), Lsn(16), String::new());
         assert_eq!((found.commits, found.ended_at), (2, Some(time(20))));
+    }
+
+    #[test]
+    fn a_canary_counts_once_its_transaction_is_committed_and_is_replayed() {
+        let canary = |xid, seq| Event::Canary {
+            xid,
+            seq,
+            at: time(i64::try_from(seq).expect("small")),
+        };
+        let mut judge = Judge::new(Stop::Before(time(30)));
+        for event in [
+            canary(1, 5),
+            end(1, 10, Outcome::Committed),
+            canary(2, 6),
+            end(2, 11, Outcome::Aborted),
+            canary(3, 7),
+            end(4, 12, Outcome::Committed),
+            end(3, 13, Outcome::Committed),
+            canary(5, 8),
+            end(5, 30, Outcome::Committed),
+        ] {
+            judge.weigh(&event);
+        }
+        let found = judge.found(TimelineId(1), Lsn(8), Lsn(16), String::new());
+        let seen = found.canary.expect("two canaries are replayed");
+        assert_eq!((seen.seq, seen.at, seen.rows), (7, time(7), 2));
+        judge.restart();
+        let again = judge.found(TimelineId(1), Lsn(8), Lsn(16), String::new());
+        assert_eq!(again.canary, None);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Records: their header, and those few whose content a restore needs.
 
 use jiff::{SignedDuration, Timestamp};
+use tidemark_engine::canary::{CANARY_NAME, Canary};
 
 use tidemark_format::postgres::{Lsn, TimelineId};
 
@@ -16,6 +17,8 @@ const MANAGER_TRANSACTION: u8 = 1;
 const MANAGER_TABLESPACE: u8 = 5;
 /// Messages of applications to logical subscribers; above it only managers of extensions and later versions.
 const MANAGER_MESSAGE: u8 = 21;
+/// A canary's message is far smaller; others, of any length, are nobody's business here.
+const CANARY_BYTES_MAX: u32 = 512;
 
 /// A time as PostgreSQL counts it: microseconds since 2000-01-01 00:00 UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -110,6 +113,15 @@ pub enum Event {
         /// Its folder; empty for one inside the data directory.
         place: Vec<u8>,
     },
+    /// A canary of the agent's. It counts once its transaction is committed.
+    Canary {
+        /// The transaction.
+        xid: u32,
+        /// The canary's number.
+        seq: u64,
+        /// The instant in it, by the agent's clock.
+        at: Timestamp,
+    },
 }
 
 /// A record's header.
@@ -145,6 +157,7 @@ impl RecordHead {
                 0x00 | 0x10 | 0x40 | 0x50 | 0x60 | 0x70 | 0x90
             ),
             MANAGER_TABLESPACE => self.info & 0xF0 == 0x00,
+            MANAGER_MESSAGE => self.info & 0xF0 == 0x00 && self.bytes <= CANARY_BYTES_MAX,
             _ => false,
         }
     }
@@ -255,6 +268,8 @@ pub(super) fn event(
             let place = place.to_vec();
             Ok(Some(Event::Tablespace { oid, place }))
         }
+        // Anybody may send messages: what is none of ours is no error.
+        MANAGER_MESSAGE => Ok(content(body).and_then(|mut data| canary(head, &mut data))),
         _ => Ok(None),
     }
 }
@@ -321,6 +336,28 @@ fn prepared_xid(more: u32, data: &mut Fields<'_>, major: u16) -> Option<u32> {
         data.skip_list(16)?;
     }
     (more & TWO_PHASE != 0).then(|| data.u32())?
+}
+
+/// A message of the agent's: the database, whether it belongs to the transaction, and two lengths stand
+/// before its prefix, which ends with a zero.
+fn canary(head: &RecordHead, data: &mut Fields<'_>) -> Option<Event> {
+    data.skip(4)?;
+    let transactional = data.u8()? != 0;
+    data.skip(3)?;
+    let prefix_bytes = usize::try_from(data.u64()?).ok()?;
+    let content_bytes = usize::try_from(data.u64()?).ok()?;
+    let prefix = data.0.get(..prefix_bytes)?;
+    let content = data.skip(prefix_bytes)?.0.get(..content_bytes)?;
+    let is_ours = prefix.strip_suffix(&[0]) == Some(CANARY_NAME.as_bytes());
+    if !is_ours || !transactional || head.xid == 0 {
+        return None;
+    }
+    let Canary { seq, at, .. } = serde_json::from_slice(content).ok()?;
+    Some(Event::Canary {
+        xid: head.xid,
+        seq,
+        at,
+    })
 }
 
 fn log(kind: u8, data: &mut Fields<'_>) -> Option<Event> {

@@ -734,6 +734,24 @@ mod tests {
     }
 
     #[test]
+    fn canaries_are_found_among_the_messages_of_others() {
+        let canary = r#"{"seq":7,"at":"1970-01-01T00:01:00Z","nonce":"00ff"}"#;
+        let mut builder = Builder::new(START, SEGMENT);
+        builder.message(3, "tidemark_canary", canary);
+        // Of somebody else, outside of any transaction, no canary, and too long for one.
+        builder.message(4, "cdc", canary);
+        builder.message(0, "tidemark_canary", canary);
+        builder.message(5, "tidemark_canary", "not ours");
+        let last = builder.message(6, "tidemark_canary", &"x".repeat(70_000));
+        let (found, scanner, done) = scan(&builder.bytes(), 100);
+        assert_eq!(done, Ok(()));
+        assert_eq!(scanner.last(), Some(last));
+        let events: Vec<Event> = found.into_iter().map(|record| record.event).collect();
+        let at = jiff::Timestamp::from_second(60).expect("a time");
+        assert_eq!(events, [Event::Canary { xid: 3, seq: 7, at }]);
+    }
+
+    #[test]
     fn foreign_and_stale_pages_are_refused() {
         let (wal, _) = log(&[30_000]);
         let page = usize::try_from(PAGE_BYTES).expect("fits");

@@ -155,6 +155,20 @@ impl Builder {
         self.push(0, 0x70, 0, &Self::content(&data))
     }
 
+    /// A message as `pg_logical_emit_message` writes it.
+    pub(super) fn message(&mut self, xid: u32, prefix: &str, content: &str) -> Span {
+        let length = |bytes: usize| u64::try_from(bytes).expect("small").to_le_bytes();
+        let mut data = Vec::new();
+        data.extend(5_u32.to_le_bytes());
+        data.extend([u8::from(xid != 0), 0, 0, 0]);
+        data.extend(length(prefix.len() + 1));
+        data.extend(length(content.len()));
+        data.extend(prefix.as_bytes());
+        data.push(0);
+        data.extend(content.as_bytes());
+        self.push(xid, 0x00, 21, &Self::content(&data))
+    }
+
     pub(super) fn checkpoint(&mut self, shutdown: bool, redo: Lsn, timeline: u32) -> Span {
         let mut data = Vec::new();
         data.extend(redo.0.to_le_bytes());

@@ -6,6 +6,7 @@
 mod acks;
 mod bases;
 mod bounds;
+mod canary;
 mod lives;
 mod log;
 mod pairs;
