@@ -2,10 +2,12 @@
 //! without any program of ours.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+
+use tidemark_tests::eventually;
 
 use crate::objects::copy_folder;
-use crate::process::skip;
+use crate::process::{SOON, skip};
 use crate::site::Site;
 use crate::writer::write;
 
@@ -130,6 +132,60 @@ fn restores_are_recorded_reviewed_exported_and_verified_without_our_programs() {
     let ran = site.tool(&["evidence", "verify"]);
     assert_eq!(ran.code, 13, "{ran}");
     assert!(ran.out.contains("region-a"), "{ran}");
+}
+
+/// Whether a run is noted on this machine that has not ended.
+fn is_noted(folder: &Path) -> bool {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.into_iter().any(|entry| {
+        let path = entry.path();
+        entry.file_name() == "note.json" || (path.is_dir() && is_noted(&path))
+    })
+}
+
+#[test]
+fn killed_restore_is_on_record_after_the_next_command() {
+    let site = Site::new();
+    let daemon = site.start();
+    write(&site.database, 50);
+    site.agent(&["snapshot"]).ok();
+    site.wait_shipped();
+    drop(daemon);
+    // GIVEN a restore that waits for a region that never answers
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let at = silent.local_addr().expect("an address");
+    let never = format!("s3://bucket/prefix?endpoint=http://{at}&region=x&insecure=1&path_style=1");
+    let mut regions: Vec<&str> = site.regions.iter().map(String::as_str).collect();
+    regions.push(&never);
+    let mut restore = site.restore_command(&regions, &site.fresh("killed"));
+    restore.args(["--to", "latest", "--reason", "INC-13"]);
+    restore
+        .env("AWS_ACCESS_KEY_ID", "x")
+        .env("AWS_SECRET_ACCESS_KEY", "y");
+    let quiet = restore.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = quiet.spawn().expect("it starts");
+    let state = site.path("state-home");
+    eventually("the restore has begun", SOON, || {
+        is_noted(&state).then_some(())
+    });
+    // WHEN it is killed, and the next command uses the identity
+    child.kill().expect("killed");
+    child.wait().expect("waited");
+    assert!(is_noted(&state));
+    site.tool(&["keys", "check"]).ok();
+    // THEN the killed one is on record, with why it was begun
+    let listed = site.tool(&["evidence", "list", "--json"]).ok().json();
+    let all = listed["records"].as_array().expect("records").clone();
+    let words = |name: &str| -> Vec<String> {
+        let cells = all
+            .iter()
+            .map(|record| record[name].as_str().unwrap_or_default().to_owned());
+        cells.collect()
+    };
+    assert_eq!(words("action"), ["restore", "keys-check"], "{listed}");
+    assert_eq!(words("outcome"), ["did-not-end", "ok"], "{listed}");
+    assert_eq!(words("reason")[0], "INC-13", "{listed}");
+    assert!(!is_noted(&state), "the note is settled");
 }
 
 /// One byte of a file is changed, where `word` stands, and then its sum in the list with it.

@@ -178,10 +178,10 @@ fn tablespaces_go_where_they_are_told_and_never_onto_what_is_there() {
     site.wait_protected();
     site.cluster.stop(Stop::Kill).unwrap();
     daemon.terminate();
-    // The plan names them; what stands in their places is not touched.
+    // What stands in their places is not touched, and that is told before anything is written.
     let (ran, cluster) = restore(&site, &["--to", "latest"]);
     ran.ends_with(2)
-        .says(&["--map-tablespace", &fast.display().to_string()]);
+        .says(&["--map-tablespace", "belongs there"]);
     assert!(!cluster.data_dir().exists());
     let (ran, _) = restore(
         &site,
@@ -221,8 +221,27 @@ fn tablespaces_go_where_they_are_told_and_never_onto_what_is_there() {
         new.join("slow").display().to_string()
     );
     assert!(fast.read_dir().unwrap().next().is_some(), "left alone");
-    // Over the lost server's own folders no map is needed: they are its own.
-    over(&site, &["--yes"]).ok();
+    // Over the lost server's own folders a place that is taken is told before anything is taken apart.
+    let taken = format!("{}={}", slow.display(), fast.display());
+    over(&site, &["--yes", "--map-tablespace", &taken])
+        .ends_with(2)
+        .says(&["another tablespace goes there"]);
+    std::fs::create_dir(site.cluster.socket_dir().join("taken")).unwrap();
+    let place = handed_over(&site.cluster, "taken");
+    std::fs::write(place.join("thesis.tex"), b"precious").unwrap();
+    let taken = format!("{}={}", slow.display(), place.display());
+    over(&site, &["--yes", "--map-tablespace", &taken])
+        .ends_with(2)
+        .says(&["the folder is not empty"]);
+    assert!(site.cluster.data_dir().join("global/pg_control").exists());
+    assert!(!unfinished(&site.cluster).exists(), "nothing was begun");
+    // And no map is needed: they are its own.
+    let report = over(&site, &["--yes"]).ok().json();
+    let again = report["protect_again"].to_string();
+    assert!(
+        again.contains("goes on by itself") && !again.contains("init"),
+        "{again}"
+    );
     start(&site.cluster);
     assert_eq!(site.cluster.query("SELECT count(*) FROM fast"), "5001");
 }

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
+use jiff::Timestamp;
 use tidemark_format::evidence::Sha256;
 use tidemark_format::heads::Role;
 use tidemark_format::sign::SigningKey;
@@ -274,7 +275,7 @@ impl Writer<'_> {
                 local.sent(seq);
             }
         }
-        self.settle_what_did_not_end().await?;
+        self.settle_what_did_not_end(draft.created_at()).await?;
         for draft in before {
             if !self.place(draft, Turn::Waited).await? {
                 return Ok(());
@@ -287,14 +288,14 @@ impl Writer<'_> {
     }
 
     /// A record of each run whose process died, unless its own is there already: then it died just after.
-    async fn settle_what_did_not_end(&mut self) -> Result<(), FormatError> {
+    async fn settle_what_did_not_end(&mut self, now: Timestamp) -> Result<(), FormatError> {
         for left in std::mem::take(&mut self.left) {
             let copies = self.copies.kept.iter().chain(&self.copies.waiting);
             let ended = copies.rev().take(COPIED_MAX).any(|(seq, bytes)| {
                 read(bytes, *seq, self.pen)
                     .is_some_and(|record| record.text(&format!("/{RUN_ID}")) == Some(left.run_id()))
             });
-            let (now, rng) = (self.tools.clock.now(), Arc::clone(&self.tools.rng));
+            let rng = Arc::clone(&self.tools.rng);
             if ended
                 || self
                     .place(&left.draft(now, rng.as_ref()), Turn::Waited)

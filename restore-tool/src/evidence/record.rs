@@ -63,6 +63,11 @@ impl Draft {
         }
     }
 
+    /// When it was made.
+    pub(super) const fn created_at(&self) -> Timestamp {
+        self.created_at
+    }
+
     /// What a record says, to be given another place: it was never stored.
     #[must_use]
     pub fn again(record: &Record) -> Self {
