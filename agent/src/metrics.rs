@@ -75,6 +75,8 @@ pub struct Metrics {
     spool_limit: Gauge,
     alerts: Gauge,
     alert: Family<AlertLabels, Gauge>,
+    canary: Family<OfSource, Seconds>,
+    canary_number: Family<OfSource, Gauge>,
     objects: Family<Lane, Counter>,
     bytes: Family<Lane, Counter>,
     points: Family<OfSource, Counter>,
@@ -113,6 +115,8 @@ impl Metrics {
             alerts: Gauge::default(),
             alert: Family::default(),
             objects: Family::default(),
+            canary: Family::default(),
+            canary_number: Family::default(),
             bytes: Family::default(),
             points: Family::default(),
             bases: Family::default(),
@@ -153,6 +157,10 @@ impl Metrics {
             Unit::Bytes,
             self.spool.clone(),
         );
+        let text = "The instant in the last canary that was written into the database";
+        r.register_with_unit("canary_timestamp", text, seconds(), self.canary.clone());
+        let text = "The number of the last canary";
+        r.register("canary_number", text, self.canary_number.clone());
         let text = "Most bytes that the spool may hold";
         r.register_with_unit("spool_limit", text, Unit::Bytes, self.spool_limit.clone());
         r.register(
@@ -267,6 +275,12 @@ impl Metrics {
                 self.region_exposure.get_or_create(&labels).set(exposure);
                 self.backlog
                     .get_or_create(&labels)
+            let canary = live.canary.as_ref();
+            if let Some((seq, at)) = canary.and_then(|canary| canary.seq.zip(canary.at)) {
+                let seconds = at.duration_since(jiff::Timestamp::UNIX_EPOCH).as_secs_f64();
+                self.canary.get_or_create(&source).set(seconds);
+                self.canary_number.get_or_create(&source).set(whole(seq));
+            }
                     .set(whole(lane.backlog_bytes));
                 let point = lane.point_through.map_or(-1, |seq| whole(seq.0));
                 self.point.get_or_create(&labels).set(point);

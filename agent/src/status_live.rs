@@ -115,6 +115,22 @@ pub struct LiveBase {
 /// One source.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct LiveSource {
+/// The canaries of a source.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LiveCanary {
+    /// `table` or `message`.
+    pub form: String,
+    /// How often.
+    pub every_ms: u64,
+    /// The number of the last one that was written.
+    pub seq: Option<u64>,
+    /// The instant in it.
+    pub at: Option<Timestamp>,
+    /// Why none is written now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why_not: Option<String>,
+}
+
     /// What it is doing.
     pub state: SourceState,
     /// The engine.
@@ -154,6 +170,12 @@ pub struct LiveSource {
 }
 
 /// One region.
+    /// The RPO that its config promises, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rpo_ms: Option<u64>,
+    /// The canaries, where they are wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<LiveCanary>,
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct LiveRegion {
     /// Its URL without options.

@@ -284,13 +284,29 @@ fn look_at(
     let mut opened = engine.open(request)?;
     let probe = opened.capture.probe()?;
     opened.capture.release();
+    let canary = match crate::source::canary::form(&source.settings) {
+        None => "",
+        Some(_) if is_rollback(&probe) => {
+            "; a canary in tidemark_canary, for each of which the whole file is compared: PRAGMA journal_mode=WAL \
+             makes that cheap"
+        }
+        Some(_) => "; a canary in tidemark_canary",
+    };
     Ok(format!(
-        "{} in {} pages of {} B; SQLite {}",
+        "{} in {} pages of {} B; SQLite {}{canary}",
         output::bytes(probe.bytes),
         probe.pages,
         probe.page_size,
         probe.version
     ))
+}
+
+/// Whether its log holds the pages of before, so that only comparing tells what changed.
+fn is_rollback(probe: &tidemark_engine::Probe) -> bool {
+    probe
+        .facts
+        .get("journal_mode")
+        .is_some_and(|mode| mode == "rollback")
 }
 
 async fn regions(config: &AgentConfig, machine: &Machine, findings: &mut Findings) {

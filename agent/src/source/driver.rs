@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::acks::Acks;
 use super::base_turn::BaseTurn;
+use super::canary::CanaryWatch;
 use super::reopen::Reopen;
 use super::requests::{Job, Request, Retiring};
 use super::slot::{Command, Event, Handle};
@@ -177,6 +178,7 @@ pub struct Driver {
     pub(super) acks: Acks,
     pub(super) jobs: Vec<Job>,
     /// Who waits until the source is let go of for good.
+    pub(super) canary: CanaryWatch,
     pub(super) retiring: Option<Retiring>,
     pub(super) next_ticket: u64,
     pub(super) tickets_done: BTreeMap<u64, LogSeq>,
@@ -236,6 +238,7 @@ impl Driver {
             jobs: Vec::new(),
             retiring: None,
             next_ticket: 0,
+            canary: CanaryWatch::default(),
             tickets_done: BTreeMap::new(),
             hold: Hold::Opening,
             reopen: Reopen::default(),
@@ -389,6 +392,8 @@ impl Driver {
         }
     }
 
+            Event::Canary(outcome) => self.on_canary(outcome),
+            Event::CanaryRemoved(result) => self.on_canary_removed(result),
     fn on_synced(&mut self, seq: LogSeq) {
         self.record.log.map_synced = Some(seq);
         while let Some((first, order)) = self.unsynced.front().copied() {

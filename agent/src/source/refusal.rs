@@ -54,6 +54,7 @@ const fn of_sqlite(error: &SqliteError) -> Option<Code> {
         | SqliteError::Stray { .. }
         | SqliteError::Integrity { .. }
         | SqliteError::Contract(_) => None,
+        SqliteError::CanaryRemains { .. } => Some(codes::CANARY_REMAINS),
     }
 }
 
@@ -72,6 +73,7 @@ fn of_postgres(error: &PostgresError) -> Option<Code> {
         PostgresError::Broken { .. } => Some(codes::LOG_LOST),
         PostgresError::NotRetired { .. } => Some(codes::SLOT_REMAINS),
         PostgresError::State { .. }
+        PostgresError::CanaryRemains { .. } => Some(codes::CANARY_REMAINS),
         | PostgresError::Io { .. }
         | PostgresError::File(_)
         | PostgresError::Contract(_) => None,

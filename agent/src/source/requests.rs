@@ -378,6 +378,7 @@ impl Driver {
         mut facts: PointFacts,
     ) -> Result<Option<PointSeq>> {
         facts.agent = self.shared.facts.clone();
+        facts.agent.extend(self.canary_fact());
         let tools = PointTools {
             repo: self.shared.repo,
             engine: self.parts.engine,
@@ -530,7 +531,8 @@ impl Driver {
                 let point = point(None);
                 self.retiring = Some((answer, point));
                 self.hold = Hold::Closed;
-                self.parts.slot.tell(Command::Retire);
+                let canary = self.has_canary();
+                self.parts.slot.tell(Command::Retire { canary });
             }
             Kind::Stop => {}
         }

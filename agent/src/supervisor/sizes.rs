@@ -17,6 +17,7 @@ use crate::status_live::Board;
 
 /// How often a server is asked that answered.
 const ASK_EVERY: Duration = Duration::from_secs(600);
+use crate::source::canary;
 /// How soon one is asked again that did not, or that is not as it should be.
 const ASK_AGAIN: Duration = Duration::from_secs(10);
 /// What stands against protection, as an alert.
@@ -69,6 +70,9 @@ struct Watched {
     clock: Arc<dyn Clock>,
 }
 
+        canary: canary::form(&source.settings),
+        followed: None,
+        runs_as: rustix::process::geteuid().as_raw(),
 impl Watched {
     async fn watch(self) {
         loop {

@@ -33,6 +33,7 @@ use crate::control::Asked;
 use crate::ship::greet::Greeter;
 use crate::ship::link::RegionLink;
 use crate::ship::looking::AGENT;
+use crate::source::canary;
 use crate::source::driver::{Ended, Outlet, Shared};
 use crate::source::pool::Pool;
 use crate::source::requests::Request;
@@ -259,9 +260,11 @@ impl Running {
             budget: Arc::clone(common.1),
             board: Arc::clone(&self.shared.board),
             clock: Arc::clone(&self.shared.clock),
+            canaries: canary::wanted(&source.settings, local.as_ref().map(|local| &local.record)),
             events: events_to,
         };
         let slot = Slot::add(pool, parts);
+            rng: Arc::clone(&self.shared.rng),
         self.requests.insert(name.clone(), requests_to);
         self.spool_max
             .insert(name.clone(), source.settings.spool_max.get());

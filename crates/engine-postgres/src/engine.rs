@@ -9,8 +9,10 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::tz::TimeZone;
+use tidemark_engine::canary::CanaryForm;
 use tidemark_engine::{Engine, Error, OpenRequest, Opened, Verdict};
 use tidemark_format::postgres::Lsn;
 use tidemark_format::{Incarnation, LogSeq, SourceName};
@@ -18,14 +20,15 @@ use tidemark_host::{Clock, Pace, Rate};
 use tokio::runtime::Handle;
 
 use crate::base::{self, Bases};
-use crate::capture::plan::{Place, Plan, branch_of, decide};
+use crate::canary::{self, TakenAway};
+use crate::capture::plan::{Plan, Sought, branch_of, decide};
 use crate::capture::record::{Cursor, State, StateFolder};
 use crate::capture::server::{Connector, LookError, Looked, look, slot_of, within};
 use crate::capture::{Ack, Begin, Limits, LogMemory, PgCapture, Seen, drop_slot};
 use crate::conninfo::Surroundings;
 use crate::error::PostgresError;
 use crate::replication;
-use crate::wire::{WireError, WireErrorKind};
+use crate::wire::{Connection, Mode, WireError, WireErrorKind};
 
 /// Majors whose log can be read.
 const MAJORS: std::ops::RangeInclusive<u16> = 14..=18;
@@ -48,6 +51,8 @@ pub struct PostgresConfig {
     pub ack: Ack,
     /// How much log the slot may hold on the server.
     pub slot_keep_max: Option<u64>,
+    /// How canaries are written, if they are.
+    pub canary: Option<CanaryForm>,
     /// Base backups begin with a checkpoint at once instead of at leisure.
     pub fast_checkpoint: bool,
     /// How fast bases are read.
@@ -80,6 +85,7 @@ impl PostgresConfig {
             slot: slot_name(source),
             ack: Ack::Spool,
             slot_keep_max: None,
+            canary: None,
             fast_checkpoint: true,
             base_rate: Rate::unlimited(),
             zone: TimeZone::UTC,
@@ -406,7 +412,8 @@ impl Engine for PostgresEngine {
             slot: self.config.slot.clone(),
             ack: self.config.ack,
             keep_max: self.config.slot_keep_max,
-            limits: self.config.limits,
+            canary: self.config.canary,
+            limits: self.config.limits.where_waited_for(self.config.ack),
             memory: Arc::clone(&self.memory),
             clock: Arc::clone(&self.clock),
             wake: request.wake.clone(),
@@ -438,6 +445,34 @@ impl Engine for PostgresEngine {
 }
 
 #[cfg(test)]
+
+    fn remove_canary(&self) -> Result<Option<String>, Error> {
+        let taking = take_away(&self.connector, self.config.limits.answer_max);
+        let taken = self.runtime.block_on(Box::pin(taking)).map_err(|error| {
+            PostgresError::CanaryRemains {
+                source: Box::new(opening(error)),
+            }
+        })?;
+        Ok(match taken {
+            TakenAway::Nothing => None,
+            TakenAway::Everything => Some("the canary's table and schema were dropped".to_owned()),
+            TakenAway::Table => Some(
+                "the canary's table was dropped; the schema tidemark stays, for it holds other things or belongs \
+                 to another role"
+                    .to_owned(),
+            ),
+        })
+    }
+}
+
+/// Takes the canary's table away.
+async fn take_away(connector: &Connector, limit: Duration) -> Result<TakenAway, LookError> {
+    let info = connector.info().map_err(LookError::ConnInfo)?;
+    let mut connection = Connection::open(&info, Mode::Sql).await?;
+    let taking = canary::take_away(&mut connection);
+    let taken = within(limit, "drop the canary's table", taking).await?;
+    connection.close().await;
+    Ok(taken)
 mod tests {
     use super::*;
 

@@ -76,6 +76,15 @@ pub enum PostgresError {
     #[error(
         "there is a {kind} replication slot named {slot:?}, which is not ours; give this source another name or drop that slot"
     )]
+    /// The canary's table could not be dropped.
+    #[error(
+        "the canary's table could not be dropped: run, in the database of the connection string, DROP TABLE tidemark.canary; DROP SCHEMA tidemark;"
+    )]
+    CanaryRemains {
+        /// Why not.
+        #[source]
+        source: Box<Self>,
+    },
     ForeignSlot {
         /// The slot.
         slot: String,
@@ -145,7 +154,8 @@ impl PostgresError {
             | Self::Denied(_)
             | Self::Refused { .. }
             | Self::SlotBusy { .. }
-            | Self::NotRetired { .. } => ErrorKind::Vanished,
+            | Self::NotRetired { .. }
+            | Self::CanaryRemains { .. } => ErrorKind::Vanished,
             Self::Broken { .. } => ErrorKind::Reopen,
             Self::State { .. } => ErrorKind::Corrupt,
             Self::Io { source, .. } if is_full(source) => ErrorKind::Full,

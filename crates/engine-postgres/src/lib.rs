@@ -6,6 +6,7 @@
 //! better than any clock what was committed when. Positions are persisted, so they are `format`'s.
 
 pub mod base;
+pub mod canary;
 mod capture;
 pub mod conninfo;
 mod engine;

@@ -158,12 +158,18 @@ impl Code {
             ("TM0107", _) => "nothing-is-shipped",
             ("TM7808" | "TM7809" | "TM7810", _) => "database-refused",
             ("TM0109" | "TM0114", _) => "server-away",
+            ("TM0119", _) => "two-primaries",
             ("TM0110", _) => "log-lost",
             ("TM0116" | "TM0117", _) => "restore-a-server",
+            ("TM0131" | "TM0132", _) => "canary",
             ("TM0111", _) => "commits-wait",
             ("TM0112" | "TM0113" | "TM0118", _) => "slot-holds-log",
-            ("TM0115" | "TM7811" | "TM7812" | "TM7813" | "TM7814", _) => "server-refused",
+            ("TM0115" | "TM0120" | "TM7811" | "TM7812" | "TM7813" | "TM7814", _) => {
+                "server-refused"
+            }
+            ("TM0141" | "TM1801" | "TM1802" | "TM1803" | "TM1804", _) => "drills-on-a-schedule",
             (_, Exit::Fenced) => "fenced",
+            ("TM1702" | "TM1703", _) => "objective-at-risk",
             ("TM1208", _) => "not-enrolled",
             ("TM1210", _) => "agent-revoked",
             ("TM1211", _) => "keyrings-disagree",
@@ -233,8 +239,8 @@ codes! {
         "Check the time service (timedatectl). Restores by time near the step may name a position \
          instead.";
     STATE_IN_USE = "TM0105", Failed, "the state directory is in use",
-        "Another agent runs on this state directory. Two would overwrite each other's spool and \
-         epoch.",
+        "Another process runs on this state directory: an agent, or an owner of the schedule of drills. \
+         Two would overwrite each other's state.",
         "Stop the other one (its process id stands in the message), or give this one a config \
          with a state_dir of its own.";
     INTERRUPTED = "TM0106", Failed, "interrupted",
@@ -297,6 +303,32 @@ codes! {
          primary after a fail-over, as a rule. It keeps log for nobody, until its disk is full.",
         "Drop it on that server: SELECT pg_drop_replication_slot('NAME'); the message has both names. After a \
          fail-back the agent makes it anew.";
+    TWO_PRIMARIES = "TM0119", Failed, "servers of the connection string have parted",
+        "The connection string names several servers of one cluster, and not all of them are on the timeline that is \
+         captured: an old primary that came back after a fail-over and takes writes, as a rule. What is committed on \
+         one that is not captured is in no backup. The agent never goes back to an older timeline by itself.",
+        "The message has each server with its timeline. Stop the stale one, and bring it back as a standby \
+         (pg_rewind). If the older one is right, leave only it in the connection string and restart the agent.";
+    OPEN_LINK = "TM0120", Failed, "the connection to the server is not protected",
+        "The connection string says nothing of sslmode, so TLS is used only where nobody between takes it away, and \
+         no certificate is checked: whoever stands between can read the log along, and learn what the password is \
+         proved with.",
+        "Add sslmode=verify-full and sslrootcert to the connection string; sslmode=disable says that the network \
+         between is trusted.";
+    CANARY_MISSING = "TM0131", Failed, "no canary can be written",
+        "The config wants canaries in the database, and none could be written for a while. What is committed is \
+         protected all the same. A drill can't tell from the restored database alone up to when it goes.",
+        "The message says why: for a table that the role may not make, tidemark-agent doctor prints the statement. \
+         If no canaries are wanted: canary = \"off\".";
+    CANARY_REMAINS = "TM0132", Failed, "the canary's table could not be dropped",
+        "No canaries are wanted any more, and the table that they were kept in still stands in the database. It has \
+         a few rows, and nothing writes it.",
+        "The message says why, and the statement that drops it. The agent tries again when it starts.";
+    DRILL_INCONCLUSIVE = "TM0141", Failed, "a drill came to no result",
+        "What the drill needs around it was not there (a region, space, a program, time), or it was stopped. It says \
+         nothing of the backups, and counts as not done.",
+        "The cause stands in the message and in the record (evidence show). The schedule tries again after \
+         retry_after, twice; then the drill counts as not done until its next slot.";
     USAGE = "TM0201", Usage, "the command line can't be understood",
         "An argument is missing, unknown or contradicts another.",
         "Run the command with --help; the message names the argument.";
@@ -462,6 +494,35 @@ codes! {
     RESIDENCY = "TM1701", Policy, "a region outside the residency list",
         "The config allows certain countries only, and a region is in another one or doesn't say.",
         "Set the region's country, or remove the region. Nothing was written.";
+    OBJECTIVE_AT_RISK = "TM1702", Policy, "an objective is at risk",
+        "A source's config promises an RPO, and three quarters of it are used up: something holds shipping up. \
+         Nothing is lost yet; if the host were lost now, less than was promised would be.",
+        "tidemark-agent status says which region or what else holds it up. It ends by itself once everything is \
+         durable again.";
+    OBJECTIVE_BROKEN = "TM1703", Policy, "an objective is broken",
+        "If the host were lost now, more would be lost than the source's config promises. The time stands in the \
+         history: policy check will show it for as long as its window.",
+        "tidemark-agent status says which region or what else holds it up: bring it back, or make room.";
+    DRILL_FAILED = "TM1801", Drill, "a drill failed",
+        "What was restored is not what was promised: a check failed, or it took too long, or too much was lost. Until \
+         it is understood, take it that a restore would end in the same way.",
+        "tidemark-restore evidence show ID names the rung and the cause. Mend that, and drill again: \
+         tidemark-restore drill run.";
+    DRILL_OVERDUE = "TM1802", Drill, "a scheduled drill was not done",
+        "The schedule called for it, and by overdue_after no drill came to a result: nobody runs the schedule, every \
+         try was inconclusive, or no region could be read. What is not drilled is not proved.",
+        "The message says which and why. Look at the journal of tidemark-restore; by hand: tidemark-restore drill run \
+         --source NAME.";
+    DRILL_NOT_HERE = "TM1803", Drill, "a drill must not run on this host",
+        "The source runs here, or production answers from here. A drill brings production data back, and proves \
+         nothing of the loss of a host on that very host.",
+        "Run it on another host. For a trial on one machine: --allow-source-host; that drill is recorded as not \
+         segregated and satisfies no policy.";
+    SCRATCH_REMAINS = "TM1804", Drill, "a drill's scratch could not be destroyed",
+        "What was restored for the drill still lies where it was restored, and something is in the way of its removal. \
+         It holds production data.",
+        "The message says where and what is in the way: end that process, or unmount what is mounted there, and \
+         remove the folder. Then drill again.";
     CONFIG_UNKNOWN_KEY = "TM7801", Config, "an unknown key in the config",
         "Unknown keys are refused, because a mistyped one would silently leave its default.",
         "The message marks the key and lists those that exist.";
@@ -514,8 +575,10 @@ codes! {
 }
 
 /// What alerts are called that are no error code, and the code that says what they mean.
-const ALERTS: [(&str, Code); 30] = [
+const ALERTS: [(&str, Code); 36] = [
     ("base.failed", FAILED),
+    ("canary.missing", CANARY_MISSING),
+    ("canary.remains", CANARY_REMAINS),
     ("control.socket", FAILED),
     ("log.gap", IN_GAP),
     ("log.lost", LOG_LOST),
@@ -526,13 +589,17 @@ const ALERTS: [(&str, Code); 30] = [
     ("postgresql.commits-wait", COMMITS_WAIT),
     ("postgresql.denied", SERVER_LOG_IN),
     ("postgresql.garbled", SERVER_AWAY),
+    ("postgresql.left-out", WITH_EXCEPTIONS),
     ("postgresql.log-damaged", DAMAGED),
     ("postgresql.refused", SERVER_REFUSES),
+    ("postgresql.parted", TWO_PRIMARIES),
     ("postgresql.slot-busy", SLOT_IN_USE),
     ("postgresql.slot-keep-max", SLOT_HOLDS),
     ("postgresql.slot-refused", SERVER_REFUSES),
     ("postgresql.unreachable", SERVER_AWAY),
     ("postgresql.waits", SERVER_AWAY),
+    ("server.link", OPEN_LINK),
+    ("server.parted", TWO_PRIMARIES),
     ("server.setup", SERVER_REFUSES),
     ("slot.elsewhere", SLOT_ELSEWHERE),
     ("slot.remains", SLOT_REMAINS),

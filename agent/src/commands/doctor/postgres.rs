@@ -9,6 +9,9 @@ use tidemark_host::output::bytes;
 use super::super::context;
 use super::{Findings, Grade};
 
+use crate::folders;
+use crate::source::canary;
+use crate::state::{SourceRecord, StateDir};
 /// Looks at the cluster of a source.
 pub(super) fn look(source: &Source, (conninfo, slot): (&str, &str), findings: &mut Findings) {
     let what = format!("database {}", source.name);
@@ -31,6 +34,9 @@ pub(super) fn look(source: &Source, (conninfo, slot): (&str, &str), findings: &m
     };
     let found = runtime.block_on(probe::look(&info, &wanted));
     if let Some(size) = found
+        canary: canary::form(&source.settings),
+        followed: followed(source, config),
+        runs_as: folders::owner_of_state(&config.state_dir),
         .server
         .as_ref()
         .and_then(|server| server.database_bytes)

@@ -39,6 +39,9 @@ impl Cluster {
             application_name: String::new(),
             waits_for_regions: false,
             slot_keep_max: 10 << 30,
+            canary: None,
+            followed: None,
+            runs_as: runs_as(&info, args),
         };
         let found = context::runtime()?.block_on(probe::look(&info, &wanted));
         refuse_if_broken(&found)?;
@@ -155,7 +158,7 @@ fn refuse_if_broken(found: &Findings) -> Result<(), Failure> {
 pub(in crate::commands) const fn code_of(topic: Topic) -> Code {
     match topic {
         Topic::Connection => codes::SERVER_AWAY,
-        Topic::LogIn | Topic::Privileges | Topic::Bases => codes::SERVER_LOG_IN,
+        Topic::LogIn | Topic::Privileges | Topic::Bases | Topic::Canary => codes::SERVER_LOG_IN,
         Topic::Tls => codes::SERVER_TLS,
         Topic::Version => codes::SERVER_VERSION,
         Topic::Setting(_) => codes::SERVER_REFUSES,

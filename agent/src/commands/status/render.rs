@@ -21,7 +21,7 @@ use super::{
 };
 use crate::domains;
 use crate::ship::{lane::Standing, quorum};
-use crate::status_live::{LiveStatus, SourceState, region_exposure};
+use crate::status_live::{LiveCanary, LiveStatus, SourceState, region_exposure};
 
 /// One source as all regions show it.
 #[derive(Debug, Serialize)]
@@ -290,6 +290,9 @@ impl Report {
                 "Captured     up to LSN {end}, by the agent's word\n"
             ));
         }
+        if let Some(canary) = self.canary(source) {
+            out.push_str(&canary_text(canary, self.at));
+        }
         out.push_str(
             "Proof        tidemark-restore status says what drills have proved: until one has, a backup is a hypothesis\n",
         );
@@ -326,6 +329,27 @@ impl Report {
         let told = self.daemon.as_ref()?.sources.get(&source.name)?;
         told.position.as_deref()
     }
+
+    /// The canaries, by the running agent's word.
+    fn canary(&self, source: &SourceReport) -> Option<&LiveCanary> {
+        let told = self.daemon.as_ref()?.sources.get(&source.name)?;
+        told.canary.as_ref()
+    }
+}
+
+/// How the canaries stand.
+fn canary_text(canary: &LiveCanary, now: Timestamp) -> String {
+    let every = duration(std::time::Duration::from_millis(canary.every_ms));
+    let last = match canary.seq.zip(canary.at) {
+        Some((seq, at)) => format!("number {seq} of {}", age(now, at)),
+        None => "none yet".to_owned(),
+    };
+    let why = canary.why_not.as_ref();
+    let why = why.map_or_else(String::new, |why| format!("; not now: {why}"));
+    format!(
+        "Canary       {last}, as a {} every {every}, by the agent's word{why}\n",
+        canary.form
+    )
 }
 
 /// How far a region is behind with a source, by the running agent's word.

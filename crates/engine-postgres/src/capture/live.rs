@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
+use tidemark_engine::canary::{Canary, CanaryForm, CanaryOutcome};
 use tidemark_engine::{
     Alert, BaseSlice, BaseStart, COMPLETE_UNTIL, Capture, Error, LogCut, Poll, Probe, Wake,
     Workspace,
@@ -19,6 +20,7 @@ use tokio::task::JoinHandle;
 
 use super::alerts::COMMITS_WAIT;
 use super::buffer::{Buffer, Piece};
+use super::canary::CanaryPen;
 use super::cuts::Cuts;
 use super::memory::LogMemory;
 use super::pulse::Pulse;
@@ -54,6 +56,7 @@ pub(crate) struct Begin {
     pub(crate) slot: String,
     pub(crate) ack: Ack,
     pub(crate) keep_max: Option<u64>,
+    pub(crate) canary: Option<CanaryForm>,
     pub(crate) limits: Limits,
     pub(crate) memory: Arc<LogMemory>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -77,6 +80,7 @@ pub(crate) struct PgCapture {
     /// A restorable cut is owed, even an empty one.
     owed: bool,
 }
+    canary: Option<CanaryPen>,
 
 impl Drop for PgCapture {
     fn drop(&mut self) {
@@ -100,6 +104,7 @@ impl PgCapture {
             ack,
             keep_max,
             limits,
+            canary,
             memory,
             clock,
             wake,
@@ -121,6 +126,9 @@ impl PgCapture {
         };
         let pulse = Pulse {
             shared: Arc::clone(&shared),
+        let pen = (Arc::clone(&shared), connector.clone(), limits);
+        let canary = canary.map(|form| CanaryPen::begin(form, pen, &folder, runtime));
+        let again = connector.clone();
             connector,
             limits,
             keep_max,
@@ -140,6 +148,7 @@ impl PgCapture {
         }
     }
 
+            canary,
     /// This life is over: remembered first, so that opening again begins a new one.
     fn ended(&mut self, reason: String) -> Error {
         if self.state.broken.is_none() {
@@ -444,6 +453,16 @@ impl Capture for PgCapture {
             (
                 "received".to_owned(),
                 inner.buffer.received().to_string().into(),
+    fn canary(&mut self, canary: &Canary) {
+        if let Some(pen) = &mut self.canary {
+            pen.write(&self.folder, canary);
+        }
+    }
+
+    fn canary_outcome(&mut self) -> Option<CanaryOutcome> {
+        self.canary.as_ref()?.take_told()
+    }
+
             ),
             ("acknowledged".to_owned(), inner.acked.to_string().into()),
             ("standby".to_owned(), inner.is_standby().into()),

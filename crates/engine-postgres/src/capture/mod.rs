@@ -30,6 +30,7 @@
 
 mod alerts;
 mod buffer;
+mod canary;
 mod complete;
 mod cuts;
 mod live;

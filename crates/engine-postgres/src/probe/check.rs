@@ -48,6 +48,8 @@ impl Topic {
     /// As people read it.
     #[must_use]
     pub const fn name(self) -> &'static str {
+    /// Canaries.
+    Canary,
         match self {
             Self::Connection => "connection",
             Self::LogIn => "log-in",
@@ -65,6 +67,7 @@ impl Topic {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
     /// What.
+            Self::Canary => "canary",
     pub topic: Topic,
     /// How bad it is.
     pub grade: Grade,
@@ -241,6 +244,7 @@ fn privileges(server: &Server) -> Finding {
             Topic::Privileges,
             format!("role {} may not replicate", server.user),
             format!("ALTER ROLE {role} REPLICATION;"),
+    found.extend(super::canary::judge(server, wanted));
         );
     }
     if !server.monitors && !server.is_superuser {
@@ -561,6 +565,9 @@ mod tests {
         for (name, value, grade, says) in [
             (
                 "wal_level",
+            canary: None,
+            followed: None,
+            runs_as: 0,
                 "minimal",
                 Grade::Broken,
                 "wal_level = 'replica'",

@@ -7,6 +7,7 @@
 //! **Failure.** A server that can't be reached is a finding like any other; every question has a time
 //! limit. Nothing on the server is changed.
 
+mod canary;
 mod check;
 mod folder;
 mod login;
@@ -16,6 +17,9 @@ mod sql;
 use std::time::Duration;
 
 pub use check::{Finding, Grade, Topic, judge};
+use tidemark_engine::canary::CanaryForm;
+
+pub use canary::CanaryPlace;
 pub use folder::DataFolder;
 pub use setup::{hba_lines, role_statements};
 
@@ -41,6 +45,12 @@ pub struct Wanted {
     /// How much log the slot may hold back, in bytes.
     pub slot_keep_max: u64,
 }
+    /// How canaries are to be written, if they are.
+    pub canary: Option<CanaryForm>,
+    /// What was captured so far.
+    pub followed: Option<Followed>,
+    /// The number of the user that the agent runs as.
+    pub runs_as: u32,
 
 /// A replication slot as the server describes it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -93,6 +103,13 @@ pub struct Server {
     /// Bytes of all databases that the role may ask about.
     pub database_bytes: Option<u64>,
 }
+    /// Where canaries would be written.
+    pub canary: CanaryPlace,
+    /// The oldest segment of log that it has, as its file is named without the timeline; none if the role
+    /// may not know.
+    pub oldest_log: Option<String>,
+    /// The server is on this machine.
+    pub is_here: bool,
 
 impl SlotState {
     /// Whether the server keeps nothing for it any more.

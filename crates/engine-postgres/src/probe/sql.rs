@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 use sqlx::{ConnectOptions as _, Connection as _, Row as _};
 
-use super::{Server, SlotState};
+use super::{CanaryPlace, Server, SlotState};
+use crate::capture::server::only;
 use crate::conninfo::{Address, ConnInfo, Roots, SslMode};
 
 /// What [`super::judge`] wants to know; a server that lacks one doesn't list it.
@@ -37,6 +38,20 @@ const SIZE: &str = "SELECT sum(pg_catalog.pg_database_size(d.oid))::int8 FROM pg
     OR pg_catalog.pg_has_role('pg_read_all_stats', 'MEMBER'))";
 
 /// Asks the server at `peer`, or the first that answers, everything about itself.
+/// By the catalogs: a schema that the role may not use would refuse to be looked up by name.
+const CANARY: &str = "SELECT \
+    (SELECT pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND pg_catalog.has_table_privilege(c.oid, 'SELECT') \
+    AND pg_catalog.has_table_privilege(c.oid, 'INSERT') AND pg_catalog.has_table_privilege(c.oid, 'DELETE') \
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+    WHERE n.nspname = 'tidemark' AND c.relname = 'canary' AND c.relkind = 'r'), \
+    (SELECT pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND pg_catalog.has_schema_privilege(n.oid, 'CREATE') \
+    FROM pg_catalog.pg_namespace n WHERE n.nspname = 'tidemark'), \
+    pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE')";
+
+/// The oldest segment of log: who lacks `pg_monitor` may not list them.
+const OLDEST_LOG: &str = "SELECT min(pg_catalog.substr(name, 9)) FROM pg_catalog.pg_ls_waldir() \
+    WHERE name ~ '^[0-9A-F]{24}$'";
+
 pub(super) async fn ask(
     info: &ConnInfo,
     peer: Option<&str>,
@@ -59,6 +74,8 @@ pub(super) async fn ask(
         .fetch_one(&mut connection)
         .await;
     drop(connection.close().await);
+    let oldest_log = oldest_log(&mut connection).await;
+    let canary = sqlx::query(CANARY).fetch_one(&mut connection).await?;
     let text = |name: &str| settings.get(name).cloned().unwrap_or_default();
     let number: u32 = text("server_version_num").parse().unwrap_or(0);
     Ok(Server {
@@ -78,6 +95,13 @@ pub(super) async fn ask(
         slot: found.map(|row| slot_state(&row)).transpose()?,
         database_bytes: size.ok().and_then(unsigned),
         settings,
+        oldest_log,
+        is_here: false,
+        canary: CanaryPlace {
+            table: canary.try_get(0)?,
+            schema: canary.try_get(1)?,
+            may_make_schema: canary.try_get(2)?,
+        },
     })
 }
 

@@ -167,6 +167,22 @@ pub const AGENT: &[KeySpec] = &[
         ],
     ),
     key(
+    key(
+        "canary",
+        "\"off\"",
+        &[
+            "What the agent writes into the database, so that a drill can tell from the restored one alone up to",
+            "when it goes: \"table\" (tidemark_canary, in PostgreSQL tidemark.canary: a few rows), \"message\" (into",
+            "PostgreSQL's log, no table), or \"off\" (nothing is written). RUNBOOK.md has the cost; retire removes it.",
+        ],
+    ),
+    key(
+        "canary_every",
+        "\"30s\"",
+        &[
+            "How often. To prove a precision of one minute, twice a minute: a minute has room for a late one.",
+        ],
+    ),
         "residency",
         "[]",
         &[

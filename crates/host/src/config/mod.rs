@@ -11,6 +11,8 @@
 mod agent;
 mod diagnose;
 pub mod keys;
+mod objectives;
+mod policy;
 mod raw;
 mod regions;
 mod restore;
@@ -26,9 +28,11 @@ use jiff::tz::TimeZone;
 
 pub use agent::AgentConfig;
 pub use diagnose::{ConfigError, Problem, ProblemKind};
+pub use objectives::{Objectives, Promises};
+pub use policy::{ClauseRefusal, PolicyClause, PolicyFile, Repeat};
 pub use regions::{Country, Region, failure_domains};
 pub use restore::RestoreConfig;
-pub use settings::{Ack, Protect, Settings};
+pub use settings::{Ack, CanaryMode, Protect, Settings};
 pub use sources::{Engine, Source, name_from_path, name_from_words, slot_of, without_password};
 
 /// The folder of installed config files.

@@ -5,6 +5,8 @@
 
 use toml::Spanned;
 
+use super::objectives::RawPromised;
+
 /// Defines a table whose keys are the given ones and all that a source may override.
 macro_rules! with_settings {
     ($(#[$doc:meta])* $name:ident { $($key:ident: $type:ty),* $(,)? }) => {
@@ -30,6 +32,9 @@ macro_rules! with_settings {
             retain_max: Option<toml::Spanned<String>>,
             compression: Option<toml::Spanned<i64>>,
             rpo: Option<toml::Spanned<String>>,
+            objectives: Option<$crate::config::objectives::RawPromised>,
+            canary: Option<toml::Spanned<String>>,
+            canary_every: Option<toml::Spanned<String>>,
         }
 
         impl $name {
@@ -52,6 +57,9 @@ macro_rules! with_settings {
                     retain_max: self.retain_max.take(),
                     compression: self.compression.take(),
                     rpo: self.rpo.take(),
+                    objectives: self.objectives.take(),
+                    canary: self.canary.take(),
+                    canary_every: self.canary_every.take(),
                 }
             }
         }
@@ -79,4 +87,7 @@ pub(super) struct RawSettings {
     pub(super) retain_max: Option<Spanned<String>>,
     pub(super) compression: Option<Spanned<i64>>,
     pub(super) rpo: Option<Spanned<String>>,
+    pub(super) objectives: Option<RawPromised>,
+    pub(super) canary: Option<Spanned<String>>,
+    pub(super) canary_every: Option<Spanned<String>>,
 }

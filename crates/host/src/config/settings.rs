@@ -11,6 +11,7 @@ use toml::Spanned;
 
 use super::Surroundings;
 use super::diagnose::{Findings, Span};
+use super::objectives::{Promised, RawPromised};
 use super::raw::RawSettings;
 use crate::rate::RateError;
 use crate::{ByteSize, Rate, duration};
@@ -81,6 +82,43 @@ impl fmt::Display for Protect {
     }
 }
 
+/// What the agent leaves in the database, so that drills find it again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CanaryMode {
+    /// Nothing: the database is only read.
+    Off,
+    /// Rows of a table of its own.
+    Table,
+    /// Messages in a server's log.
+    Message,
+}
+
+impl FromStr for CanaryMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "off" => Ok(Self::Off),
+            "table" => Ok(Self::Table),
+            "message" => Ok(Self::Message),
+            other => Err(format!(
+                "{other:?} is not a value for canary: write \"off\", \"table\" or \"message\""
+            )),
+        }
+    }
+}
+
+impl fmt::Display for CanaryMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Off => "off",
+            Self::Table => "table",
+            Self::Message => "message",
+        })
+    }
+}
+
 /// How one source is protected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -118,6 +156,14 @@ pub struct Settings {
     pub compression: i32,
     /// The promised RPO, if one is promised.
     pub rpo: Option<Duration>,
+    /// The promised precision of a restore to an instant, if one is promised.
+    pub pitr_precision: Option<Duration>,
+    /// The promised window, if one is promised.
+    pub window: Option<Duration>,
+    /// What the agent leaves in the database for drills.
+    pub canary: CanaryMode,
+    /// How often.
+    pub canary_every: Duration,
 }
 
 /// A value and where it was written; nowhere for a default.
@@ -153,6 +199,9 @@ pub(super) struct Draft {
     retain_max: Located<Duration>,
     compression: Located<i32>,
     rpo: Located<Option<Duration>>,
+    promised: Promised,
+    canary: Located<CanaryMode>,
+    canary_every: Located<Duration>,
 }
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -185,6 +234,9 @@ impl Draft {
             retain_max: Located::default(DAY * 90),
             compression: Located::default(1),
             rpo: Located::default(None),
+            promised: Promised::default(),
+            canary: Located::default(CanaryMode::Off),
+            canary_every: Located::default(SECOND * 30),
         }
     }
 
@@ -245,20 +297,38 @@ impl Draft {
         set(&mut self.retain_max, raw.retain_max, findings, |text| {
             at_least(SECOND, text)
         });
-        set(&mut self.compression, raw.compression, findings, |number| {
-            i32::try_from(*number)
-                .ok()
-                .filter(|level| COMPRESSION.contains(level))
-                .ok_or_else(|| {
-                    let (low, high) = (COMPRESSION.start(), COMPRESSION.end());
-                    format!("{number} is not a compression level: write {low} to {high}")
-                })
-        });
+        set(&mut self.compression, raw.compression, findings, level);
         set(&mut self.rpo, raw.rpo, findings, |text| {
             match text.as_str() {
                 "" => Ok(None),
                 text => at_least(SECOND, text).map(Some),
             }
+        });
+        self.apply_promises(raw.objectives, findings);
+        self.apply_canary(raw.canary, raw.canary_every, findings);
+    }
+
+    fn apply_promises(&mut self, raw: Option<RawPromised>, findings: &mut Findings<'_>) {
+        self.promised.rpo = None;
+        self.promised.apply(raw, findings);
+        // A promise of this table stands over what was written further up, as `rpo` or as an objective.
+        if let Some((rpo, span)) = self.promised.rpo.take() {
+            self.rpo = Located {
+                value: Some(rpo),
+                span,
+            };
+        }
+    }
+
+    fn apply_canary(
+        &mut self,
+        mode: Option<Spanned<String>>,
+        every: Option<Spanned<String>>,
+        findings: &mut Findings<'_>,
+    ) {
+        set(&mut self.canary, mode, findings, |text| text.parse());
+        set(&mut self.canary_every, every, findings, |text| {
+            at_least(SECOND, text)
         });
     }
 
@@ -288,6 +358,8 @@ impl Draft {
             );
         }
         self.check_objective(findings);
+        self.check_promises(sqlite.is_some(), findings);
+        self.check_canary(sqlite, findings);
         self.check_window(findings);
         if let Err(why) = (around.check_schedule)(&self.base_schedule.value, &self.timezone.value) {
             findings.value(
@@ -314,6 +386,63 @@ impl Draft {
                     "shorten it to half of rpo or less, or promise a longer rpo",
                 );
             }
+        }
+    }
+
+    /// The window and the precision that are promised.
+    fn check_promises(&self, sqlite: bool, findings: &mut Findings<'_>) {
+        if let Some((window, span)) = &self.promised.window
+            && *window > self.recoverable_for.value
+        {
+            findings.conflict(
+                &first(&[span, &self.recoverable_for.span]),
+                format!(
+                    "window = \"{}\" is promised, and recoverable_for keeps \"{}\"",
+                    duration::render(*window),
+                    duration::render(self.recoverable_for.value)
+                ),
+                "raise recoverable_for, or promise a shorter window",
+            );
+        }
+        if let Some((precision, span)) = &self.promised.pitr_precision
+            && sqlite
+            && self.ship_every.value > *precision
+        {
+            findings.conflict(
+                &first(&[span, &self.ship_every.span]),
+                format!(
+                    "pitr_precision = \"{}\" is promised, and SQLite can be restored to the end of each log object, \
+                     every {}",
+                    duration::render(*precision),
+                    duration::render(self.ship_every.value)
+                ),
+                "shorten ship_every to that or less, or promise less",
+            );
+        }
+    }
+
+    fn check_canary(&self, sqlite: Option<&Span>, findings: &mut Findings<'_>) {
+        if let Some(table) = sqlite.filter(|_| self.canary.value == CanaryMode::Message) {
+            findings.conflict(
+                &first(&[&self.canary.span, table]),
+                "canary = \"message\" can't hold for SQLite: its log takes no messages",
+                "write canary = \"table\" for this source, or \"off\"",
+            );
+        }
+        if let Some((precision, span)) = &self.promised.pitr_precision
+            && self.canary.value != CanaryMode::Off
+            && self.canary_every.value.saturating_mul(2) > *precision
+        {
+            findings.conflict(
+                &first(&[&self.canary_every.span, span]),
+                format!(
+                    "canary_every = \"{}\" is more than half of pitr_precision = \"{}\": a drill could not prove it, for \
+                     one canary may be late",
+                    duration::render(self.canary_every.value),
+                    duration::render(*precision)
+                ),
+                "shorten canary_every to half of it or less",
+            );
         }
     }
 
@@ -360,11 +489,30 @@ impl Draft {
             retain_max: self.retain_max.value,
             compression: self.compression.value,
             rpo: self.rpo.value,
+            pitr_precision: self.promised.pitr_precision.map(|(time, _)| time),
+            window: self.promised.window.map(|(time, _)| time),
+            canary: self.canary.value,
+            canary_every: self.canary_every.value,
         }
     }
 }
 
 impl Settings {
+    /// What is promised beside the RPO, as `[objectives]` writes it.
+    #[must_use]
+    pub fn promises(&self) -> Vec<(&'static str, String)> {
+        let all = [
+            ("pitr_precision", self.pitr_precision),
+            ("window", self.window),
+        ];
+        all.into_iter()
+            .filter_map(|(key, time)| {
+                let text = toml::Value::String(duration::render(time?));
+                Some((key, text.to_string()))
+            })
+            .collect()
+    }
+
     /// Each setting as the config file writes it, in the file's order.
     #[must_use]
     pub fn entries(&self) -> Vec<(&'static str, String)> {
@@ -391,6 +539,8 @@ impl Settings {
             ("retain_max", time(self.retain_max)),
             ("compression", self.compression.to_string()),
             ("rpo", self.rpo.map_or_else(|| quoted(&""), time)),
+            ("canary", quoted(&self.canary)),
+            ("canary_every", time(self.canary_every)),
         ]
     }
 }
@@ -410,7 +560,8 @@ pub(super) fn set<R, T>(
     }
 }
 
-fn at_least(least: Duration, text: &str) -> Result<Duration, String> {
+/// Reads a duration of at least `least`.
+pub(super) fn at_least(least: Duration, text: &str) -> Result<Duration, String> {
     let read = duration::parse(text).map_err(|error| error.to_string())?;
     if read < least {
         return Err(format!(
@@ -432,12 +583,22 @@ pub(super) fn size_from(least: ByteSize, text: &str) -> Result<ByteSize, String>
     Ok(read)
 }
 
+fn level(number: &i64) -> Result<i32, String> {
+    let read = i32::try_from(*number).ok();
+    read.filter(|level| COMPRESSION.contains(level))
+        .ok_or_else(|| {
+            let (low, high) = (COMPRESSION.start(), COMPRESSION.end());
+            format!("{number} is not a compression level: write {low} to {high}")
+        })
+}
+
 fn rate(text: &impl AsRef<str>) -> Result<Rate, String> {
     let read = text.as_ref().parse();
     read.map_err(|error: RateError| error.to_string())
 }
 
-fn zone(name: &String) -> Result<TimeZone, String> {
+/// Reads a time zone.
+pub(super) fn zone(name: &String) -> Result<TimeZone, String> {
     TimeZone::get(name).map_err(|_unknown| {
         format!("time zone {name:?} is not known: write UTC or a name such as Europe/Copenhagen")
     })
