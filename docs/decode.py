@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-SESSION, PACK, LOG, FENCE, BASE, POINT, BEAT, CLAIM, REGION, KEYRING, ENROL = range(1, 12)
+SESSION, PACK, LOG, FENCE, BASE, POINT, BEAT, CLAIM, REGION, KEYRING, ENROL, DRILL_CLAIM = range(1, 13)
 FRAME_RAW_MAX = 1 << 20
 
 

@@ -12,8 +12,8 @@ use tidemark_format::{
     envelope::{Envelope, Head, Kind},
     evidence,
     heads::{
-        BaseHead, BeatHead, ClaimHead, EnrolHead, FenceHead, KeyringHead, LogHead, PackHead,
-        PointHead, RegionHead, SessionHead,
+        BaseHead, BeatHead, ClaimHead, DrillClaimHead, EnrolHead, FenceHead, KeyringHead, LogHead,
+        PackHead, PointHead, RegionHead, SessionHead,
     },
     keys,
     pages::LogPages,
@@ -118,7 +118,7 @@ fn open<H: Head>(bytes: &[u8]) {
 fn every_golden_object_of_every_kind_is_read_and_verified() {
     let mut seen = BTreeSet::new();
     let mut signers = BTreeSet::new();
-    for (name, bytes) in objects(&golden()) {
+    for (name, bytes) in objects(&golden()).into_iter().chain(crate::drill::steps()) {
         if name == keys::README || name.starts_with("meta/evidence/") {
             continue;
         }
@@ -135,6 +135,7 @@ fn every_golden_object_of_every_kind_is_read_and_verified() {
             Kind::Region => open::<RegionHead>(&bytes),
             Kind::Keyring => open::<KeyringHead>(&bytes),
             Kind::Enrol => open::<EnrolHead>(&bytes),
+            Kind::DrillClaim => open::<DrillClaimHead>(&bytes),
         }
         if envelope.kind == Kind::Log {
             signers.insert(envelope.signer);

@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that can't go on says where")]
 
 mod decode;
+mod drill;
 mod future;
 mod golden;
 mod make;

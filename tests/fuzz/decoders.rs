@@ -9,8 +9,8 @@ use tidemark_format::{
     envelope::{Envelope, Head, Kind},
     evidence,
     heads::{
-        BaseHead, BeatHead, ClaimHead, EnrolHead, FenceHead, KeyringHead, LogHead, PackHead,
-        PointHead, RegionHead, SessionHead,
+        BaseHead, BeatHead, ClaimHead, DrillClaimHead, EnrolHead, FenceHead, KeyringHead, LogHead,
+        PackHead, PointHead, RegionHead, SessionHead,
     },
     keys,
     pages::LogPages,
@@ -29,6 +29,7 @@ use tidemark_open::Identity;
 use crate::hostile::{attack, files};
 
 const GOLDEN: &str = "tests/format/golden/v1/region";
+const GOLDEN_DRILL: &str = "tests/format/golden/drill-v1/region";
 
 fn bodies(kind: Kind) -> Vec<Vec<u8>> {
     let of_kind = |bytes: &Vec<u8>| {
@@ -51,7 +52,8 @@ fn head<H: Head>(bytes: &[u8]) {
 
 #[test]
 fn envelopes_and_every_head_survive_hostile_bytes() {
-    attack("envelope", files(GOLDEN), |bytes| {
+    let seeds = [files(GOLDEN), files(GOLDEN_DRILL)].concat();
+    attack("envelope", seeds, |bytes| {
         drop(black_box(Envelope::head_bytes(bytes)));
         head::<SessionHead>(bytes);
         head::<PackHead>(bytes);
@@ -64,6 +66,7 @@ fn envelopes_and_every_head_survive_hostile_bytes() {
         head::<RegionHead>(bytes);
         head::<KeyringHead>(bytes);
         head::<EnrolHead>(bytes);
+        head::<DrillClaimHead>(bytes);
     });
 }
 

@@ -66,11 +66,13 @@ pub enum Kind {
     Keyring = 10,
     /// An agent's request to be enrolled.
     Enrol = 11,
+    /// A step of a host's turn at a scheduled drill.
+    DrillClaim = 12,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Session,
         Self::Pack,
         Self::Log,
@@ -82,6 +84,7 @@ impl Kind {
         Self::Region,
         Self::Keyring,
         Self::Enrol,
+        Self::DrillClaim,
     ];
 
     /// The number in byte 9.
@@ -111,6 +114,7 @@ impl Kind {
             Self::Region => "region marker",
             Self::Keyring => "keyring",
             Self::Enrol => "enrolment request",
+            Self::DrillClaim => "drill claim",
         }
     }
 }

@@ -217,6 +217,10 @@ name!(
     /// A region's name, as the config gives it (its id stands in the region itself).
     RegionName, "region"
 );
+name!(
+    /// A scheduled drill's name: hosts that share it share its schedule.
+    DrillName, "drill"
+);
 
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident, $inner:ty, $width:literal) => {

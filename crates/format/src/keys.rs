@@ -2,8 +2,13 @@
 //!
 //! `meta/` may be read by agents; `data/` only by the restore side.
 
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+
 use crate::{
-    BaseNumber, Epoch, IdError, Key, KeyId, LogSeq, ObjectId, PointSeq, SessionId, SourceName,
+    BaseNumber, DrillName, Epoch, IdError, Key, KeyId, LogSeq, ObjectId, PointSeq, SessionId,
+    SourceName,
 };
 
 /// Every prefix an agent may read.
@@ -170,6 +175,35 @@ pub fn evidence(signer: KeyId, number: u64) -> Key {
     key(format!("{}{number:016}", evidences(signer)))
 }
 
+/// Folder of the turns of all scheduled drills: its sub-folders are the drills.
+pub const DRILLS: &str = "meta/drill/";
+/// A slot in a key: UTC, to the second, sorting by time.
+const SLOT: &str = "%Y%m%dT%H%M%SZ";
+
+/// Folder of a drill's slots.
+#[must_use]
+pub fn drill_slots(drill: &DrillName) -> String {
+    format!("{DRILLS}{drill}/")
+}
+
+/// A step of a turn of a drill's slot.
+#[must_use]
+pub fn drill_claim(drill: &DrillName, slot: Timestamp, seq: u32) -> Key {
+    key(format!("{DRILLS}{drill}/{}/{seq:06}", slot.strftime(SLOT)))
+}
+
+/// What a key in `meta/drill/` names: the drill, the slot, the step's number.
+#[must_use]
+pub fn drill_claim_place(key: &Key) -> Option<(DrillName, Timestamp, u32)> {
+    let mut parts = key.as_str().strip_prefix(DRILLS)?.split('/');
+    let drill = DrillName::new(parts.next()?).ok()?;
+    let civil = DateTime::strptime(SLOT, parts.next()?).ok()?;
+    let slot = civil.to_zoned(TimeZone::UTC).ok()?.timestamp();
+    let seq = parts.next()?.parse().ok()?;
+    let same = drill_claim(&drill, slot, seq) == *key;
+    same.then_some((drill, slot, seq))
+}
+
 /// Folder of all sessions.
 pub const SESSIONS: &str = "data/session/";
 
@@ -243,6 +277,26 @@ mod tests {
         let signer = KeyId([1; 16]);
         assert_eq!(evidence_number(&evidence(signer, 7)), Some(7));
         assert_eq!(evidence_number(&beat(signer, 7)), None);
+    }
+
+    #[test]
+    fn the_steps_of_a_drill_read_back_and_sort_by_slot() {
+        let nightly = DrillName::new("nightly").unwrap();
+        let at = |text: &str| -> Timestamp { text.parse().unwrap() };
+        let first = drill_claim(&nightly, at("2026-11-22T03:00:00Z"), 12);
+        assert_eq!(first.as_str(), "meta/drill/nightly/20261122T030000Z/000012");
+        assert!(first < drill_claim(&nightly, at("2026-11-22T03:00:01Z"), 0));
+        let place = (nightly, at("2026-11-22T03:00:00Z"), 12);
+        assert_eq!(drill_claim_place(&first), Some(place));
+        for bad in [
+            "meta/drill/nightly/20261122T030000Z/12",
+            "meta/drill/nightly/20261122T030000Z",
+            "meta/drill/nightly/20261122T030000Z/000012/x",
+            "meta/drill/nightly/20261322T030000Z/000012",
+            "meta/claim/app/00000001",
+        ] {
+            assert_eq!(drill_claim_place(&Key::new(bad).unwrap()), None, "{bad}");
+        }
     }
 
     #[test]

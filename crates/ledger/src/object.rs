@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use tidemark_format::envelope::{self, Head, Kind};
 use tidemark_format::heads::{
-    BaseHead, BeatHead, ClaimHead, EnrolHead, FenceHead, KeyringHead, LogHead, PointHead,
-    RegionHead,
+    BaseHead, BeatHead, ClaimHead, DrillClaimHead, EnrolHead, FenceHead, KeyringHead, LogHead,
+    PointHead, RegionHead,
 };
 use tidemark_format::sign::{PublicKey, SigningKey};
 use tidemark_format::{Hash, Key, KeyId, PutId, RepoId, keys};
@@ -116,6 +116,11 @@ placed!(
     EnrolHead,
     |this, _signer| keys::enrolment(this.key.id()),
     Subject::dated(Kind::Enrol, this.at)
+);
+placed!(
+    DrillClaimHead,
+    |this, _signer| keys::drill_claim(&this.drill, this.slot, this.seq),
+    Subject::dated(Kind::DrillClaim, this.at)
 );
 placed!(
     RegionHead,

@@ -5,12 +5,14 @@
 //! the last one, are kept. What a head must hold is not optional here. Times are RFC 3339 in UTC;
 //! ids are hex.
 
+mod drill;
 mod keyring;
 mod log;
 mod point;
 mod region;
 mod session;
 
+pub use drill::{DrillClaimHead, DrillStep};
 pub use keyring::{
     Anchors, BaseAnchor, ClaimAnchor, EnrolHead, EvidenceAnchor, FenceAnchor, KeyringHead, Member,
     PointAnchor, RecipientEntry, Revocation, Role, ValidUntil,
