@@ -4,7 +4,9 @@
 //! tested and refused before anyone acts on it. No clock, no file system, no async runtime.
 
 pub mod drill;
+pub mod objectives;
 pub mod restore;
+pub mod rota;
 pub mod schedule;
 
 pub use schedule::{Schedule, ScheduleError};
