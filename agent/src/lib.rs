@@ -14,7 +14,7 @@ pub mod enrolment;
 mod error;
 mod folders;
 pub mod metrics;
-mod metrics_http;
+pub mod objectives;
 pub mod points;
 pub mod policy;
 mod repeats;
@@ -28,6 +28,7 @@ pub mod status_live;
 pub mod store;
 mod supervisor;
 pub mod systemd;
+pub mod transit;
 
 pub use bootstrap::Components;
 pub use error::{AgentError, Result};

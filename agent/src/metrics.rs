@@ -13,10 +13,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use tidemark_format::{RegionName, SourceName};
 
+use crate::objectives::{Standing, standings};
 use crate::status_live::{LiveStatus, region_exposure};
-
-/// The text's type, as the endpoint says it.
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// A source and a region.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -51,6 +49,13 @@ pub struct State {
     state: &'static str,
 }
 
+/// A promise of a source's config.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct OfObjective {
+    source: String,
+    objective: &'static str,
+}
+
 /// An alert that stands.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct AlertLabels {
@@ -70,13 +75,14 @@ pub struct Metrics {
     point: Family<Lane, Gauge>,
     state: Family<State, Gauge>,
     log_lost: Family<OfSource, Seconds>,
+    canary: Family<OfSource, Seconds>,
+    canary_number: Family<OfSource, Gauge>,
+    at_risk: Family<OfObjective, Gauge>,
     up: Family<OfRegion, Gauge>,
     spool: Gauge,
     spool_limit: Gauge,
     alerts: Gauge,
     alert: Family<AlertLabels, Gauge>,
-    canary: Family<OfSource, Seconds>,
-    canary_number: Family<OfSource, Gauge>,
     objects: Family<Lane, Counter>,
     bytes: Family<Lane, Counter>,
     points: Family<OfSource, Counter>,
@@ -109,14 +115,15 @@ impl Metrics {
             point: Family::default(),
             state: Family::default(),
             log_lost: Family::default(),
+            canary: Family::default(),
+            canary_number: Family::default(),
+            at_risk: Family::default(),
             up: Family::default(),
             spool: Gauge::default(),
             spool_limit: Gauge::default(),
             alerts: Gauge::default(),
             alert: Family::default(),
             objects: Family::default(),
-            canary: Family::default(),
-            canary_number: Family::default(),
             bytes: Family::default(),
             points: Family::default(),
             bases: Family::default(),
@@ -150,6 +157,12 @@ impl Metrics {
         );
         let text = "When the log of a server was last found not to go on: instants before can't all be restored";
         r.register_with_unit("log_lost_timestamp", text, seconds(), self.log_lost.clone());
+        let text = "The instant in the last canary that was written into the database";
+        r.register_with_unit("canary_timestamp", text, seconds(), self.canary.clone());
+        let text = "The number of the last canary";
+        r.register("canary_number", text, self.canary_number.clone());
+        let text = "1 while what the config promises is at risk or broken: three quarters of it are used up";
+        r.register("objective_at_risk", text, self.at_risk.clone());
         r.register("region_up", "Whether the region answers", self.up.clone());
         r.register_with_unit(
             "spool",
@@ -157,10 +170,6 @@ impl Metrics {
             Unit::Bytes,
             self.spool.clone(),
         );
-        let text = "The instant in the last canary that was written into the database";
-        r.register_with_unit("canary_timestamp", text, seconds(), self.canary.clone());
-        let text = "The number of the last canary";
-        r.register("canary_number", text, self.canary_number.clone());
         let text = "Most bytes that the spool may hold";
         r.register_with_unit("spool_limit", text, Unit::Bytes, self.spool_limit.clone());
         r.register(
@@ -266,6 +275,12 @@ impl Metrics {
                 let seconds = at.duration_since(jiff::Timestamp::UNIX_EPOCH).as_secs_f64();
                 self.log_lost.get_or_create(&source).set(seconds);
             }
+            let canary = live.canary.as_ref();
+            if let Some((seq, at)) = canary.and_then(|canary| canary.seq.zip(canary.at)) {
+                let seconds = at.duration_since(jiff::Timestamp::UNIX_EPOCH).as_secs_f64();
+                self.canary.get_or_create(&source).set(seconds);
+                self.canary_number.get_or_create(&source).set(whole(seq));
+            }
             for (region, lane) in &live.lanes {
                 let labels = Lane {
                     source: name.to_string(),
@@ -275,16 +290,19 @@ impl Metrics {
                 self.region_exposure.get_or_create(&labels).set(exposure);
                 self.backlog
                     .get_or_create(&labels)
-            let canary = live.canary.as_ref();
-            if let Some((seq, at)) = canary.and_then(|canary| canary.seq.zip(canary.at)) {
-                let seconds = at.duration_since(jiff::Timestamp::UNIX_EPOCH).as_secs_f64();
-                self.canary.get_or_create(&source).set(seconds);
-                self.canary_number.get_or_create(&source).set(whole(seq));
-            }
                     .set(whole(lane.backlog_bytes));
                 let point = lane.point_through.map_or(-1, |seq| whole(seq.0));
                 self.point.get_or_create(&labels).set(point);
             }
+        }
+        self.at_risk.clear();
+        for (name, standing) in standings(status) {
+            let labels = OfObjective {
+                source: name.to_string(),
+                objective: "rpo",
+            };
+            let at_risk = i64::from(standing != Standing::Held);
+            self.at_risk.get_or_create(&labels).set(at_risk);
         }
         for (name, live) in &status.regions {
             let region = OfRegion {

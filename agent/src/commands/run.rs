@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
+use tidemark_cli::service::signals;
 use tidemark_host::{
     Exit, allocator,
     log::{self, LogSurroundings},
 };
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Failure, context, ended};
 use crate::{
@@ -44,25 +44,6 @@ fn listen(shutdown: Shutdown) -> Result<tokio::task::JoinHandle<()>, Failure> {
         path: "signal handlers".into(),
         source,
     };
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    let mut hang_up = signal(SignalKind::hangup()).map_err(failed)?;
-    // Unheard, it would end the agent without draining.
-    let reload = Arc::clone(&shutdown.reload);
-    tokio::spawn(async move {
-        while hang_up.recv().await.is_some() {
-            tracing::info!("SIGHUP: credentials, keyring and recipients are read again");
-            reload.notify_one();
-        }
-    });
-    Ok(tokio::spawn(async move {
-        for stop in [&shutdown.stop, &shutdown.abort] {
-            tokio::select! {
-                biased;
-                _received = terminate.recv() => {}
-                _received = interrupt.recv() => {}
-            }
-            stop.cancel();
-        }
-    }))
+    signals::hang_up(Arc::clone(&shutdown.reload)).map_err(failed)?;
+    signals::stop([shutdown.stop, shutdown.abort]).map_err(failed)
 }

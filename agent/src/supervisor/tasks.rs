@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidemark_cli::service::metrics_http;
 use tidemark_format::{RegionName, keys};
 use tidemark_host::config::AgentConfig;
 use tidemark_seal::Sealed;
@@ -19,7 +20,7 @@ use crate::ship::greet::Greeter;
 use crate::ship::link::RegionLink;
 use crate::ship::region::{Command, Driver as RegionDriver, Tools};
 use crate::source::driver::{Outlet, Shared};
-use crate::{AgentError, Result, metrics_http, policy};
+use crate::{AgentError, Result, policy};
 
 /// Requests that wait for the supervisor.
 const REQUESTS_MAX: usize = 16;

@@ -1,11 +1,12 @@
 //! What the command lines of both programs share: reading them, refusing them, completions, man pages,
-//! and what both say of a source ([`recoverable`]).
+//! what both say of a source ([`recoverable`]), and what their daemons share ([`service`]).
 //!
 //! The options of every command stand in a group of their own ([`EVERYWHERE`]), and commands to which
 //! one means nothing don't show it ([`Hidden`]); they take it all the same, for scripts that pass it.
 
 mod man;
 pub mod recoverable;
+pub mod service;
 
 use std::process::ExitCode;
 

@@ -22,6 +22,6 @@ pub mod wire;
 
 pub use error::FormatError;
 pub use ids::{
-    BaseNumber, DrillName, Epoch, Hash, IdError, Incarnation, Key, KeyId, LogSeq, ObjectId, PointSeq,
-    PutId, RegionId, RegionName, RepoId, SessionId, SourceName, WriterId,
+    BaseNumber, DrillName, Epoch, Hash, IdError, Incarnation, Key, KeyId, LogSeq, ObjectId,
+    PointSeq, PutId, RegionId, RegionName, RepoId, SessionId, SourceName, WriterId,
 };

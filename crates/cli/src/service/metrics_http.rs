@@ -12,8 +12,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::CONTENT_TYPE;
-
+/// The text's type.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// The longest request that is read.
 const HEAD_BYTES_MAX: usize = 8 << 10;
 /// How long a client may take.
@@ -22,18 +22,18 @@ const TIME_MAX: Duration = Duration::from_secs(5);
 const CLIENTS_MAX: usize = 8;
 
 /// Makes the text that is served.
-pub(crate) type Render = Arc<dyn Fn() -> String + Send + Sync>;
+pub type Render = Arc<dyn Fn() -> String + Send + Sync>;
 
 /// Listens at `address` (the caller checked that it is loopback).
 ///
 /// # Errors
 /// When the address can't be bound.
-pub(crate) async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+pub async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     TcpListener::bind(address).await
 }
 
 /// Serves until `stop`.
-pub(crate) async fn serve(listener: TcpListener, render: Render, stop: CancellationToken) {
+pub async fn serve(listener: TcpListener, render: Render, stop: CancellationToken) {
     let mut clients = JoinSet::new();
     loop {
         tokio::select! {
