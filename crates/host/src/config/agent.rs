@@ -330,7 +330,8 @@ pub(super) fn read_threads(number: &i64) -> Result<Option<NonZeroUsize>, String>
     }
 }
 
-fn read_metrics(text: &String) -> Result<Option<SocketAddr>, String> {
+/// Reads an address on loopback; empty is none.
+pub(super) fn read_metrics(text: &String) -> Result<Option<SocketAddr>, String> {
     if text.is_empty() {
         return Ok(None);
     }

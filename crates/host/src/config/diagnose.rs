@@ -36,7 +36,7 @@ pub enum ConfigError {
 fn remedy(searched: &[PathBuf]) -> &'static str {
     let restore = ConfigFile::Restore.name();
     if searched.iter().any(|path| path.ends_with(restore)) {
-        "none is needed: options say all that it could (--region, --identity). To have one, copy config/restore.toml there and change it, or name it with --config FILE"
+        "none is needed: options say all that it could (--region, --identity). To have one: tidemark-restore init, or name it with --config FILE"
     } else {
         "tidemark-agent init makes one; or name it with --config FILE"
     }

@@ -163,10 +163,10 @@ pub const AGENT: &[KeySpec] = &[
         "\"\"",
         &[
             "The promised loss at most, such as \"5m\". Shipping and beats must then come twice as often.",
+            "May also stand under [objectives], with window and pitr_precision, for all sources or in one.",
             "Empty: none is promised.",
         ],
     ),
-    key(
     key(
         "canary",
         "\"off\"",
@@ -183,6 +183,7 @@ pub const AGENT: &[KeySpec] = &[
             "How often. To prove a precision of one minute, twice a minute: a minute has room for a late one.",
         ],
     ),
+    key(
         "residency",
         "[]",
         &[
@@ -258,6 +259,201 @@ pub const RESTORE: &[KeySpec] = &[
     ),
 ];
 
+/// The keys of `[drills]`, in order.
+pub const DRILLS: &[KeySpec] = &[
+    key(
+        "look_every",
+        "\"1m\"",
+        &["How often the repository is looked at for what other hosts did."],
+    ),
+    key(
+        "metrics",
+        "\"\"",
+        &[
+            "Where OpenMetrics of the drills are served, such as \"127.0.0.1:9188\"; loopback only. Empty: nowhere.",
+        ],
+    ),
+    key(
+        "metrics_file",
+        "\"\"",
+        &[
+            "A file that they are written to, such as one in the folder of node_exporter's textfile collector.",
+            "Empty: none.",
+        ],
+    ),
+    key(
+        "timezone",
+        "\"UTC\"",
+        &[
+            "The zone in which schedules are meant. This and what follows may stand in a drill, too.",
+        ],
+    ),
+    key(
+        "jitter",
+        "\"0s\"",
+        &["Starts are put off by up to so long, each host's differently."],
+    ),
+    key(
+        "scratch",
+        "\"\"",
+        &[
+            "The folder in which restored databases lie meanwhile; nothing stays there. Empty: memory if it fits,",
+            "else the state directory.",
+        ],
+    ),
+    key(
+        "pg_bin",
+        "\"\"",
+        &["The folder of PostgreSQL's programs. Empty: the usual places of the right version."],
+    ),
+    key(
+        "timeout",
+        "\"6h\"",
+        &["A drill that takes longer is ended, inconclusive: it counts as not done."],
+    ),
+    key(
+        "claim_for",
+        "\"2m\"",
+        &[
+            "For how long a host has its turn at first; it then renews. A host that dies loses it so much later,",
+            "or as much later as the drill had run.",
+        ],
+    ),
+    key(
+        "retry_after",
+        "\"15m\"",
+        &["An inconclusive drill is tried again so much later, twice at most."],
+    ),
+    key(
+        "overdue_after",
+        "\"1d\"",
+        &[
+            "A drill that was not done by then is overdue: an event, a metric, a line in the status.",
+        ],
+    ),
+    key(
+        "allow_source_host",
+        "false",
+        &[
+            "Whether drills may run on the host of the database itself. For trials: such a drill proves no",
+            "restore to another host.",
+        ],
+    ),
+];
+
+/// The keys of a `[[drill]]`, in order; those of [`DRILLS`] from `timezone` on may follow.
+pub const DRILL: &[KeySpec] = &[
+    bare(
+        "name",
+        &["What it is called: hosts that have a drill of this name take turns."],
+    ),
+    bare("source", &["The database that is restored."]),
+    bare(
+        "schedule",
+        &["When: 5 fields as crontab (minute hour day month weekday), or 6 with seconds first."],
+    ),
+    key(
+        "select",
+        "\"latest\"",
+        &[
+            "Which state: latest, oldest, random (a minute of the window), worst-replay, or an instant.",
+        ],
+    ),
+    key(
+        "scenario",
+        "\"\"",
+        &[
+            "What is supposed: only-region=NAME, without-region=NAME, as-of=TIME, fresh-host. Empty: nothing.",
+        ],
+    ),
+    key(
+        "full",
+        "true",
+        &["Every page and index is checked; with false only the quick checks are made."],
+    ),
+    key(
+        "frameworks",
+        "[]",
+        &["What it is evidence for, such as [\"SOC2:A1.3\"]."],
+    ),
+    key("owner", "\"\"", &["Who answers for it."]),
+    key("runbook", "\"\"", &["The page that it follows: a URL."]),
+];
+
+/// The keys of a `[[drill.assert]]`, in order.
+pub const ASSERT: &[KeySpec] = &[
+    bare(
+        "id",
+        &["What records call it. Of a server, database = \"…\" says which one is asked."],
+    ),
+    bare(
+        "sql",
+        &["The statement; it answers one value. Only numbers ever leave the sandbox as they are."],
+    ),
+    bare(
+        "expect",
+        &[
+            "The value that it must be; at_least = N and at_most = N are the other ways. None: only recorded.",
+        ],
+    ),
+    bare(
+        "tolerance",
+        &["How far a number may be off: 10, or \"5%\"."],
+    ),
+];
+
+/// The keys of `[objectives]` in `restore.toml`, in order.
+pub const OBJECTIVES: &[KeySpec] = &[
+    key(
+        "rpo",
+        "\"\"",
+        &[
+            "At no moment more than this would be lost, such as \"5m\". This and what follows is judged by",
+            "policy check; empty: nothing is promised.",
+        ],
+    ),
+    key(
+        "rto",
+        "\"\"",
+        &["A restore takes no longer than this, as drills measure it."],
+    ),
+    key(
+        "pitr_precision",
+        "\"\"",
+        &["Any instant of the next key's span can be restored this exactly."],
+    ),
+    key(
+        "window",
+        "\"\"",
+        &["How far back that is, such as \"30d\"."],
+    ),
+    key(
+        "kept_at_most",
+        "\"\"",
+        &["Nothing may be kept longer: what the law says."],
+    ),
+    key(
+        "drill_every",
+        "\"\"",
+        &["A drill that counts comes at least this often."],
+    ),
+    key(
+        "residency",
+        "[]",
+        &["Countries that copies may stand in, such as [\"DK\"]. Empty: anywhere."],
+    ),
+    key(
+        "people",
+        "[]",
+        &["Who may hold a key that decrypts, by the names that keys list shows."],
+    ),
+    key(
+        "machines",
+        "[]",
+        &["The same of hosts that drill or restore with a key of their own."],
+    ),
+];
+
 /// Keys that belong to the agent as a whole, and why a source can't have its own.
 pub const AGENT_WIDE: &[(&str, &str)] = &[
     ("state_dir", "one agent has one state directory"),
@@ -282,7 +478,15 @@ mod tests {
 
     #[test]
     fn no_comment_begins_with_a_keys_name() {
-        let all = || AGENT.iter().chain(REGION).chain(RESTORE);
+        let drills = || DRILLS.iter().chain(DRILL).chain(ASSERT);
+        let all = || {
+            AGENT
+                .iter()
+                .chain(REGION)
+                .chain(RESTORE)
+                .chain(OBJECTIVES)
+                .chain(drills())
+        };
         for line in all().flat_map(|key| key.about) {
             let first = line
                 .split([' ', ',', ':', '.'])

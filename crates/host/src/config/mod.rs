@@ -10,6 +10,7 @@
 
 mod agent;
 mod diagnose;
+mod drills;
 pub mod keys;
 mod objectives;
 mod policy;
@@ -28,6 +29,7 @@ use jiff::tz::TimeZone;
 
 pub use agent::AgentConfig;
 pub use diagnose::{ConfigError, Problem, ProblemKind};
+pub use drills::{Assertion, Drill, DrillChecks, DrillRules, Drills, Expected};
 pub use objectives::{Objectives, Promises};
 pub use policy::{ClauseRefusal, PolicyClause, PolicyFile, Repeat};
 pub use regions::{Country, Region, failure_domains};

@@ -93,7 +93,7 @@ pub(super) struct RawObjectives {
     #[serde(default)]
     machines: Vec<String>,
     #[serde(default)]
-    source: BTreeMap<String, Spanned<RawObjectives>>,
+    source: BTreeMap<String, Spanned<Self>>,
 }
 
 /// Checks `[objectives]` and `[objectives.source.NAME]`.
@@ -189,7 +189,7 @@ impl Promised {
             (&mut self.pitr_precision, raw.pitr_precision),
             (&mut self.window, raw.window),
         ] {
-            *slot = promise(text.as_ref(), findings).or(slot.take());
+            *slot = promise(text.as_ref(), findings).or_else(|| slot.take());
         }
     }
 }

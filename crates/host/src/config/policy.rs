@@ -171,13 +171,10 @@ fn one(
     let kind = required(raw.kind, "kind = \"…\"", &table, findings);
     let within = time(raw.within.as_ref(), findings);
     let over = time(raw.over.as_ref(), findings);
-    let every = raw.every.filter(|every| every.get_ref() != "month").map_or(
-        spans
-            .iter()
-            .any(|(key, _)| *key == "every")
-            .then_some(Repeat::Month),
-        |every| time(Some(&every), findings).map(Repeat::Time),
-    );
+    let every = match raw.every {
+        Some(every) if every.get_ref() == "month" => Some(Repeat::Month),
+        every => time(every.as_ref(), findings).map(Repeat::Time),
+    };
     let at_least = count(raw.at_least.as_ref(), findings);
     let people_max = count(raw.people_max.as_ref(), findings);
     let countries = raw

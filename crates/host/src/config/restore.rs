@@ -8,6 +8,8 @@ use toml::Spanned;
 
 use super::agent::{read_path, read_threads};
 use super::diagnose::{ConfigError, Findings};
+use super::drills::{self, DrillChecks, Drills, RawDrill, RawDrills};
+use super::objectives::{self, Promises, RawObjectives};
 use super::regions::{self, RawRegion, Region};
 use super::settings::{Located, set, size_from};
 use crate::{ByteSize, RegionUrl, files};
@@ -25,6 +27,10 @@ pub struct RestoreConfig {
     pub threads: Option<NonZeroUsize>,
     /// Where to read from; may be empty when regions come as arguments.
     pub regions: Vec<Region>,
+    /// What is drilled on a schedule.
+    pub drills: Drills,
+    /// What is promised of the sources.
+    pub objectives: Promises,
 }
 
 /// Reading ahead from two regions needs a few packs of 8 MiB in flight.
@@ -40,6 +46,10 @@ struct RawRestore {
     threads: Option<Spanned<i64>>,
     #[serde(default)]
     region: Vec<Spanned<RawRegion>>,
+    objectives: Option<RawObjectives>,
+    drills: Option<RawDrills>,
+    #[serde(default)]
+    drill: Vec<Spanned<RawDrill>>,
 }
 
 impl Default for RestoreConfig {
@@ -50,6 +60,8 @@ impl Default for RestoreConfig {
             memory: ByteSize::mib(256),
             threads: None,
             regions: Vec::new(),
+            drills: Drills::default(),
+            objectives: Promises::default(),
         }
     }
 }
@@ -59,17 +71,29 @@ impl RestoreConfig {
     ///
     /// # Errors
     /// [`ConfigError`]; when the file was read, with every problem in it.
-    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+    pub fn load(path: &Path, checks: &DrillChecks<'_>) -> Result<Self, ConfigError> {
         let text = files::read_text(path).map_err(ConfigError::Unreadable)?;
         let path = std::path::absolute(path).unwrap_or_else(|_no_directory| path.to_owned());
-        Self::parse(&text, &path)
+        Self::parse_with(&text, &path, checks)
+    }
+
+    /// As [`Self::parse_with`], taking the words of drills unread.
+    ///
+    /// # Errors
+    /// [`ConfigError::Refused`] with every problem.
+    pub fn parse(text: &str, file: &Path) -> Result<Self, ConfigError> {
+        Self::parse_with(text, file, &DrillChecks::NONE)
     }
 
     /// Checks `text` as the content of `file`, against whose folder relative paths are read.
     ///
     /// # Errors
     /// [`ConfigError::Refused`] with every problem.
-    pub fn parse(text: &str, file: &Path) -> Result<Self, ConfigError> {
+    pub fn parse_with(
+        text: &str,
+        file: &Path,
+        checks: &DrillChecks<'_>,
+    ) -> Result<Self, ConfigError> {
         let mut findings = Findings::new(file, text);
         let raw: RawRestore = match toml::from_str(text) {
             Ok(raw) => raw,
@@ -102,6 +126,8 @@ impl RestoreConfig {
         set(&mut threads, raw.threads, &mut findings, read_threads);
         let regions = regions::check(raw.region, &mut findings);
         let regions = regions.into_iter().map(|(region, _)| region).collect();
+        let objectives = objectives::check(raw.objectives, &mut findings);
+        let drills = drills::check(raw.drills, raw.drill, folder, checks, &mut findings);
         let (identity, memory, threads) = (identity.value, memory.value, threads.value);
         findings.finish(Some(Self {
             identity,
@@ -109,6 +135,8 @@ impl RestoreConfig {
             memory,
             threads,
             regions,
+            drills,
+            objectives,
         }))
     }
 

@@ -6,7 +6,8 @@
 use std::path::{Path, PathBuf};
 
 use super::agent::AgentConfig;
-use super::keys::{AGENT, KeySpec, REGION, RESTORE};
+use super::drills::{Assertion, Expected};
+use super::keys::{AGENT, ASSERT, DRILL, DRILLS, KeySpec, OBJECTIVES, REGION, RESTORE};
 use super::regions::{Region, failure_domains};
 use super::sources::{Engine, without_password};
 
@@ -102,21 +103,132 @@ impl NewSource {
     }
 }
 
-/// A `restore.toml`.
-#[must_use]
-pub fn restore(identity: Option<&Path>, regions: &[Region]) -> String {
-    let mut text =
-        String::from("# Tidemark restore tool. Everything here can be an argument instead.\n");
-    text.push_str(HEADER);
-    for spec in RESTORE {
-        text.push('\n');
-        let value = identity.filter(|_| spec.name == "identity").map(path);
-        key(&mut text, spec, spec.default, value.as_deref());
+/// What `init` of the restore tool knows when it writes a `restore.toml`.
+#[derive(Debug, Clone, Default)]
+pub struct NewRestore {
+    /// The file with the recovery identity.
+    pub identity: Option<PathBuf>,
+    /// The regions.
+    pub regions: Vec<Region>,
+    /// What is to be drilled; without one the file shows how, commented.
+    pub drills: Vec<NewDrill>,
+}
+
+/// A drill to be written.
+#[derive(Debug, Clone)]
+pub struct NewDrill {
+    /// Its name.
+    pub name: String,
+    /// The source.
+    pub source: String,
+    /// When.
+    pub schedule: String,
+    /// Its assertions.
+    pub assertions: Vec<Assertion>,
+}
+
+impl NewRestore {
+    /// The file's text.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut text =
+            String::from("# Tidemark restore tool. Everything here can be an argument instead.\n");
+        text.push_str(HEADER);
+        for spec in RESTORE {
+            text.push('\n');
+            let identity = self.identity.as_deref();
+            let value = identity.filter(|_| spec.name == "identity").map(path);
+            key(&mut text, spec, spec.default, value.as_deref());
+        }
+        for one in &self.regions {
+            text.push_str(&region(one));
+        }
+        text.push_str(
+            "\n# What is promised of every source; of one alone under [objectives.source.NAME].\n[objectives]\n",
+        );
+        for spec in OBJECTIVES {
+            key(&mut text, spec, spec.default, None);
+        }
+        text.push_str(
+            "\n# What holds for all scheduled drills, which `tidemark-restore run` owns.\n[drills]\n",
+        );
+        for spec in DRILLS {
+            key(&mut text, spec, spec.default, None);
+        }
+        for one in &self.drills {
+            text.push_str(&one.render());
+        }
+        if self.drills.is_empty() {
+            text.push_str(&commented(&NewDrill::example().render()));
+        }
+        text
     }
-    for one in regions {
-        text.push_str(&region(one));
+}
+
+impl NewDrill {
+    /// One that shows how.
+    fn example() -> Self {
+        Self {
+            name: "nightly".to_owned(),
+            source: "app".to_owned(),
+            schedule: "0 3 * * *".to_owned(),
+            assertions: Vec::new(),
+        }
+    }
+
+    /// Its table.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut text = String::from("\n[[drill]]\n");
+        for spec in DRILL {
+            let value = match spec.name {
+                "name" => Some(quoted(&self.name)),
+                "source" => Some(quoted(&self.source)),
+                "schedule" => Some(quoted(&self.schedule)),
+                _ => None,
+            };
+            key(&mut text, spec, spec.default, value.as_deref());
+        }
+        for one in &self.assertions {
+            text.push_str(&assertion(one));
+        }
+        text
+    }
+}
+
+/// The table of an assertion.
+fn assertion(one: &Assertion) -> String {
+    let mut text = String::from("\n[[drill.assert]]\n");
+    for spec in ASSERT {
+        for about in spec.about {
+            text.push_str(&format!("# {about}\n"));
+        }
+        let number = |text: &str| match text.parse::<f64>() {
+            Ok(_number) => text.to_owned(),
+            Err(_text) => quoted(text),
+        };
+        match (spec.name, &one.expect, &one.tolerance) {
+            ("id", ..) => line(&mut text, "id", &quoted(&one.id)),
+            ("sql", ..) => line(&mut text, "sql", &quoted(&one.sql)),
+            ("expect", Some(Expected::Equals(value)), _) => {
+                line(&mut text, "expect", &number(value));
+            }
+            ("expect", Some(Expected::AtLeast(least)), _) => line(&mut text, "at_least", least),
+            ("expect", Some(Expected::AtMost(most)), _) => line(&mut text, "at_most", most),
+            ("tolerance", _, Some(tolerance)) => line(&mut text, "tolerance", &number(tolerance)),
+            _ => {}
+        }
     }
     text
+}
+
+/// Every line behind a `#`.
+fn commented(text: &str) -> String {
+    let lines = text.lines().map(|line| match line {
+        "" => "\n".to_owned(),
+        line => format!("# {line}\n"),
+    });
+    lines.collect()
 }
 
 /// The config as it holds, defaults and overrides resolved; it can be read as a config again.
@@ -171,6 +283,13 @@ pub fn effective(config: &AgentConfig) -> String {
             }
         }
         for (name, value) in source.settings.entries() {
+            line(&mut text, name, &value);
+        }
+        let promises = source.settings.promises();
+        if !promises.is_empty() {
+            text.push_str("[source.objectives]\n");
+        }
+        for (name, value) in promises {
             line(&mut text, name, &value);
         }
     }
