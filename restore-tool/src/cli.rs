@@ -69,6 +69,7 @@ pub const HIDDEN: &[Hidden] = &[
         "config",
         &["region", "identity", "passphrase_file", "source"],
     ),
+    ("sandbox-run", PLACES),
     ("explain", PLACES),
     ("completions", PLACES),
     ("man", PLACES),
@@ -77,6 +78,11 @@ pub const HIDDEN: &[Hidden] = &[
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Write a restore.toml with every key in it, and with --schedule a drill for each source
+    Init(InitArgs),
+    /// Own the schedule of drills: the daemon that systemd runs, until SIGTERM; SIGHUP has the config
+    /// read again
+    Run,
     /// Recovery keys: make, print, check and enrol them
     #[command(subcommand)]
     Keys(Keys),
@@ -103,6 +109,21 @@ pub enum Command {
     /// Who used the backups, when and why, and what drills proved: show, verify, review, export
     #[command(subcommand)]
     Evidence(Evidence),
+    /// Judge a policy's clauses by what is on record
+    #[command(
+        subcommand,
+        after_help = "Exit codes of policy check: 0 every clause holds, 17 one fails, 3 one is not proved or not yet."
+    )]
+    Policy(PolicyCommand),
+    /// Examine a restored database inside a sandbox: what a drill starts for itself
+    #[command(hide = true)]
+    SandboxRun {
+        /// The drill's scratch
+        folder: PathBuf,
+    },
+    /// Restore into a sandbox, measure what was lost and how long it took, leave signed evidence
+    #[command(subcommand)]
+    Drill(Drill),
     /// What an exit code means and what to do
     Explain {
         /// The exit code or its name; without one, all of them
@@ -146,7 +167,11 @@ pub enum Keys {
     /// A card to print and keep where people look when everything is gone
     Card,
     /// Who may sign, to whom secrets are sealed, and who asks to be enrolled
-    List,
+    List {
+        /// Put the list on record, for a review of who has access: evidence sign-off then takes it
+        #[arg(long)]
+        for_review: bool,
+    },
     /// Prove that the identity opens what is written now
     Check,
     /// Sign agents' requests to be enrolled, or add a recipient
@@ -182,6 +207,19 @@ pub enum Keys {
         /// Don't ask
         #[arg(long)]
         yes: bool,
+    },
+}
+
+/// `policy …`
+#[derive(Debug, Subcommand)]
+pub enum PolicyCommand {
+    /// Show every clause with the policy's own words, what was found, the verdict and what it rests on
+    /// (needs no identity)
+    Check {
+        /// tasklexa, heretask, soc2, loadster, xaasware, or a file of that form [default: what [objectives]
+        /// of the config promises]
+        #[arg(long, value_name = "NAME|FILE")]
+        policy: Option<String>,
     },
 }
 
@@ -221,6 +259,14 @@ impl std::str::FromStr for KeyWord {
              `tidemark-restore keys list` shows them"
         ))
     }
+}
+
+/// `init`
+#[derive(Debug, Clone, Default, Args)]
+pub struct InitArgs {
+    /// Drill every source (or the one that --source names) by this crontab line, in UTC
+    #[arg(long, value_name = "CRONTAB")]
+    pub schedule: Option<String>,
 }
 
 /// `list`
@@ -413,6 +459,70 @@ pub enum Format {
     Html,
     /// A folder with all of it, the signed records, keys, and how to verify it without this program
     Pack,
+}
+
+/// `drill …`
+#[derive(Debug, Subcommand)]
+pub enum Drill {
+    /// Run one drill now, from the declaration of the disaster to the signed record
+    #[command(
+        after_help = "Exit codes: 0 passed, 3 passed with exceptions, 18 failed; an inconclusive drill ends with the code \
+        of what kept it from an answer (16 region, 15 space, 1 others) and counts as none."
+    )]
+    Run(DrillArgs),
+    /// Past drills, how far each recovery point has been proved, and when (needs no identity)
+    List,
+}
+
+/// `drill run`
+#[derive(Debug, Clone, Default, Args)]
+pub struct DrillArgs {
+    /// Run what is due of the drills in restore.toml, once, as a timer does on hosts without the daemon
+    #[arg(long, conflicts_with_all = [
+        "select", "scenario", "allow_source_host", "reason", "rpo", "rto", "precision", "quick", "no_counts", "scratch",
+        "pg_bin",
+    ])]
+    pub due: bool,
+    /// Which state: latest, oldest, random (a random minute of all that can be restored), worst-replay (the
+    /// most log to replay), or what restore --to takes
+    #[arg(
+        long,
+        value_name = "WHICH",
+        default_value = "latest",
+        allow_hyphen_values = true
+    )]
+    pub select: String,
+    /// Under which conditions: only-region=NAME, without-region=NAME, as-of=TIME (nothing written later is
+    /// believed), or fresh-host
+    #[arg(long, value_name = "SCENARIO")]
+    pub scenario: Option<String>,
+    /// Although the source runs on this host: recorded as not segregated, which satisfies no policy
+    #[arg(long)]
+    pub allow_source_host: bool,
+    /// Why, for the records: a ticket, an exercise
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
+    /// The loss that is bearable, such as 5m: more fails the drill
+    #[arg(long, value_name = "DURATION")]
+    pub rpo: Option<String>,
+    /// How soon the database must be back, such as 4h: later fails the drill
+    #[arg(long, value_name = "DURATION")]
+    pub rto: Option<String>,
+    /// How exact an instant must be met, such as 1m: further off fails the drill
+    #[arg(long, value_name = "DURATION")]
+    pub precision: Option<String>,
+    /// Leave out the checks that read everything
+    #[arg(long)]
+    pub quick: bool,
+    /// Don't count rows
+    #[arg(long)]
+    pub no_counts: bool,
+    /// The folder in which the scratch is made, and destroyed [default: in memory if it fits]
+    #[arg(long, value_name = "DIR")]
+    pub scratch: Option<PathBuf>,
+    /// PostgreSQL: the folder of the server's programs [default: the usual places of the right version]
+    #[arg(long, value_name = "DIR")]
+    pub pg_bin: Option<PathBuf>,
 }
 
 /// `config …`

@@ -201,6 +201,38 @@ pub enum Error {
     /// The restored file isn't what was sealed.
     #[error("{0}")]
     Unproved(String),
+    /// `init` makes a config, and never replaces one.
+    #[error(
+        "{} exists, and is not replaced; change it, or name another with --config FILE",
+        .0.display()
+    )]
+    ConfigExists(PathBuf),
+    /// Somebody else runs the schedule here.
+    #[error(
+        "the schedule of drills is owned by another process here ({}, process {holder}): one on a state directory is \
+         enough; stop it first, or give this one a state_dir of its own",
+        folder.display()
+    )]
+    DrillsOwned {
+        /// The folder that it holds.
+        folder: PathBuf,
+        /// Its process id.
+        holder: String,
+    },
+    /// The schedule needs a place for its notes.
+    #[error(
+        "the schedule of drills needs a state directory: set state_dir in restore.toml ($STATE_DIRECTORY under systemd)"
+    )]
+    NoStateFolder,
+    /// The regions neither answered nor refused.
+    #[error("the regions did not answer in time")]
+    RegionsSilent,
+    /// A schedule that the config's door let through.
+    #[error(transparent)]
+    Schedule(#[from] tidemark_planner::ScheduleError),
+    /// A drill's sandbox.
+    #[error(transparent)]
+    Sandbox(#[from] crate::sandbox::SandboxError),
     /// A terminal or another stream failed.
     #[error("can't {action}")]
     Io {

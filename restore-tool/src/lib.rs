@@ -10,14 +10,18 @@
 pub mod apply;
 pub mod cli;
 pub mod commands;
+pub mod daemon;
+pub mod drill;
 pub mod error;
 pub mod evidence;
 pub mod identity;
 pub mod manual;
 pub mod plan;
+pub mod policies;
 pub mod policy;
 pub mod progress;
 pub mod repository;
+pub mod sandbox;
 pub mod target;
 
 use tidemark_host::Exit;

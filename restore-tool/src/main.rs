@@ -75,7 +75,8 @@ fn start(cli: Cli, console: &Console, access: &Access) -> Result<Exit, Error> {
         state_home: state_home(),
         sudo_user: std::env::var("SUDO_USER").ok(),
     };
-    log::start(&LogSurroundings::of_process(cli.global.json), true)?;
+    let is_daemon = matches!(cli.command, Command::Run);
+    log::start(&LogSurroundings::of_process(cli.global.json), !is_daemon)?;
     let tools = commands::system_tools(console.clone(), access.clone())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

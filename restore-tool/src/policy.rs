@@ -9,6 +9,7 @@ use tidemark_open::{Error as OpenError, ErrorKind as OpenKind};
 use tidemark_storage::ErrorKind as StoreKind;
 
 use crate::error::Error;
+use crate::sandbox::SandboxError;
 use crate::target::TargetError;
 
 /// The code of an error; its exit code is how the command ends.
@@ -48,8 +49,14 @@ pub fn code(error: &Error) -> Code {
         Error::NothingWritten => codes::NO_SOURCE,
         Error::KeyFileExists(_) => codes::USAGE,
         Error::WrongRoot { .. } => codes::WRONG_ROOT,
+        Error::ConfigExists(_) => codes::TARGET_EXISTS,
+        Error::DrillsOwned { .. } => codes::STATE_IN_USE,
+        Error::NoStateFolder => codes::USAGE,
+        Error::RegionsSilent => codes::REGION_AWAY,
+        Error::Schedule(_) => codes::CONFIG_INVALID,
         Error::Interrupted => codes::INTERRUPTED,
         Error::Unproved(_) => codes::WRONG_DIGEST,
+        Error::Sandbox(error) => sandbox(error),
     }
 }
 
@@ -181,6 +188,18 @@ const fn engine(kind: EngineKind) -> Code {
         | EngineKind::Refused
         | EngineKind::Io
         | EngineKind::Bug => codes::FAILED,
+    }
+}
+
+fn sandbox(error: &SandboxError) -> Code {
+    match error {
+        SandboxError::Refused { .. } => codes::DRILL_NOT_HERE,
+        SandboxError::NoIsolation { .. } => codes::DRILL_INCONCLUSIVE,
+        SandboxError::NoRoom { .. } => codes::DISK_FULL,
+        SandboxError::Unreachable { .. } => codes::USAGE,
+        SandboxError::NotDestroyed { .. } => codes::SCRATCH_REMAINS,
+        SandboxError::Interrupted => codes::INTERRUPTED,
+        SandboxError::Io { .. } => codes::FAILED,
     }
 }
 

@@ -14,7 +14,9 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use tidemark_format::heads::KeyringHead;
 use tidemark_format::{RegionName, SourceName, keys};
-use tidemark_host::config::{ConfigError, ConfigFile, Region as RegionConfig, RestoreConfig};
+use tidemark_host::config::{
+    ConfigError, ConfigFile, Drills, Promises, Region as RegionConfig, RestoreConfig,
+};
 use tidemark_host::output::Console;
 use tidemark_host::{Clock, Cpu, RegionUrl, Rng};
 use tidemark_ledger::history::{Beats, LoadOptions, SourceHistory};
@@ -75,10 +77,14 @@ pub struct Settings {
     pub credentials: Option<PathBuf>,
     /// Where evidence waits and is kept; none if there is no place for it.
     pub state: Option<PathBuf>,
+    /// What is drilled on a schedule.
+    pub drills: Drills,
     /// The config file that was read.
     pub config_file: Option<PathBuf>,
     /// Who asked sudo for this.
     pub sudo_user: Option<String>,
+    /// What the config promises of the sources.
+    pub objectives: Promises,
 }
 
 impl Settings {
@@ -88,10 +94,27 @@ impl Settings {
     /// A URL or the config file can't be read.
     pub fn gather(global: &Global, environment: &Environment) -> Result<Self> {
         let (config, config_file) = match ConfigFile::Restore.find(global.config.as_deref()) {
-            Ok(path) => (RestoreConfig::load(&path)?, Some(path)),
+            Ok(path) => (RestoreConfig::load(&path, &crate::daemon::CHECKS)?, Some(path)),
             Err(ConfigError::Missing { .. }) => (RestoreConfig::default(), None),
             Err(error) => return Err(error.into()),
         };
+        Self::merge(config, config_file, global, environment)
+    }
+
+    /// What command line and environment say alone: for whoever writes the config.
+    ///
+    /// # Errors
+    /// A URL can't be read.
+    pub fn without_config(global: &Global, environment: &Environment) -> Result<Self> {
+        Self::merge(RestoreConfig::default(), None, global, environment)
+    }
+
+    fn merge(
+        config: RestoreConfig,
+        config_file: Option<PathBuf>,
+        global: &Global,
+        environment: &Environment,
+    ) -> Result<Self> {
         let words: Vec<&str> = if global.region.is_empty() {
             environment
                 .region
@@ -120,8 +143,10 @@ impl Settings {
             threads: config.threads,
             credentials: environment.credentials.clone(),
             state: state.or_else(|| environment.state_home.clone()),
+            drills: config.drills,
             config_file,
             sudo_user: environment.sudo_user.clone(),
+            objectives: config.objectives,
         })
     }
 

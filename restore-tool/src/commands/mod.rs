@@ -1,9 +1,12 @@
 //! The commands, one module each: from settings to a document and an exit code.
 
 mod check;
+pub mod drill;
 pub mod evidence;
+pub mod init;
 pub mod keys;
 pub mod list;
+pub mod policy;
 pub mod restore;
 pub mod status;
 pub mod verify;
@@ -16,9 +19,10 @@ use tidemark_host::{Cpu, Exit};
 use tokio_util::sync::CancellationToken;
 
 use crate::apply::stopped;
-use crate::cli::{Cli, Command, Config, Global};
+use crate::cli::{self, Cli, Command, Config, Global};
 use crate::error::{Error, Result};
 use crate::manual;
+use crate::sandbox;
 use crate::repository::{Environment, Settings, Tools};
 
 /// Runs one command.
@@ -31,9 +35,13 @@ pub async fn run(
     tools: &Tools,
     stop: &CancellationToken,
 ) -> Result<Exit> {
-    // A restore ends by itself, so that the next run goes on where it was. Everything else holds
-    // nothing that a sudden end could harm: what it writes is created whole or not at all.
-    let ends_itself = matches!(cli.command, Command::Restore(_));
+    // A restore ends by itself, so that the next run goes on where it was; a drill, so that its scratch is
+    // gone. Everything else holds nothing that a sudden end could harm: what it writes is created whole or
+    // not at all.
+    let ends_itself = matches!(
+        cli.command,
+        Command::Run | Command::Restore(_) | Command::Drill(cli::Drill::Run(_))
+    );
     let done = Box::pin(dispatch(cli, environment, tools, stop));
     let ended = if ends_itself {
         done.await
@@ -52,6 +60,9 @@ async fn dispatch(
 ) -> Result<Exit> {
     let Cli { global, command } = cli;
     match command {
+        Command::SandboxRun { folder } => sandbox::child::run(&folder, tools).await,
+        Command::Init(args) => Box::pin(init::run(&args, &global, environment, tools)).await,
+        Command::Run => Box::pin(crate::daemon::run(&global, environment, tools, stop)).await,
         Command::Explain { code } => explain(code.as_deref(), tools),
         Command::Completions { shell } => {
             tools.console.raw(&manual::completions(shell));
@@ -64,12 +75,21 @@ async fn dispatch(
         Command::Config(Config::Check { file }) => {
             check_config(file.as_deref().or(global.config.as_deref()), tools)
         }
+        Command::Drill(command) => {
+            let settings = settings(&global, environment)?;
+            let tools = with_pool(tools, &settings)?;
+            Box::pin(drill::run(command, &settings, &tools, stop)).await
+        }
         Command::Evidence(command) => {
             let settings = settings(&global, environment)?;
             Box::pin(evidence::run(command, &settings, tools)).await
         }
         Command::Keys(keys) => keys::run(keys, &global, environment, tools).await,
         Command::List(args) => list::run(&args, &settings(&global, environment)?, tools).await,
+        Command::Policy(command) => {
+            let settings = settings(&global, environment)?;
+            Box::pin(policy::run(&command, &settings, tools)).await
+        }
         Command::Plan(args) => {
             restore::plan_only(&args, &settings(&global, environment)?, tools).await
         }
@@ -116,7 +136,7 @@ fn explain(code: Option<&str>, tools: &Tools) -> Result<Exit> {
 
 fn check_config(file: Option<&std::path::Path>, tools: &Tools) -> Result<Exit> {
     let path = ConfigFile::Restore.find(file)?;
-    let config = RestoreConfig::load(&path)?;
+    let config = RestoreConfig::load(&path, &crate::daemon::CHECKS)?;
     let regions = config
         .regions
         .iter()
