@@ -1,5 +1,5 @@
 //! The systemd units: valid, hardened to an exposure of at most 1.5 with and without a drop-in, and
-//! the template in step with the plain one.
+//! those that differ in little only in that.
 //!
 //! systemd-analyze needs no running systemd. Where it is missing the tests say so; with
 //! `TIDEMARK_REQUIRE_SERVERS=1` that is a failure.
@@ -11,6 +11,13 @@ use tidemark_tests::{read, root};
 
 const UNIT: &str = "tidemark-agent.service";
 const TEMPLATE: &str = "tidemark-agent@.service";
+const RESTORE: &str = "tidemark-restore.service";
+const DRILL: &str = "tidemark-drill.service";
+const TIMER: &str = "tidemark-drill.timer";
+const RULES: &str = "tidemark-restore.rules";
+const SANDBOX: &str = "tidemark-sandbox@.service";
+/// As it is started for a scratch.
+const SANDBOX_RUN: &str = "tidemark-sandbox@dev-shm-tidemark.service";
 const DROP_INS: &[&str] = &["example-drop-in.conf", "example-drop-in-home.conf"];
 /// Exposure times ten.
 const THRESHOLD: &str = "--threshold=15";
@@ -40,8 +47,9 @@ fn analyze(folder: &Path, arguments: &[&str]) -> Option<Output> {
 /// where the agent is not installed.
 fn laid_out(unit: &str, name: &str, drop_in: Option<&str>) -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let text =
-        read(Path::new("systemd").join(unit)).replace("/usr/bin/tidemark-agent", "/bin/true");
+    let text = read(Path::new("systemd").join(unit))
+        .replace("/usr/bin/tidemark-agent", "/bin/true")
+        .replace("/usr/bin/tidemark-restore", "/bin/true");
     std::fs::write(folder.path().join(name), text).expect("the unit is written");
     if let Some(drop_in) = drop_in {
         let beside = folder.path().join(format!("{name}.d"));
@@ -62,6 +70,8 @@ fn variants() -> Vec<(&'static str, &'static str, Option<&'static str>)> {
         all.push((unit, name, None));
         all.extend(DROP_INS.iter().map(|drop_in| (unit, name, Some(*drop_in))));
     }
+    all.extend([RESTORE, DRILL].map(|unit| (unit, unit, None)));
+    all.push((SANDBOX, SANDBOX_RUN, None));
     all
 }
 
@@ -160,8 +170,138 @@ fn unit_keeps_its_promises_to_the_operator() {
 }
 
 #[test]
+fn oneshot_of_the_timer_is_the_daemons_unit_but_for_how_it_is_started() {
+    let begun = |line: &String| {
+        ["User=", "[Install]", "WantedBy="]
+            .iter()
+            .any(|word| line.starts_with(word))
+    };
+    let hardening = |unit: &str| {
+        let lines = directives(&read(Path::new("systemd").join(unit)));
+        let from = lines.iter().position(|line| line.starts_with("User="));
+        let lines: Vec<String> = lines.into_iter().skip(from.expect("a user")).collect();
+        let plain = lines.iter().filter(|line| !begun(line)).cloned();
+        plain.collect::<Vec<_>>()
+    };
+    assert_eq!(hardening(DRILL), hardening(RESTORE));
+    let drill = directives(&read(Path::new("systemd").join(DRILL)));
+    for promised in [
+        "Type=oneshot",
+        "SuccessExitStatus=3",
+        "TimeoutStartSec=infinity",
+    ] {
+        assert!(drill.iter().any(|line| line == promised), "{promised}");
+    }
+    assert!(
+        !drill.iter().any(|line| line == "[Install]"),
+        "the timer starts it, nobody enables it"
+    );
+}
+
+#[test]
+fn timer_is_valid_catches_up_and_starts_the_oneshot() {
+    let folder = laid_out(DRILL, DRILL, None);
+    std::fs::copy(
+        root().join("systemd").join(TIMER),
+        folder.path().join(TIMER),
+    )
+    .expect("the timer is copied");
+    let timer = directives(&read(Path::new("systemd").join(TIMER)));
+    assert!(timer.iter().any(|line| line == "Persistent=true"));
+    let Some(output) = analyze(
+        folder.path(),
+        &["verify", "--man=no", &format!("./{TIMER}")],
+    ) else {
+        return;
+    };
+    let complaints = String::from_utf8_lossy(&output.stderr);
+    let ours: Vec<&str> = complaints
+        .lines()
+        .filter(|line| line.contains("tidemark"))
+        .collect();
+    assert!(output.status.success() && ours.is_empty(), "{complaints}");
+}
+
+#[test]
+fn daemon_of_drills_keeps_its_identity_from_the_database_and_the_database_from_its_identity() {
+    let unit = directives(&read(Path::new("systemd").join(RESTORE)));
+    for promised in [
+        "Type=notify",
+        "User=tidemark-restore",
+        "LoadCredential=tidemark.identity",
+        "Environment=TIDEMARK_IDENTITY=%d/tidemark.identity",
+        "RestartPreventExitStatus=12 78",
+        "RestrictNamespaces=yes",
+        "LimitCORE=0",
+        "MemorySwapMax=0",
+    ] {
+        assert!(
+            unit.iter().any(|line| line == promised),
+            "the unit lacks {promised}"
+        );
+    }
+    let users = read("systemd/tidemark.sysusers.conf");
+    assert!(users.contains("u tidemark-restore "), "{users}");
+    // It may start sandboxes, and no other unit.
+    let rules = read(Path::new("systemd").join(RULES));
+    for promised in [
+        "org.freedesktop.systemd1.manage-units",
+        "subject.user === \"tidemark-restore\"",
+        "^tidemark-sandbox@",
+    ] {
+        assert!(rules.contains(promised), "the rule lacks {promised}");
+    }
+}
+
+#[test]
+fn sandbox_of_a_database_has_no_network_and_reaches_no_identity() {
+    let unit = directives(&read(Path::new("systemd").join(SANDBOX)));
+    let restore = directives(&read(Path::new("systemd").join(RESTORE)));
+    for promised in [
+        "PrivateNetwork=yes",
+        "RestrictAddressFamilies=AF_UNIX",
+        "IPAddressDeny=any",
+        "ProtectHome=yes",
+        "TemporaryFileSystem=/var:ro /run:ro",
+        "BindPaths=%f",
+        "LimitCORE=0",
+        "MemorySwapMax=0",
+        "CapabilityBoundingSet=",
+        "RestrictNamespaces=yes",
+    ] {
+        assert!(
+            unit.iter().any(|line| line == promised),
+            "the unit lacks {promised}"
+        );
+    }
+    let hidden = unit
+        .iter()
+        .find(|line| line.starts_with("InaccessiblePaths="));
+    let hidden = hidden.expect("something is hidden");
+    for place in ["/etc/credstore", "/etc/tidemark", "/run/credentials"] {
+        assert!(hidden.contains(place), "{place} is in reach");
+    }
+    for power in [
+        "LoadCredential",
+        "Environment",
+        "StateDirectory",
+        "ReadWritePaths",
+        "[Install]",
+    ] {
+        assert!(
+            !unit.iter().any(|line| line.starts_with(power)),
+            "the unit has {power}"
+        );
+    }
+    // A server runs only as the owner of its files, and the other service makes them.
+    let user = |unit: &[String]| unit.iter().find(|line| line.starts_with("User=")).cloned();
+    assert_eq!(user(&unit), user(&restore));
+}
+
+#[test]
 fn comments_stand_on_lines_of_their_own() {
-    for file in [UNIT, TEMPLATE].iter().chain(DROP_INS) {
+    let units = [UNIT, TEMPLATE, RESTORE, DRILL, TIMER, SANDBOX];
+    for file in units.iter().chain(DROP_INS) {
         for line in directives(&read(Path::new("systemd").join(file))) {
             assert!(
                 !line.contains('#'),
