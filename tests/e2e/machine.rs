@@ -13,6 +13,15 @@ use tidemark_tests::{eventually, program, root};
 /// Booting takes under a second; building the tree, once, about a minute.
 const BOOT_WITHIN: Duration = Duration::from_secs(60);
 
+/// Units that are installed, none of them enabled.
+const UNITS: &[&str] = &[
+    "tidemark-agent.service",
+    "tidemark-agent@.service",
+    "tidemark-restore.service",
+    "tidemark-drill.service",
+    "tidemark-drill.timer",
+];
+
 /// A running machine.
 pub(crate) struct Machine {
     work: tempfile::TempDir,
@@ -47,7 +56,7 @@ impl Blueprint {
         for name in ["tidemark-agent", "tidemark-restore"] {
             blueprint.copy(&program(name), &format!("usr/bin/{name}"), 0o755);
         }
-        for unit in ["tidemark-agent.service", "tidemark-agent@.service"] {
+        for unit in UNITS {
             blueprint.copy(
                 &packaged(unit),
                 &format!("etc/systemd/system/{unit}"),
