@@ -36,6 +36,8 @@ pub enum SourceState {
     Capturing,
     /// The spool is full and no range may be given up: nothing is cut until there is room.
     HeldByFullSpool,
+    /// The disk under the spool has no more room than stays free: nothing is cut until there is.
+    HeldByFullDisk,
     /// A person paused shipping.
     Paused,
     /// Another writer has it.
@@ -62,6 +64,7 @@ impl SourceState {
             Self::CatchingUp => "catching-up",
             Self::Capturing => "capturing",
             Self::HeldByFullSpool => "held-by-full-spool",
+            Self::HeldByFullDisk => "held-by-full-disk",
             Self::Paused => "paused",
             Self::Fenced => "fenced",
             Self::Retired => "retired",
@@ -112,9 +115,6 @@ pub struct LiveBase {
     pub since: Timestamp,
 }
 
-/// One source.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct LiveSource {
 /// The canaries of a source.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LiveCanary {
@@ -131,6 +131,9 @@ pub struct LiveCanary {
     pub why_not: Option<String>,
 }
 
+/// One source.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct LiveSource {
     /// What it is doing.
     pub state: SourceState,
     /// The engine.
@@ -167,15 +170,15 @@ pub struct LiveCanary {
     pub log_lost_at: Option<Timestamp>,
     /// Why shipping is paused, and until when.
     pub paused: Option<(String, Timestamp)>,
-}
-
-/// One region.
     /// The RPO that its config promises, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rpo_ms: Option<u64>,
     /// The canaries, where they are wanted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub canary: Option<LiveCanary>,
+}
+
+/// One region.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct LiveRegion {
     /// Its URL without options.
@@ -390,6 +393,14 @@ impl Board {
     #[must_use]
     pub fn alerts(&self) -> Vec<LiveAlert> {
         self.lock().alerts.values().cloned().collect()
+    }
+
+    /// How much would be lost of a source now.
+    #[must_use]
+    pub fn exposure_of(&self, source: &SourceName, now: Timestamp) -> Option<Duration> {
+        let written = self.lock();
+        let live = written.sources.get(source)?;
+        Some(exposure(live, &written.regions, now))
     }
 
     /// The largest exposure of all sources, and whose it is.

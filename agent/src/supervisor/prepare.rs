@@ -211,6 +211,7 @@ pub(super) fn facts(config: &AgentConfig, host: &HostFacts) -> Facts {
     facts.insert("hostname".to_owned(), host.hostname.clone().into());
     facts.insert("kernel".to_owned(), host.kernel.clone().into());
     facts.insert("config_hash".to_owned(), config.hash.to_string().into());
+    facts.extend(crate::transit::facts(config));
     facts
 }
 

@@ -236,6 +236,9 @@ impl Running {
         common: (&[Outlet], &Arc<Budget>),
     ) {
         let name = source.name.clone();
+        let rpo = source.settings.rpo.map(|rpo| rpo.as_millis());
+        let rpo = rpo.and_then(|ms| u64::try_from(ms).ok());
+        self.shared.board.source(&name, |live| live.rpo_ms = rpo);
         if local
             .as_ref()
             .is_some_and(|local| local.record.retired.is_some())
@@ -257,14 +260,14 @@ impl Running {
             folder: self.shared.state.engine(&name),
             ship_every: source.settings.ship_every,
             prompt: source.settings.ack == Ack::Regions,
+            canaries: canary::wanted(&source.settings, local.as_ref().map(|local| &local.record)),
             budget: Arc::clone(common.1),
             board: Arc::clone(&self.shared.board),
             clock: Arc::clone(&self.shared.clock),
-            canaries: canary::wanted(&source.settings, local.as_ref().map(|local| &local.record)),
+            rng: Arc::clone(&self.shared.rng),
             events: events_to,
         };
         let slot = Slot::add(pool, parts);
-            rng: Arc::clone(&self.shared.rng),
         self.requests.insert(name.clone(), requests_to);
         self.spool_max
             .insert(name.clone(), source.settings.spool_max.get());

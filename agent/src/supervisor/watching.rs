@@ -20,6 +20,7 @@ impl Running {
     pub(super) fn look(&mut self) {
         self.look_at_the_clock();
         self.domains.tell(&self.links, &self.shared.board);
+        crate::objectives::look(&self.shared.board, self.shared.clock.now());
         if !self.ready && systemd::is_ready(&self.shared.board, self.configured) {
             self.ready = true;
             systemd::ready();

@@ -4,6 +4,7 @@
 //! Ends with 0 ok, 1 warning, 2 critical, 3 unknown; the worst source counts.
 
 mod measured;
+mod promised;
 
 use std::time::Duration;
 
@@ -11,12 +12,14 @@ use jiff::Timestamp;
 use serde::Serialize;
 use tidemark_format::{RegionId, RegionName, SourceName};
 use tidemark_host::Exit;
+use tidemark_host::config::Objectives;
 use tidemark_host::output::{self, Document, Table};
 use tidemark_ledger::history::{LoadOptions, PointsWanted};
 use tidemark_ledger::read_marker;
 use tidemark_ledger::timeline::Timeline;
 
 use self::measured::Estimate;
+use self::promised::Promised;
 use super::list::RegionAway;
 use crate::error::Result;
 use crate::evidence::drills::{self, Drill, Proof, Verdict};
@@ -101,6 +104,9 @@ pub struct SourceStatus {
     /// What can be restored, and what between can't.
     #[serde(flatten)]
     pub recoverable: Recoverable,
+    /// What the config promises; none if it promises nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub promised: Option<String>,
     /// Whether drills have proved it.
     pub proved: String,
     /// The same for scripts: the last proof, the last try, what is due; none if the evidence can't be read.
@@ -164,7 +170,9 @@ async fn look(settings: &Settings, tools: &Tools) -> Result<Status> {
     let evidence = shelf.as_ref().map(Evidence::of);
     let mut sources = Vec::new();
     for name in names {
-        sources.push(source(&repository, &name, evidence.as_ref(), tools).await?);
+        let objectives = settings.objectives.of(&name);
+        let asked = (&name, &objectives);
+        sources.push(source(&repository, asked, evidence.as_ref(), tools).await?);
     }
     let away: Vec<RegionAway> = repository
         .away
@@ -204,7 +212,7 @@ impl<'a> Evidence<'a> {
 
 async fn source(
     repository: &Repository,
-    name: &SourceName,
+    (name, objectives): (&SourceName, &Objectives),
     evidence: Option<&Evidence<'_>>,
     tools: &Tools,
 ) -> Result<SourceStatus> {
@@ -246,6 +254,11 @@ async fn source(
     if let Some(proof) = proof.as_ref().filter(|_| !retired) {
         not_proved(proof, &mut next, &mut health);
     }
+    let promised = Promised::of(objectives, exposure, proof.as_ref(), now);
+    let promises = promised.line.clone().filter(|_| !retired);
+    if !retired {
+        promised.tell_on(&mut next, &mut health);
+    }
     let plan = planned.ok();
     let estimate = plan
         .as_ref()
@@ -261,6 +274,7 @@ async fn source(
         restore_seconds: estimate.as_ref().map(|estimate| estimate.seconds),
         restore_basis: estimate.map_or_else(String::new, |estimate| estimate.basis),
         recoverable,
+        promised: promises,
         proved: proof
             .as_ref()
             .map_or_else(|| UNTOLD.to_owned(), |proof| proof.sentence(now)),
@@ -549,6 +563,9 @@ impl SourceStatus {
             },
         ]);
         self.recoverable.rows(&mut table);
+        if let Some(promised) = &self.promised {
+            table.row(["Promised".to_owned(), promised.clone()]);
+        }
         table.row(["Proved".to_owned(), self.proved.clone()]);
         for region in &self.regions {
             // As the agent's status says it: when it was sealed.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use serde_json::json;
 use tidemark_format::heads::{EnrolHead, Role};
 use tidemark_format::{KeyId, keys};
 use tidemark_host::Exit;
@@ -24,8 +25,15 @@ pub(super) const fn role_name(role: Role) -> &'static str {
     }
 }
 
-pub(super) async fn run(settings: &Settings, tools: &Tools) -> Result<Exit> {
-    let trust = identity::trust_if_at_hand(settings);
+/// `keys list`; for a review it goes on record, signed by the identity.
+pub(super) async fn run(for_review: bool, settings: &Settings, tools: &Tools) -> Result<Exit> {
+    let trust = if for_review {
+        let identity = identity::load(settings, &tools.console)?;
+        tools.access.used(&identity);
+        Some(identity::trust(&identity))
+    } else {
+        identity::trust_if_at_hand(settings)
+    };
     let repository = match Repository::open(settings, trust, tools).await {
         Ok(repository) => repository,
         Err(error) => {
@@ -43,7 +51,7 @@ pub(super) async fn run(settings: &Settings, tools: &Tools) -> Result<Exit> {
         }
     }
     let keyring = &repository.keyring;
-    tools.console.show(&KeysListed {
+    let shown = KeysListed {
         repository: repository.trust.repo.to_string(),
         root: repository.trust.root.to_string(),
         root_pinned: repository.pinned,
@@ -76,8 +84,27 @@ pub(super) async fn run(settings: &Settings, tools: &Tools) -> Result<Exit> {
             })
             .collect(),
         requests: requests.into_values().map(listed).collect(),
-    });
+    };
+    tools.console.show(&shown);
+    if for_review {
+        put_on_record(&shown, tools);
+    }
     Ok(Exit::Ok)
+}
+
+/// What a reviewer is shown is what goes on record.
+fn put_on_record(shown: &KeysListed, tools: &Tools) {
+    let keyring = json!({
+        "version": shown.version,
+        "members": shown.members,
+        "recipients": shown.recipients,
+        "requests": shown.requests.len(),
+    });
+    tools.access.note("keyring", &keyring);
+    tools.console.note(
+        "this list goes on record: tidemark-restore evidence list --kind access shows its id, and evidence sign-off ID \
+         says who reviewed it",
+    );
 }
 
 fn listed(request: Verified<EnrolHead>) -> RequestListed {

@@ -46,7 +46,7 @@ pub async fn run(
             name,
         } => new::further(&out, passphrase, (&of, name), &settings, tools),
         Keys::Card => card::run(&settings, tools).await,
-        Keys::List => list::run(&settings, tools).await,
+        Keys::List { for_review } => list::run(for_review, &settings, tools).await,
         Keys::Check => check::run(&settings, tools).await,
         Keys::Enrol {
             key,
@@ -100,7 +100,8 @@ fn begin(command: &Keys, settings: &Settings, tools: &Tools) {
             let request = json!({ "key": key.to_string() });
             ("keys-revoke", request, Some(reason.as_str()))
         }
-        Keys::Card | Keys::List => return,
+        Keys::List { for_review: true } => (crate::policies::KEYS_LIST, json!({}), None),
+        Keys::Card | Keys::List { for_review: false } => return,
     };
     tools
         .access
