@@ -175,10 +175,10 @@ pub struct Driver {
     pub(super) point_at: Option<Monotonic>,
     pub(super) new_base: bool,
     pub(super) base: BaseTurn,
+    pub(super) canary: CanaryWatch,
     pub(super) acks: Acks,
     pub(super) jobs: Vec<Job>,
     /// Who waits until the source is let go of for good.
-    pub(super) canary: CanaryWatch,
     pub(super) retiring: Option<Retiring>,
     pub(super) next_ticket: u64,
     pub(super) tickets_done: BTreeMap<u64, LogSeq>,
@@ -234,11 +234,11 @@ impl Driver {
             point_at: None,
             new_base: false,
             base: BaseTurn::default(),
+            canary: CanaryWatch::default(),
             acks: Acks::default(),
             jobs: Vec::new(),
             retiring: None,
             next_ticket: 0,
-            canary: CanaryWatch::default(),
             tickets_done: BTreeMap::new(),
             hold: Hold::Opening,
             reopen: Reopen::default(),
@@ -387,13 +387,13 @@ impl Driver {
             // An engine that would have to ask for it says nothing.
             Event::Probed(probe) if probe.bytes == 0 => {}
             Event::Probed(probe) => self.show(|live| live.database_bytes = Some(probe.bytes)),
+            Event::Canary(outcome) => self.on_canary(outcome),
+            Event::CanaryRemoved(result) => self.on_canary_removed(result),
             Event::Closed => self.hold = Hold::Closed,
             Event::Retired(result) => self.on_retired(result),
         }
     }
 
-            Event::Canary(outcome) => self.on_canary(outcome),
-            Event::CanaryRemoved(result) => self.on_canary_removed(result),
     fn on_synced(&mut self, seq: LogSeq) {
         self.record.log.map_synced = Some(seq);
         while let Some((first, order)) = self.unsynced.front().copied() {

@@ -72,8 +72,8 @@ fn of_postgres(error: &PostgresError) -> Option<Code> {
         }
         PostgresError::Broken { .. } => Some(codes::LOG_LOST),
         PostgresError::NotRetired { .. } => Some(codes::SLOT_REMAINS),
-        PostgresError::State { .. }
         PostgresError::CanaryRemains { .. } => Some(codes::CANARY_REMAINS),
+        PostgresError::State { .. }
         | PostgresError::Io { .. }
         | PostgresError::File(_)
         | PostgresError::Contract(_) => None,

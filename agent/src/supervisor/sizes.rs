@@ -13,11 +13,11 @@ use tidemark_host::config::{Ack, AgentConfig, Engine, Source};
 use tokio_util::sync::CancellationToken;
 
 use super::tasks::Starting;
+use crate::source::canary;
 use crate::status_live::Board;
 
 /// How often a server is asked that answered.
 const ASK_EVERY: Duration = Duration::from_secs(600);
-use crate::source::canary;
 /// How soon one is asked again that did not, or that is not as it should be.
 const ASK_AGAIN: Duration = Duration::from_secs(10);
 /// What stands against protection, as an alert.
@@ -59,6 +59,9 @@ fn wanted(source: &Source, slot: &str) -> Wanted {
         application_name: slot.to_owned(),
         waits_for_regions: source.settings.ack == Ack::Regions,
         slot_keep_max: source.settings.slot_keep_max.get(),
+        canary: canary::form(&source.settings),
+        followed: None,
+        runs_as: rustix::process::geteuid().as_raw(),
     }
 }
 
@@ -70,9 +73,6 @@ struct Watched {
     clock: Arc<dyn Clock>,
 }
 
-        canary: canary::form(&source.settings),
-        followed: None,
-        runs_as: rustix::process::geteuid().as_raw(),
 impl Watched {
     async fn watch(self) {
         loop {

@@ -442,9 +442,6 @@ impl Engine for PostgresEngine {
             )
         }))
     }
-}
-
-#[cfg(test)]
 
     fn remove_canary(&self) -> Result<Option<String>, Error> {
         let taking = take_away(&self.connector, self.config.limits.answer_max);
@@ -473,6 +470,9 @@ async fn take_away(connector: &Connector, limit: Duration) -> Result<TakenAway, 
     let taken = within(limit, "drop the canary's table", taking).await?;
     connection.close().await;
     Ok(taken)
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -72,10 +72,6 @@ pub enum PostgresError {
         #[source]
         source: Box<Self>,
     },
-    /// The slot's name belongs to something else.
-    #[error(
-        "there is a {kind} replication slot named {slot:?}, which is not ours; give this source another name or drop that slot"
-    )]
     /// The canary's table could not be dropped.
     #[error(
         "the canary's table could not be dropped: run, in the database of the connection string, DROP TABLE tidemark.canary; DROP SCHEMA tidemark;"
@@ -85,6 +81,10 @@ pub enum PostgresError {
         #[source]
         source: Box<Self>,
     },
+    /// The slot's name belongs to something else.
+    #[error(
+        "there is a {kind} replication slot named {slot:?}, which is not ours; give this source another name or drop that slot"
+    )]
     ForeignSlot {
         /// The slot.
         slot: String,

@@ -8,10 +8,10 @@ use tidemark_host::output::bytes;
 
 use super::super::context;
 use super::{Findings, Grade};
-
 use crate::folders;
 use crate::source::canary;
 use crate::state::{SourceRecord, StateDir};
+
 /// Looks at the cluster of a source.
 pub(super) fn look(source: &Source, (conninfo, slot): (&str, &str), findings: &mut Findings) {
     let what = format!("database {}", source.name);
@@ -28,15 +28,15 @@ pub(super) fn look(source: &Source, (conninfo, slot): (&str, &str), findings: &m
         application_name: slot.to_owned(),
         waits_for_regions: source.settings.ack == Ack::Regions,
         slot_keep_max: source.settings.slot_keep_max.get(),
+        canary: canary::form(&source.settings),
+        followed: followed(source, config),
+        runs_as: folders::owner_of_state(&config.state_dir),
     };
     let Ok(runtime) = context::runtime() else {
         return;
     };
     let found = runtime.block_on(probe::look(&info, &wanted));
     if let Some(size) = found
-        canary: canary::form(&source.settings),
-        followed: followed(source, config),
-        runs_as: folders::owner_of_state(&config.state_dir),
         .server
         .as_ref()
         .and_then(|server| server.database_bytes)

@@ -79,8 +79,8 @@ pub(crate) struct PgCapture {
     slot: String,
     /// A restorable cut is owed, even an empty one.
     owed: bool,
-}
     canary: Option<CanaryPen>,
+}
 
 impl Drop for PgCapture {
     fn drop(&mut self) {
@@ -103,8 +103,8 @@ impl PgCapture {
             slot,
             ack,
             keep_max,
-            limits,
             canary,
+            limits,
             memory,
             clock,
             wake,
@@ -124,11 +124,11 @@ impl PgCapture {
             slot: slot.clone(),
             limits,
         };
-        let pulse = Pulse {
-            shared: Arc::clone(&shared),
         let pen = (Arc::clone(&shared), connector.clone(), limits);
         let canary = canary.map(|form| CanaryPen::begin(form, pen, &folder, runtime));
         let again = connector.clone();
+        let pulse = Pulse {
+            shared: Arc::clone(&shared),
             connector,
             limits,
             keep_max,
@@ -145,10 +145,10 @@ impl PgCapture {
             limits,
             slot,
             owed: false,
+            canary,
         }
     }
 
-            canary,
     /// This life is over: remembered first, so that opening again begins a new one.
     fn ended(&mut self, reason: String) -> Error {
         if self.state.broken.is_none() {
@@ -442,6 +442,16 @@ impl Capture for PgCapture {
         self.bases.abandoned();
     }
 
+    fn canary(&mut self, canary: &Canary) {
+        if let Some(pen) = &mut self.canary {
+            pen.write(&self.folder, canary);
+        }
+    }
+
+    fn canary_outcome(&mut self) -> Option<CanaryOutcome> {
+        self.canary.as_ref()?.take_told()
+    }
+
     fn probe(&mut self) -> Result<Probe, Error> {
         let inner = self.shared.lock();
         let mut facts = BTreeMap::from([
@@ -453,16 +463,6 @@ impl Capture for PgCapture {
             (
                 "received".to_owned(),
                 inner.buffer.received().to_string().into(),
-    fn canary(&mut self, canary: &Canary) {
-        if let Some(pen) = &mut self.canary {
-            pen.write(&self.folder, canary);
-        }
-    }
-
-    fn canary_outcome(&mut self) -> Option<CanaryOutcome> {
-        self.canary.as_ref()?.take_told()
-    }
-
             ),
             ("acknowledged".to_owned(), inner.acked.to_string().into()),
             ("standby".to_owned(), inner.is_standby().into()),

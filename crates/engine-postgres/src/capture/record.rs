@@ -20,9 +20,9 @@ use crate::wal::Span;
 const STATE: &str = "capture.json";
 /// The file beside it with what the server was told last.
 const ACKED: &str = "acknowledged";
-const VERSION: u32 = 1;
 /// The number of the last canary that was sent.
 const CANARY: &str = "canary";
+const VERSION: u32 = 1;
 
 /// The hash of a segment's bytes from its start up to a position: the same position in another log
 /// has another hash.
@@ -297,6 +297,21 @@ impl StateFolder {
             .unwrap_or(0)
     }
 
+    /// Notes the number of a canary before it is sent, durably: it is never used again.
+    pub(crate) fn note_canary(&self, seq: u64) -> Result<(), PostgresError> {
+        let path = self.0.join(CANARY);
+        files::write_atomic(&path, seq.to_string().as_bytes(), files::PRIVATE)?;
+        Ok(())
+    }
+
+    /// The last number that was noted; 0 if none was.
+    pub(crate) fn noted_canary(&self) -> u64 {
+        std::fs::read_to_string(self.0.join(CANARY))
+            .ok()
+            .and_then(|text| text.trim().parse().ok())
+            .unwrap_or(0)
+    }
+
     /// Stores the state, durably.
     pub(crate) fn store(&self, state: &State) -> Result<(), PostgresError> {
         let bytes = serde_json::to_vec_pretty(state)
@@ -337,21 +352,6 @@ mod tests {
         let mut state = place.load().expect("read").expect("there");
         let mut records = [
             record(1, 1, 0x0300_0100),
-    /// Notes the number of a canary before it is sent, durably: it is never used again.
-    pub(crate) fn note_canary(&self, seq: u64) -> Result<(), PostgresError> {
-        let path = self.0.join(CANARY);
-        files::write_atomic(&path, seq.to_string().as_bytes(), files::PRIVATE)?;
-        Ok(())
-    }
-
-    /// The last number that was noted; 0 if none was.
-    pub(crate) fn noted_canary(&self) -> u64 {
-        std::fs::read_to_string(self.0.join(CANARY))
-            .ok()
-            .and_then(|text| text.trim().parse().ok())
-            .unwrap_or(0)
-    }
-
             record(1, 3, 0x0300_0300),
             record(9, 7, 0x0900_0000),
         ]

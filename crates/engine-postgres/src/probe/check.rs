@@ -42,14 +42,14 @@ pub enum Topic {
     Slot,
     /// Where bases are read.
     Bases,
+    /// Canaries.
+    Canary,
 }
 
 impl Topic {
     /// As people read it.
     #[must_use]
     pub const fn name(self) -> &'static str {
-    /// Canaries.
-    Canary,
         match self {
             Self::Connection => "connection",
             Self::LogIn => "log-in",
@@ -59,6 +59,7 @@ impl Topic {
             Self::Setting(name) => name,
             Self::Slot => "slot",
             Self::Bases => "bases",
+            Self::Canary => "canary",
         }
     }
 }
@@ -67,7 +68,6 @@ impl Topic {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
     /// What.
-            Self::Canary => "canary",
     pub topic: Topic,
     /// How bad it is.
     pub grade: Grade,
@@ -221,6 +221,7 @@ pub fn judge(server: &Server, wanted: &Wanted, application_name: Option<&str>) -
     found.extend(timeouts(server));
     let name = application_name.unwrap_or(&wanted.application_name);
     found.extend(synchronous(server, wanted, name));
+    found.extend(super::canary::judge(server, wanted));
     found
 }
 
@@ -244,7 +245,6 @@ fn privileges(server: &Server) -> Finding {
             Topic::Privileges,
             format!("role {} may not replicate", server.user),
             format!("ALTER ROLE {role} REPLICATION;"),
-    found.extend(super::canary::judge(server, wanted));
         );
     }
     if !server.monitors && !server.is_superuser {
@@ -515,6 +515,9 @@ mod tests {
             application_name: "tidemark_main".to_owned(),
             waits_for_regions: false,
             slot_keep_max: 10 << 30,
+            canary: None,
+            followed: None,
+            runs_as: 0,
         }
     }
 
@@ -565,9 +568,6 @@ mod tests {
         for (name, value, grade, says) in [
             (
                 "wal_level",
-            canary: None,
-            followed: None,
-            runs_as: 0,
                 "minimal",
                 Grade::Broken,
                 "wal_level = 'replica'",

@@ -16,10 +16,10 @@ mod sql;
 
 use std::time::Duration;
 
-pub use check::{Finding, Grade, Topic, judge};
 use tidemark_engine::canary::CanaryForm;
 
 pub use canary::CanaryPlace;
+pub use check::{Finding, Grade, Topic, judge};
 pub use folder::DataFolder;
 pub use setup::{hba_lines, role_statements};
 
@@ -44,13 +44,13 @@ pub struct Wanted {
     pub waits_for_regions: bool,
     /// How much log the slot may hold back, in bytes.
     pub slot_keep_max: u64,
-}
     /// How canaries are to be written, if they are.
     pub canary: Option<CanaryForm>,
     /// What was captured so far.
     pub followed: Option<Followed>,
     /// The number of the user that the agent runs as.
     pub runs_as: u32,
+}
 
 /// A replication slot as the server describes it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -102,7 +102,6 @@ pub struct Server {
     pub slot: Option<SlotState>,
     /// Bytes of all databases that the role may ask about.
     pub database_bytes: Option<u64>,
-}
     /// Where canaries would be written.
     pub canary: CanaryPlace,
     /// The oldest segment of log that it has, as its file is named without the timeline; none if the role
@@ -110,6 +109,7 @@ pub struct Server {
     pub oldest_log: Option<String>,
     /// The server is on this machine.
     pub is_here: bool,
+}
 
 impl SlotState {
     /// Whether the server keeps nothing for it any more.

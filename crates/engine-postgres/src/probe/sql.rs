@@ -37,7 +37,6 @@ const SIZE: &str = "SELECT sum(pg_catalog.pg_database_size(d.oid))::int8 FROM pg
     WHERE d.datallowconn AND (pg_catalog.has_database_privilege(d.oid, 'CONNECT') \
     OR pg_catalog.pg_has_role('pg_read_all_stats', 'MEMBER'))";
 
-/// Asks the server at `peer`, or the first that answers, everything about itself.
 /// By the catalogs: a schema that the role may not use would refuse to be looked up by name.
 const CANARY: &str = "SELECT \
     (SELECT pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND pg_catalog.has_table_privilege(c.oid, 'SELECT') \
@@ -52,6 +51,7 @@ const CANARY: &str = "SELECT \
 const OLDEST_LOG: &str = "SELECT min(pg_catalog.substr(name, 9)) FROM pg_catalog.pg_ls_waldir() \
     WHERE name ~ '^[0-9A-F]{24}$'";
 
+/// Asks the server at `peer`, or the first that answers, everything about itself.
 pub(super) async fn ask(
     info: &ConnInfo,
     peer: Option<&str>,
@@ -73,9 +73,9 @@ pub(super) async fn ask(
     let size = sqlx::query_scalar::<_, Option<i64>>(SIZE)
         .fetch_one(&mut connection)
         .await;
-    drop(connection.close().await);
     let oldest_log = oldest_log(&mut connection).await;
     let canary = sqlx::query(CANARY).fetch_one(&mut connection).await?;
+    drop(connection.close().await);
     let text = |name: &str| settings.get(name).cloned().unwrap_or_default();
     let number: u32 = text("server_version_num").parse().unwrap_or(0);
     Ok(Server {
@@ -94,7 +94,6 @@ pub(super) async fn ask(
         slots: unsigned(counts.try_get(1)?).unwrap_or(0),
         slot: found.map(|row| slot_state(&row)).transpose()?,
         database_bytes: size.ok().and_then(unsigned),
-        settings,
         oldest_log,
         is_here: false,
         canary: CanaryPlace {
@@ -102,6 +101,7 @@ pub(super) async fn ask(
             schema: canary.try_get(1)?,
             may_make_schema: canary.try_get(2)?,
         },
+        settings,
     })
 }
 
