@@ -70,7 +70,7 @@ fn sqlite_canary_survives_kills_under_load_and_comes_back_with_the_database() {
     );
     // GIVEN an agent that is killed again and again while the application writes
     let mut known = BTreeMap::new();
-    let mut look = |known: &mut BTreeMap<i64, (String, String)>| {
+    let look = |known: &mut BTreeMap<i64, (String, String)>| {
         for (seq, canary) in rows(&site.database) {
             // THEN no number is ever used for another canary
             let before = known.entry(seq).or_insert_with(|| canary.clone());
