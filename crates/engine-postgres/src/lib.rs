@@ -11,6 +11,7 @@ mod capture;
 pub mod conninfo;
 mod engine;
 mod error;
+pub mod examine;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod probe;

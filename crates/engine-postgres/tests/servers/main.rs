@@ -3,6 +3,7 @@
 mod base;
 mod capture;
 mod conformance;
+mod examine;
 mod login;
 mod replication;
 mod restore;
