@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::Value;
-use tidemark_testkit::postgres::{MAJORS, Options, Postgres, Stop};
+use tidemark_testkit::postgres::{Cluster, MAJORS, Options, Postgres, Stop};
 use tidemark_tests::eventually;
 
-use crate::pg_site::{PgSite, ROLE, SLOT, conninfo, slot};
+use crate::pg_site::{PgSite, ROLE, SLOT, load, slot};
 use crate::process::{Ran, SOON, now};
 use crate::site::{Site, instant};
 
@@ -24,6 +24,11 @@ fn newest() -> Option<Postgres> {
 fn lose_log(site: &PgSite) {
     site.cluster
         .sql(&format!("SELECT pg_drop_replication_slot('{SLOT}')"));
+    recycle(site);
+}
+
+/// The server removes log that nothing keeps.
+fn recycle(site: &PgSite) {
     for _ in 0..3 {
         site.cluster.sql(
             "INSERT INTO load SELECT generate_series(100000, 100000); DELETE FROM load WHERE id = 100000; \
@@ -194,53 +199,99 @@ fn slot_that_could_not_be_dropped_is_dropped_after_a_restart() {
     daemon.terminate();
 }
 
+/// How many windows can be restored, a life each.
+fn windows(site: &PgSite) -> usize {
+    let listed = site.site.tool(&["list", "--json"]).ok().json();
+    let windows = listed["sources"][0]["windows"].as_array().cloned();
+    windows.unwrap_or_default().len()
+}
+
+/// Waits until an alert stands, or is taken back.
+#[track_caller]
+fn wait_alert(site: &PgSite, code: &str, stands: bool) {
+    eventually(&format!("{code}: {stands}"), NOTICED, || {
+        let alerts = site.site.status().alerts();
+        (alerts.iter().any(|alert| alert == code) == stands).then_some(())
+    });
+}
+
 #[test]
-fn old_primary_that_comes_back_is_told_to_keep_log_for_a_slot_that_nobody_reads() {
+fn old_primary_that_comes_back_is_told_while_the_agent_runs_and_never_gone_back_to() {
     let Some(postgres) = newest() else { return };
-    let site = PgSite::plan(&postgres, &Options::default());
-    let standby = site.cluster.standby("standby").unwrap();
-    site.init(&conninfo(&[&site.cluster, &standby])).ok();
-    site.site.shorten();
-    let daemon = site.start_protected();
+    // GIVEN a fail-over that was followed
+    let (site, standby) = PgSite::pair(&postgres);
+    let mut daemon = site.start_protected();
     site.load(0..10);
     site.wait_protected();
-    let end = site.cluster.query("SELECT pg_current_wal_lsn()");
-    eventually("the standby has everything", SOON, || {
-        let behind = format!("SELECT pg_last_wal_replay_lsn() >= '{end}'");
-        (standby.query(&behind) == "t").then_some(())
-    });
-    site.cluster.stop(Stop::Kill).unwrap();
-    standby.promote().unwrap();
-    crate::pg_site::load(&standby, 10..20);
+    site.fail_over(&standby);
+    load(&standby, 10..20);
     site.wait_protected();
     eventually("the agent streams from the new primary", NOTICED, || {
         slot(&standby).filter(|(active, _)| *active)
     });
-    daemon.terminate();
-    // It comes back as a standby, with the slot that it had.
+    // WHEN the old primary is started again as if nothing had happened
+    site.cluster.start_again().unwrap();
+    site.load(500..510);
+    let at = |cluster: &Cluster| cluster.socket_dir().display().to_string();
+    let (old, new) = (at(&site.cluster), at(&standby));
+    // THEN it is told by its address, with the slot that it has, and the other one is what is captured
+    wait_alert(&site, "server.parted", true);
+    wait_alert(&site, "slot.elsewhere", true);
+    let stale = format!("{old}/.s.PGSQL.{} is stale", site.cluster.port());
+    let drop_it = format!("SELECT pg_drop_replication_slot('{SLOT}')");
+    site.site.agent(&["status"]).says(&[&stale, &drop_it]);
+    let answers = format!("{new}/.s.PGSQL.{} answers", standby.port());
+    site.site
+        .agent(&["doctor"])
+        .ends_with(2)
+        .says(&[&answers, &stale, &drop_it]);
+    // AND it is not gone back to when it alone answers, not after a start of the agent either
+    standby.stop(Stop::Fast).unwrap();
+    wait_alert(&site, "postgresql.parted", true);
+    daemon.kill();
+    let daemon = site.site.start();
+    let refuses = "it is not gone back to".to_owned();
+    eventually("the stale server is refused", NOTICED, || {
+        let status = site.site.agent(&["status"]);
+        status.out.to_lowercase().contains(&refuses).then_some(())
+    });
+    assert_eq!(slot(&site.cluster).map(|(active, _)| active), Some(false));
+    standby.start_again().unwrap();
+    load(&standby, 20..30);
+    site.wait_protected();
+    assert_eq!(windows(&site), 1, "it is the same life");
+    // WHEN it is stopped and becomes a standby, what is over is taken back, and the slot stays told
+    site.cluster.stop(Stop::Fast).unwrap();
     let signal = site.cluster.data_dir().join("standby.signal");
     std::fs::write(signal, "").unwrap();
     site.cluster.start_again().unwrap();
-    let daemon = site.site.start();
-    eventually("the old primary's slot is told", NOTICED, || {
-        let alerts = site.site.status().alerts();
-        alerts.contains(&"slot.elsewhere".to_owned()).then_some(())
-    });
-    site.site
-        .agent(&["status"])
-        .says(&[&format!("SELECT pg_drop_replication_slot('{SLOT}')")]);
+    wait_alert(&site, "server.parted", false);
+    wait_alert(&site, "slot.elsewhere", true);
+    // UNTIL it is dropped, while the agent runs
+    site.cluster.sql(&drop_it);
+    wait_alert(&site, "slot.elsewhere", false);
+    daemon.terminate();
+}
+
+#[test]
+fn slot_that_went_while_the_agent_was_stopped_is_told_by_doctor_and_status() {
+    let Some(postgres) = newest() else { return };
+    let site = PgSite::new(&postgres, &Options::default());
+    let daemon = site.start_protected();
+    site.load(0..10);
+    site.wait_protected();
+    daemon.terminate();
     site.cluster
         .sql(&format!("SELECT pg_drop_replication_slot('{SLOT}')"));
-    daemon.terminate();
-    let daemon = site.site.start();
-    site.wait_protected();
-    assert!(
-        !site
-            .site
-            .status()
-            .alerts()
-            .contains(&"slot.elsewhere".to_owned()),
-        "nothing is left there"
-    );
-    daemon.terminate();
+    let gone = format!("{SLOT} is gone");
+    site.site
+        .agent(&["doctor"])
+        .says(&[&gone, "start the agent now"]);
+    site.site
+        .agent(&["status"])
+        .says(&[&gone, "Start the agent now"]);
+    recycle(&site);
+    let lost = ["removed log", "new incarnation"];
+    site.site.agent(&["doctor"]).ends_with(2).says(&lost);
+    site.site.agent(&["status"]).says(&lost);
 }

@@ -10,8 +10,8 @@ use tidemark_testkit::postgres::{Cluster, Options, Owner, Postgres, Stop};
 use tidemark_tests::eventually;
 
 use crate::pg_restore::{newest, rows, start};
-use crate::pg_site::{PgSite, ROLE, load};
-use crate::process::{Ran, SOON, now};
+use crate::pg_site::{PgSite, ROLE, load, wait_caught_up};
+use crate::process::{Ran, now};
 
 /// What is promised.
 const NOTICED_WITHIN: Duration = Duration::from_secs(60);
@@ -96,11 +96,7 @@ fn primary_that_was_rewound_onto_its_successor_begins_a_new_life_and_both_come_b
     let standby = site.cluster.standby("standby").unwrap();
     let daemon = site.start_protected();
     site.load(0..100);
-    let end = site.cluster.query("SELECT pg_current_wal_lsn()");
-    eventually("the standby has everything", SOON, || {
-        let behind = format!("SELECT pg_last_wal_replay_lsn() >= '{end}'");
-        (standby.query(&behind) == "t").then_some(())
-    });
+    wait_caught_up(&site.cluster, &standby);
     standby.promote().unwrap();
     load(&standby, 100..150);
     site.load(500..600);
@@ -127,11 +123,7 @@ fn primary_that_was_rewound_onto_its_successor_begins_a_new_life_and_both_come_b
     standby.sql("SELECT pg_create_physical_replication_slot('standby')");
     site.cluster.start_again().unwrap();
     load(&standby, 150..160);
-    let end = standby.query("SELECT pg_current_wal_lsn()");
-    eventually("the rewound server has everything", SOON, || {
-        let behind = format!("SELECT pg_last_wal_replay_lsn() >= '{end}'");
-        (site.cluster.query(&behind) == "t").then_some(())
-    });
+    wait_caught_up(&standby, &site.cluster);
     standby.stop(Stop::Fast).unwrap();
     site.cluster.promote().unwrap();
     site.load(160..200);

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::Value;
-use tidemark_testkit::postgres::{Cluster, Options, Postgres};
+use tidemark_testkit::postgres::{Cluster, Options, Postgres, Stop};
 use tidemark_tests::eventually;
 
-use crate::process::{Daemon, Ran, now};
+use crate::process::{Daemon, Ran, SOON, now};
 use crate::site::Site;
 
 /// The role that the agent logs in as.
@@ -44,6 +44,23 @@ impl PgSite {
         made.init(&made.conninfo()).ok();
         made.site.shorten();
         made
+    }
+
+    /// [`Self::new`] with a standby, which the connection string names, too.
+    pub(crate) fn pair(postgres: &Postgres) -> (Self, Cluster) {
+        let made = Self::plan(postgres, &Options::default());
+        let standby = made.cluster.standby("standby").expect("a standby");
+        made.init(&conninfo(&[&made.cluster, &standby])).ok();
+        made.site.shorten();
+        (made, standby)
+    }
+
+    /// The primary dies once its standby has everything, which takes over.
+    #[track_caller]
+    pub(crate) fn fail_over(&self, standby: &Cluster) {
+        wait_caught_up(&self.cluster, standby);
+        self.cluster.stop(Stop::Kill).expect("killed");
+        standby.promote().expect("promoted");
     }
 
     /// How the agent reaches the cluster.
@@ -141,6 +158,16 @@ pub(crate) fn load(cluster: &Cluster, ids: std::ops::Range<u32>) {
         ));
     }
     cluster.sql(&script);
+}
+
+/// Waits until a standby has replayed everything that its primary has written by now.
+#[track_caller]
+pub(crate) fn wait_caught_up(primary: &Cluster, standby: &Cluster) {
+    let end = primary.query("SELECT pg_current_wal_lsn()");
+    eventually("the standby has everything", SOON, || {
+        let behind = format!("SELECT pg_last_wal_replay_lsn() >= '{end}'");
+        (standby.query(&behind) == "t").then_some(())
+    });
 }
 
 /// The agent's slot on a cluster.

@@ -7,8 +7,8 @@ use serde_json::Value;
 use tidemark_testkit::postgres::{MAJORS, Options, Postgres, Stop};
 use tidemark_tests::eventually;
 
-use crate::pg_site::{PgSite, ROLE, SLOT, conninfo, load, slot};
-use crate::process::{SOON, long, now, pass};
+use crate::pg_site::{PgSite, ROLE, SLOT, load, slot};
+use crate::process::{long, now, pass};
 use crate::site::Agent;
 
 /// Until the agent has noticed something on the server, on a busy machine.
@@ -93,20 +93,11 @@ fn server_that_stops_is_waited_for_and_goes_on() {
 #[test]
 fn failover_is_followed_by_the_connection_string() {
     let Some(postgres) = newest() else { return };
-    let site = PgSite::plan(&postgres, &Options::default());
-    let standby = site.cluster.standby("standby").unwrap();
-    site.init(&conninfo(&[&site.cluster, &standby])).ok();
-    site.site.shorten();
+    let (site, standby) = PgSite::pair(&postgres);
     let daemon = site.start_protected();
     site.load(0..100);
     site.wait_protected();
-    let end = site.cluster.query("SELECT pg_current_wal_lsn()");
-    eventually("the standby has everything", SOON, || {
-        let behind = format!("SELECT pg_last_wal_replay_lsn() >= '{end}'");
-        (standby.query(&behind) == "t").then_some(())
-    });
-    site.cluster.stop(Stop::Kill).unwrap();
-    standby.promote().unwrap();
+    site.fail_over(&standby);
     load(&standby, 100..200);
     site.wait_protected();
     eventually(
@@ -380,6 +371,8 @@ fn init_refuses_a_server_that_does_not_let_the_agent_in_and_says_what_to_run() {
     );
     site.cluster.sql(&format!("ALTER ROLE {ROLE} REPLICATION"));
     refused("host=/nowhere user=x", 1, &["TM0109", "/nowhere"]);
+    let elsewhere = site.conninfo().replace("dbname=postgres", "dbname=nope");
+    refused(&elsewhere, 78, &["TM7814", "there is no database \"nope\""]);
     refused("host=h colour=red", 2, &["colour"]);
     site.init(&site.conninfo())
         .ok()
@@ -438,6 +431,19 @@ fn doctor_has_a_statement_for_each_finding() {
     assert_eq!(about("idle_replication_slot_timeout")["grade"], "look");
     assert_eq!(about("data_checksums")["grade"], "ok");
     assert_eq!(about("slot")["grade"], "ok");
+    // Bases come over the network until the role may start a backup, and then from the files.
+    let bases = about("bases");
+    let words = |of: &Value, key: &str| of[key].as_str().unwrap_or_default().to_owned();
+    assert!(
+        words(&bases, "found").starts_with("over the network"),
+        "{bases}"
+    );
+    let grant = words(&bases, "remedy");
+    let grant = grant.lines().next().unwrap();
+    assert!(grant.starts_with("GRANT EXECUTE ON FUNCTION"), "{bases}");
+    site.cluster.sql(grant);
+    let bases = about("bases");
+    assert!(words(&bases, "found").starts_with("read from"), "{bases}");
     site.cluster
         .sql("SELECT pg_create_physical_replication_slot('other')");
     let full = about("max_replication_slots");

@@ -230,7 +230,7 @@ fn database(source: &Source, config: &AgentConfig, machine: &Machine, findings: 
     let path = match &source.engine {
         Engine::Sqlite { path } => path.as_path(),
         Engine::Postgres { conninfo, slot } => {
-            return postgres::look(source, (conninfo, slot), findings);
+            return postgres::look(source, (conninfo, slot), config, findings);
         }
     };
     let what = format!("database {}", source.name);

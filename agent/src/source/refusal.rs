@@ -65,6 +65,7 @@ fn of_postgres(error: &PostgresError) -> Option<Code> {
         PostgresError::Denied(wire) if wire.kind() == WireErrorKind::Tls => Some(codes::SERVER_TLS),
         PostgresError::Denied(_) => Some(codes::SERVER_LOG_IN),
         PostgresError::Refused { .. } => Some(codes::SERVER_REFUSES),
+        PostgresError::Stale(_) => Some(codes::TWO_PRIMARIES),
         PostgresError::Version { .. } => Some(codes::SERVER_VERSION),
         PostgresError::SlotBusy { .. } => Some(codes::SLOT_IN_USE),
         PostgresError::ConnInfo(_) | PostgresError::ForeignSlot { .. } => {

@@ -2,11 +2,15 @@
 //! no files), what in their settings stands against protection, and whether another server of the connection
 //! string still has our slot. The servers are asked at the start, and now and then.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidemark_engine_postgres::Followed;
 use tidemark_engine_postgres::conninfo::{ConnInfo, Process};
-use tidemark_engine_postgres::probe::{self, Findings, Grade, Wanted};
+use tidemark_engine_postgres::probe::{
+    self, Finding, Findings, Grade, Others, Server, Topic, Wanted,
+};
 use tidemark_format::SourceName;
 use tidemark_host::Clock;
 use tidemark_host::config::{Ack, AgentConfig, Engine, Source};
@@ -22,6 +26,12 @@ const ASK_EVERY: Duration = Duration::from_secs(600);
 const ASK_AGAIN: Duration = Duration::from_secs(10);
 /// What stands against protection, as an alert.
 const SETUP: &str = "server.setup";
+/// How often the other servers of a connection string are looked at: one may come back at any moment.
+const ASK_OTHERS: Duration = Duration::from_secs(5);
+/// Anybody between could take TLS away.
+const LINK: &str = "server.link";
+/// Several servers take writes.
+const PARTED: &str = "server.parted";
 /// A server that is not captured has our slot.
 const ELSEWHERE: &str = "slot.elsewhere";
 
@@ -32,6 +42,7 @@ impl Starting {
             if let Engine::Postgres { conninfo, slot } = &source.engine {
                 let watched = Watched {
                     source: source.name.clone(),
+                    folder: self.shared.state.engine(&source.name),
                     conninfo: conninfo.clone(),
                     wanted: wanted(source, slot),
                     board: Arc::clone(&self.shared.board),
@@ -67,6 +78,8 @@ fn wanted(source: &Source, slot: &str) -> Wanted {
 
 struct Watched {
     source: SourceName,
+    /// The engine's own folder.
+    folder: PathBuf,
     conninfo: String,
     wanted: Wanted,
     board: Arc<Board>,
@@ -74,24 +87,42 @@ struct Watched {
 }
 
 impl Watched {
-    async fn watch(self) {
+    async fn watch(mut self) {
+        let mut wait = Duration::ZERO;
         loop {
-            let wait = match ConnInfo::parse(&self.conninfo, &Process) {
-                Ok(info) => {
-                    self.elsewhere(&info).await;
-                    self.found(&probe::look(&info, &self.wanted).await)
-                }
-                Err(_unreadable) => ASK_AGAIN,
+            let Ok(info) = ConnInfo::parse(&self.conninfo, &Process) else {
+                tokio::time::sleep(ASK_AGAIN).await;
+                continue;
             };
-            tokio::time::sleep(wait).await;
+            self.wanted.followed = Followed::load(&self.folder);
+            self.others(&info).await;
+            if wait.is_zero() {
+                wait = self.found(&probe::look(&info, &self.wanted).await);
+            }
+            let several = info.addresses.len() > 1;
+            let next = if several { wait.min(ASK_OTHERS) } else { wait };
+            tokio::time::sleep(next).await;
+            wait = wait.saturating_sub(next);
         }
     }
 
-    /// Says of other servers of the connection string that they keep log for our slot.
-    async fn elsewhere(&self, info: &ConnInfo) {
-        let (about, slot) = (self.source.as_str(), &self.wanted.slot);
-        let found = probe::elsewhere(info, slot).await;
-        let lines: Vec<String> = found
+    fn say(&self, code: &str, text: Option<&str>) {
+        let about = self.source.as_str();
+        match text {
+            Some(text) => self.board.alert(code, about, text, self.clock.now()),
+            None => self.board.clear(code, about),
+        }
+    }
+
+    /// Says of other servers of the connection string that they keep log for our slot, or take writes, too.
+    async fn others(&self, info: &ConnInfo) {
+        let slot = &self.wanted.slot;
+        let found = probe::others(info, slot, self.wanted.followed.as_ref()).await;
+        // Who is captured can't be told now: what was said before stays.
+        let Some(Others { slots, parted }) = found else {
+            return;
+        };
+        let lines: Vec<String> = slots
             .iter()
             .map(|one| {
                 let held = one.held_bytes.map_or_else(String::new, |held| {
@@ -104,38 +135,52 @@ impl Watched {
                 )
             })
             .collect();
-        if lines.is_empty() {
-            self.board.clear(ELSEWHERE, about);
-        } else {
-            let now = self.clock.now();
-            self.board.alert(ELSEWHERE, about, &lines.join(" "), now);
-        }
+        let lines = (!lines.is_empty()).then(|| lines.join(" "));
+        self.say(ELSEWHERE, lines.as_deref());
+        self.say(PARTED, parted.as_deref());
     }
 
     /// Says what was found; how soon to ask again.
     fn found(&self, found: &Findings) -> Duration {
-        // Why it can't be asked is the capture's to say, and `doctor`'s; what it said before may be mended.
-        let Some(server) = &found.server else {
-            self.board.clear(SETUP, self.source.as_str());
-            return ASK_AGAIN;
-        };
-        if let Some(bytes) = server.database_bytes {
+        let server = found.server.as_ref();
+        if let Some(bytes) = server.and_then(|server| server.database_bytes) {
             self.board
                 .source(&self.source, |live| live.database_bytes = Some(bytes));
         }
-        let broken = found.checks.iter().filter(|one| one.grade == Grade::Broken);
-        let lines: Vec<String> = broken
-            .map(|one| {
-                let remedy = one.remedy.as_deref().unwrap_or_default();
-                format!("{}: {}; {remedy}", one.topic.name(), one.found)
-            })
-            .collect();
-        if lines.is_empty() {
-            self.board.clear(SETUP, self.source.as_str());
-            return ASK_EVERY;
+        if server.is_some() {
+            let mut checks = found.checks.iter();
+            let open = checks.find(|one| one.topic == Topic::Tls && one.grade == Grade::Look);
+            let line = open.map(line);
+            self.say(LINK, line.as_deref());
         }
-        let (about, text) = (self.source.as_str(), lines.join("; "));
-        self.board.alert(SETUP, about, &text, self.clock.now());
+        let broken = found.checks.iter();
+        let broken = broken.filter(|one| one.grade == Grade::Broken && is_said_here(one, server));
+        let lines: Vec<String> = broken.map(line).collect();
+        if lines.is_empty() {
+            self.say(SETUP, None);
+            return if server.is_some() {
+                ASK_EVERY
+            } else {
+                ASK_AGAIN
+            };
+        }
+        self.say(SETUP, Some(&lines.join("; ")));
         ASK_AGAIN
     }
+}
+
+/// Whether nobody else says it: why a server can't be asked is the capture's to say, and `doctor`'s; so is
+/// what comes of a slot that is gone. What the server said before may be mended.
+fn is_said_here(one: &Finding, server: Option<&Server>) -> bool {
+    match one.topic {
+        Topic::Servers => false,
+        Topic::Database => true,
+        Topic::Slot => server.is_some_and(|server| server.slot.is_some()),
+        _ => server.is_some(),
+    }
+}
+
+fn line(one: &Finding) -> String {
+    let remedy = one.remedy.as_deref().unwrap_or_default();
+    format!("{}: {}; {remedy}", one.topic.name(), one.found)
 }

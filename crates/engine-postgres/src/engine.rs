@@ -25,7 +25,7 @@ use crate::capture::plan::{Plan, Sought, branch_of, decide};
 use crate::capture::record::{Cursor, State, StateFolder};
 use crate::capture::server::{Connector, LookError, Looked, look, slot_of, within};
 use crate::capture::{Ack, Begin, Limits, LogMemory, PgCapture, Seen, drop_slot};
-use crate::conninfo::Surroundings;
+use crate::conninfo::{ConnInfo, Surroundings};
 use crate::error::PostgresError;
 use crate::replication;
 use crate::wire::{Connection, Mode, WireError, WireErrorKind};
@@ -138,6 +138,8 @@ struct Life {
     sealed: Vec<(LogSeq, Lsn)>,
     /// What the server said about itself.
     seen: Seen,
+    /// The way to it, and to no other server.
+    info: ConnInfo,
 }
 
 impl PostgresEngine {
@@ -167,18 +169,18 @@ impl PostgresEngine {
 
     /// Looks at the server, and says how the past and it fit together.
     async fn settle(&self, past: Past, candidate: Incarnation) -> Result<Life, PostgresError> {
-        let looked = look(
-            &self.connector,
-            &self.config.slot,
-            self.config.limits.answer_max,
-        );
-        let looked = looked.await.map_err(opening)?;
+        let (slot, limit) = (&self.config.slot, self.config.limits.answer_max);
+        let sought = past.state.as_ref();
+        let sought = sought.map_or(Sought::ANYTHING, State::sought);
+        let looked = look(&self.connector, slot, limit, &sought).await;
+        let looked = looked.map_err(opening)?;
         check_version(looked.version.as_deref())?;
         let seen = Seen {
             version: looked.version.clone(),
             standby: looked.view.standby,
             identity: looked.view.identity.clone(),
         };
+        let info = looked.info.clone();
         let slot = looked.view.slot.as_ref();
         if let Some(kind) = slot
             .map(|slot| &slot.kind)
@@ -196,6 +198,7 @@ impl PostgresEngine {
                 verdict: Verdict::New,
                 sealed: Vec::new(),
                 seen,
+                info,
             });
         };
         let reason = state.broken.clone().or_else(|| broken(&looked, &state));
@@ -206,8 +209,10 @@ impl PostgresEngine {
                 verdict: Verdict::NewIncarnation { reason },
                 sealed: Vec::new(),
                 seen,
+                info,
             });
         }
+        state.follows(looked.view.identity.timeline);
         state.acked = told_before(&looked, &state, self.config.ack);
         let verdict = match state.sealed {
             Some(_) => Verdict::Continues,
@@ -218,6 +223,7 @@ impl PostgresEngine {
             verdict,
             sealed: past.sealed,
             seen,
+            info,
         })
     }
 
@@ -268,17 +274,20 @@ impl PostgresEngine {
         let cursor = Cursor::begin(view.identity.system, timeline, view.segment, restart);
         let lives = before.map_or(1, |state| state.lives.saturating_add(1));
         let incarnation = another(candidate, &cursor, lives);
-        Ok(State::begin(incarnation, lives, cursor))
+        let mut state = State::begin(incarnation, lives, cursor);
+        // The slot may begin before its fork.
+        state.follows(view.identity.timeline);
+        Ok(state)
     }
 
     fn bases(
         &self,
         folder: &StateFolder,
-        state: &State,
+        (state, info): (&State, ConnInfo),
         request: &OpenRequest<'_>,
     ) -> Result<Bases, Error> {
         let settings = base::Settings {
-            info: self.connector.info().map_err(PostgresError::ConnInfo)?,
+            info,
             runtime: self.runtime.clone(),
             label: format!("tidemark {}", self.config.slot),
             fast_checkpoint: self.config.fast_checkpoint,
@@ -315,14 +324,7 @@ fn past(
 
 /// Why the log can't go on, as far as the server's words tell.
 fn broken(looked: &Looked, state: &State) -> Option<String> {
-    let place = Place {
-        system: state.cursor.system,
-        segment: state.cursor.segment(),
-        timeline: state.cursor.timeline(),
-        at: state.cursor.end(),
-        from: state.cursor.end.from(state.cursor.segment()),
-    };
-    match decide(&looked.view, &place) {
+    match decide(&looked.view, &state.place()) {
         Plan::Broken(reason) => Some(reason),
         // The receiver waits, and says so.
         Plan::Stream { .. } | Plan::Wait(_) => None,
@@ -373,6 +375,7 @@ fn opening(error: LookError) -> PostgresError {
         LookError::ConnInfo(error) => PostgresError::ConnInfo(error),
         LookError::Wire(error) => PostgresError::connecting(error),
         LookError::Slow { what, seconds } => PostgresError::Slow { what, seconds },
+        LookError::Stale(stale) => PostgresError::Stale(stale),
     }
 }
 
@@ -399,7 +402,7 @@ impl Engine for PostgresEngine {
         folder.note_acked(life.state.acked)?;
         folder.store(&life.state)?;
         folder.forget_others(life.state.incarnation);
-        let bases = self.bases(&folder, &life.state, &request)?;
+        let bases = self.bases(&folder, (&life.state, life.info), &request)?;
         let (needs_complete_base, unfinished_base) = (bases.needs_complete(), bases.unfinished());
         let incarnation = life.state.incarnation;
         let begin = Begin {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use tidemark_engine::{Error, ErrorKind};
 use tidemark_host::files::FileError;
 
+use crate::capture::Stale;
 use crate::conninfo::ConnInfoError;
 use crate::wire::{WireError, WireErrorKind};
 
@@ -29,6 +30,9 @@ pub enum PostgresError {
         /// How long it had.
         seconds: u64,
     },
+    /// Only servers answer that the cluster has left behind.
+    #[error(transparent)]
+    Stale(#[from] Stale),
     /// The server doesn't let us in, or TLS can't be set up as asked.
     #[error(
         "PostgreSQL doesn't let the agent in: check role, password, pg_hba.conf (a line for database \"replication\") and TLS settings; the role needs REPLICATION and LOGIN"
@@ -150,6 +154,7 @@ impl PostgresError {
             }
             // People mend these on the server, where nobody tells the agent.
             Self::Unreachable(_)
+            | Self::Stale(_)
             | Self::Slow { .. }
             | Self::Denied(_)
             | Self::Refused { .. }

@@ -21,7 +21,7 @@ pub mod timeline;
 pub mod wal;
 pub mod wire;
 
-pub use capture::{Ack, Limits, LogMemory};
+pub use capture::{Ack, Followed, Limits, LogMemory, Stale};
 pub use engine::{PostgresConfig, PostgresEngine, slot_name};
 pub use error::PostgresError;
 pub use tidemark_format::postgres::{Lsn, SegmentName, SegmentSize, TimelineId};

@@ -1,9 +1,10 @@
 //! What `doctor` says about a PostgreSQL cluster: everything that the server can be asked, each finding
 //! with its statement.
 
+use tidemark_engine_postgres::Followed;
 use tidemark_engine_postgres::conninfo::{ConnInfo, Process};
 use tidemark_engine_postgres::probe::{self, Wanted};
-use tidemark_host::config::{Ack, Source};
+use tidemark_host::config::{Ack, AgentConfig, Source};
 use tidemark_host::output::bytes;
 
 use super::super::context;
@@ -13,7 +14,12 @@ use crate::source::canary;
 use crate::state::{SourceRecord, StateDir};
 
 /// Looks at the cluster of a source.
-pub(super) fn look(source: &Source, (conninfo, slot): (&str, &str), findings: &mut Findings) {
+pub(super) fn look(
+    source: &Source,
+    (conninfo, slot): (&str, &str),
+    config: &AgentConfig,
+    findings: &mut Findings,
+) {
     let what = format!("database {}", source.name);
     let info = match ConnInfo::parse(conninfo, &Process) {
         Ok(info) => info,
@@ -58,4 +64,16 @@ pub(super) fn look(source: &Source, (conninfo, slot): (&str, &str), findings: &m
             None => findings.ok(topic, check.found),
         }
     }
+}
+
+/// What was captured of the source so far, unless it is retired.
+fn followed(source: &Source, config: &AgentConfig) -> Option<Followed> {
+    let state = StateDir::new(&config.state_dir);
+    let record = SourceRecord::load(&state.record(&source.name))
+        .ok()
+        .flatten();
+    if record.is_some_and(|record| record.retired.is_some()) {
+        return None;
+    }
+    Followed::load(&state.engine(&source.name))
 }

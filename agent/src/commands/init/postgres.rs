@@ -64,8 +64,7 @@ impl Cluster {
             text,
             passfile_line,
         } = settle(text, &Process, &place).map_err(|error| Failure::Usage(error.to_string()))?;
-        let is_local = |address: &Address| matches!(address, Address::Unix { .. });
-        let peer = info.addresses.iter().any(is_local).then_some(info.user);
+        let peer = peer_of(&info).map(str::to_owned);
         Ok(Self {
             source: NewSource {
                 engine: Engine::Postgres {
@@ -121,6 +120,24 @@ impl Cluster {
     }
 }
 
+/// The role, if it logs in through a socket.
+fn peer_of(info: &ConnInfo) -> Option<&str> {
+    let is_socket = |address: &Address| matches!(address, Address::Unix { .. });
+    info.addresses
+        .iter()
+        .any(is_socket)
+        .then_some(info.user.as_str())
+}
+
+/// The user that the agent will run as.
+fn runs_as(info: &ConnInfo, args: &InitArgs) -> u32 {
+    if args.systemd {
+        super::owner_for(peer_of(info)).ids.0
+    } else {
+        rustix::process::geteuid().as_raw()
+    }
+}
+
 /// What was found on the server, a line each, with what to do where something is to be done.
 fn notes(found: &Findings) -> Vec<String> {
     let line = |check: &Finding| match &check.remedy {
@@ -161,6 +178,8 @@ pub(in crate::commands) const fn code_of(topic: Topic) -> Code {
         Topic::LogIn | Topic::Privileges | Topic::Bases | Topic::Canary => codes::SERVER_LOG_IN,
         Topic::Tls => codes::SERVER_TLS,
         Topic::Version => codes::SERVER_VERSION,
+        Topic::Database => codes::CONNECTION_STRING,
+        Topic::Servers => codes::TWO_PRIMARIES,
         Topic::Setting(_) => codes::SERVER_REFUSES,
         Topic::Slot => codes::LOG_LOST,
     }

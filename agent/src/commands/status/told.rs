@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
+use tidemark_engine_postgres::Followed;
 use tidemark_engine_postgres::conninfo::{ConnInfo, Process};
-use tidemark_engine_postgres::probe;
+use tidemark_engine_postgres::probe::{self, SlotNow, SlotState};
 use tidemark_format::SourceName;
 use tidemark_host::config::{AgentConfig, Engine};
 use tidemark_host::output::{bytes, instant};
@@ -45,6 +46,10 @@ pub(super) struct SlotSeen {
     held_bytes: Option<u64>,
     /// The server keeps nothing for it any more.
     is_lost: bool,
+    /// It is not there, and was.
+    is_gone: bool,
+    /// The server has removed log that was not captured.
+    is_recycled: bool,
 }
 
 impl SlotSeen {
@@ -56,17 +61,10 @@ impl SlotSeen {
             };
             Some(async move {
                 let info = ConnInfo::parse(conninfo, &Process).ok()?;
-                let found = probe::slot(&info, slot).await;
-                let state = match found {
-                    Some(None) => return None,
-                    Some(Some(state)) => Some(state),
-                    None => None,
-                };
-                let seen = Self {
-                    slot: slot.clone(),
-                    held_bytes: state.as_ref().and_then(|state| state.held_bytes),
-                    is_lost: state.is_some_and(|state| state.is_lost()),
-                };
+                let folder = StateDir::new(&config.state_dir).engine(&source.name);
+                let followed = Followed::load(&folder);
+                let found = probe::slot(&info, slot, followed.as_ref()).await;
+                let seen = Self::of(slot, found.as_ref(), followed.is_some())?;
                 Some((source.name.clone(), seen))
             })
         });
@@ -74,9 +72,38 @@ impl SlotSeen {
         found.into_iter().flatten().collect()
     }
 
+    /// What was `found`; nothing where there is no slot and nothing was `captured` yet.
+    fn of(slot: &str, found: Option<&SlotNow>, captured: bool) -> Option<Self> {
+        let state = found.and_then(|now| now.state.as_ref());
+        let is_gone = found.is_some_and(|now| now.state.is_none());
+        if is_gone && !captured {
+            return None;
+        }
+        Some(Self {
+            slot: slot.to_owned(),
+            held_bytes: state.and_then(|state| state.held_bytes),
+            is_lost: state.is_some_and(SlotState::is_lost),
+            is_gone,
+            is_recycled: found.is_some_and(|now| now.recycled),
+        })
+    }
+
     /// What it means and what to do.
     fn text(&self, name: &SourceName) -> String {
         let slot = &self.slot;
+        if self.is_gone && self.is_recycled {
+            return format!(
+                "replication slot {slot} is gone, and the server has removed log that was not captured: what was \
+                 committed since can't be captured any more. When the agent starts it begins a new incarnation with a \
+                 complete base: until then what is committed can't be restored"
+            );
+        }
+        if self.is_gone {
+            return format!(
+                "replication slot {slot} is gone while the agent is stopped: the server may remove log that is not \
+                 captured any moment. Start the agent now: it goes on without a hole if the log is still there"
+            );
+        }
         if self.is_lost {
             return format!(
                 "replication slot {slot} is lost: the server has dropped log that was not captured. The agent makes it \
@@ -347,6 +374,8 @@ pub(super) mod tests {
             slot: "tidemark_app".to_owned(),
             held_bytes,
             is_lost,
+            is_gone: false,
+            is_recycled: false,
         };
         let said = |slot: SlotSeen, live: Option<LiveStatus>| {
             let told = Told {

@@ -64,6 +64,26 @@ pub enum BaseError {
         /// In the data directory.
         path: String,
     },
+    /// A database that is in the catalogue, before and after, and of which no folder came.
+    #[error(
+        "database {name:?} did not come with the base backup (folder {oid} of tablespace {space}): a restore would lack it. Look what stands in its place in the data directory; what is a symbolic link there no base backup follows"
+    )]
+    DatabaseMissing {
+        /// Its name.
+        name: String,
+        /// Its number.
+        oid: u32,
+        /// Its tablespace's.
+        space: u32,
+    },
+    /// A tablespace for PostgreSQL's own tests.
+    #[error(
+        "tablespace {oid} stands inside the data directory (allow_in_place_tablespaces, which PostgreSQL has for its own tests): no copy of it can be restored. Move what it holds into another tablespace and drop it"
+    )]
+    InPlace {
+        /// Its number.
+        oid: u32,
+    },
     /// More files than numbers.
     #[error("the server has more files than a base can number")]
     TooManyFiles,
@@ -119,7 +139,11 @@ impl BaseError {
             Self::Contract(_) => ErrorKind::Bug,
             Self::Io { source, .. } if full.contains(&source.kind()) => ErrorKind::Full,
             Self::StateFile(error) if error.is_full() => ErrorKind::Full,
-            Self::Io { .. } | Self::StateFile(_) | Self::Linked { .. } => ErrorKind::Io,
+            Self::Io { .. }
+            | Self::StateFile(_)
+            | Self::Linked { .. }
+            | Self::DatabaseMissing { .. }
+            | Self::InPlace { .. } => ErrorKind::Io,
             Self::Wire(_)
             | Self::Tar(_)
             | Self::Silent { .. }

@@ -27,6 +27,16 @@ const LEFT_OUT: [&str; 8] = [
     "postmaster.opts",
     ".DS_Store",
 ];
+/// Folders at the top in which the server keeps what belongs to the database, and not only settings or its
+/// own log.
+const DATA: [&str; 6] = [
+    "base",
+    "global",
+    "pg_commit_ts",
+    "pg_multixact",
+    "pg_twophase",
+    "pg_xact",
+];
 /// The cache of the catalogues; a process number may follow.
 const CACHE: &str = "pg_internal.init";
 /// Of temporary files and their folders.
@@ -75,6 +85,22 @@ pub(super) fn takes_file(path: &str, unlogged: &HashSet<u32>) -> bool {
     let of_unlogged = fork(name)
         .is_some_and(|(relation, fork)| fork != Some("init") && unlogged.contains(&relation));
     !of_unlogged && !is_temporary_relation(name)
+}
+
+/// Whether what stands at `path` belongs to the database: a base without it is none.
+pub(super) fn is_data(path: &str) -> bool {
+    let mut parts = path.split('/');
+    match parts.next() {
+        // Links right in there are tablespaces.
+        Some("pg_tblspc") => parts.count() > 1,
+        Some(top) => DATA.contains(&top),
+        None => false,
+    }
+}
+
+/// Whether the entry at `path` is a folder for a base even where it is a link to one, as the server has it.
+pub(super) fn is_folder_elsewhere(path: &str) -> bool {
+    path == "pg_wal" || (!path.contains('/') && folder(path) == Folder::Empty)
 }
 
 /// The relation of an init fork, if `name` is one's.
@@ -183,6 +209,39 @@ mod tests {
             "base/pgsql_tmp/pgsql_tmp12.0",
         ] {
             assert!(!takes_file(path, &unlogged), "{path}");
+        }
+    }
+
+    #[test]
+    fn data_is_told_from_settings_and_from_what_the_server_empties() {
+        for path in [
+            "base",
+            "base/16384",
+            "base/5/2619",
+            "pg_xact",
+            "pg_multixact/members",
+            "global/1262",
+            "pg_tblspc/16385/PG_15_202209061",
+            "pg_tblspc/16385/PG_15_202209061/5/16400",
+        ] {
+            assert!(is_data(path), "{path}");
+        }
+        for path in [
+            "",
+            "log",
+            "postgresql.conf",
+            "pg_tblspc",
+            "pg_tblspc/16385",
+            "pg_wal",
+            "pg_wal/x",
+        ] {
+            assert!(!is_data(path), "{path}");
+        }
+        for path in ["pg_wal", "pg_stat_tmp", "pg_replslot", "pg_tblspc"] {
+            assert!(is_folder_elsewhere(path), "{path}");
+        }
+        for path in ["base", "log", "x/pg_stat_tmp"] {
+            assert!(!is_folder_elsewhere(path), "{path}");
         }
     }
 

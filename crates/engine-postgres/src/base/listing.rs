@@ -1,15 +1,21 @@
 //! What a base's layout lists besides files: folders, modes, tablespaces, links, what was left out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tidemark_format::postgres::layout::{BranchPosition, Layout, Link, Tablespace};
 
+use super::error::BaseError;
 use super::outside::Outside;
 use super::pages::BadPages;
 use super::server::Server;
 
 /// Unusual modes, links and names that are listed one by one: a base's layout stays small.
 const LISTED_MAX: usize = 1000;
+/// The file that every database's folder has.
+const VERSION_FILE: &str = "/PG_VERSION";
+
+/// The tablespace `pg_default`, whose databases stand in `base`.
+const DEFAULT_SPACE: u32 = 1663;
 
 /// The lists, while a base is taken.
 #[derive(Debug, Default)]
@@ -21,20 +27,22 @@ pub(super) struct Listing {
     modes: BTreeMap<String, u32>,
     links: Vec<Link>,
     skipped: BTreeMap<String, String>,
+    /// Folders of databases that came.
+    databases: BTreeSet<String>,
 }
 
 impl Listing {
-    /// A tablespace is there.
-    pub(super) fn tablespace(&mut self, oid: u32, location: &str) {
-        if location.starts_with('/') {
-            self.tablespaces.push(Tablespace {
-                oid,
-                location: location.to_owned(),
-            });
-        } else {
-            // One inside the data directory is a folder there, and no link.
-            self.folders.push(format!("pg_tblspc/{oid}"));
+    /// A tablespace is there. One inside the data directory, which PostgreSQL has for its own tests only,
+    /// is refused: no server replays onto a copy of it.
+    pub(super) fn tablespace(&mut self, oid: u32, location: &str) -> Result<(), BaseError> {
+        if !location.starts_with('/') {
+            return Err(BaseError::InPlace { oid });
         }
+        self.tablespaces.push(Tablespace {
+            oid,
+            location: location.to_owned(),
+        });
+        Ok(())
     }
 
     /// A folder is there.
@@ -45,6 +53,9 @@ impl Listing {
 
     /// A file is there.
     pub(super) fn file(&mut self, path: &str, mode: u32) {
+        if let Some(folder) = path.strip_suffix(VERSION_FILE) {
+            self.databases.insert(folder.to_owned());
+        }
         self.mode(path.to_owned(), mode, false);
     }
 
@@ -75,6 +86,41 @@ impl Listing {
         if self.skipped.len() < LISTED_MAX {
             self.skipped.insert(name, why.to_owned());
         }
+    }
+
+    /// What is neither file nor folder, and no data, is left out.
+    pub(super) fn leave_out(&mut self, path: String) {
+        self.skip(path, "it is neither file nor folder");
+    }
+
+    /// What people should know of what was left out; the server's sockets and messages are nothing to miss.
+    pub(super) fn left_out(&self) -> Option<String> {
+        let is_missed = |path: &&String| {
+            let name = path.rsplit('/').next().unwrap_or_default();
+            !(name.starts_with(".s.PGSQL.") || matches!(path.as_str(), "log" | "pg_log"))
+        };
+        let missed: Vec<&str> = self
+            .skipped
+            .keys()
+            .filter(is_missed)
+            .map(String::as_str)
+            .collect();
+        (!missed.is_empty()).then(|| missed.join(", "))
+    }
+
+    /// Whether a tablespace came.
+    pub(super) fn has_space(&self, oid: u32) -> bool {
+        self.tablespaces.iter().any(|space| space.oid == oid)
+    }
+
+    /// Whether the folder of a database came; `space` is its tablespace.
+    pub(super) fn has_database(&self, oid: u32, space: u32) -> bool {
+        if space == DEFAULT_SPACE {
+            return self.databases.contains(&format!("base/{oid}"));
+        }
+        let (above, name) = (format!("pg_tblspc/{space}/"), format!("/{oid}"));
+        let mut databases = self.databases.iter();
+        databases.any(|folder| folder.starts_with(&above) && folder.ends_with(&name))
     }
 
     /// The layout of a base that is whole.
@@ -133,12 +179,36 @@ mod tests {
     }
 
     #[test]
-    fn a_tablespace_inside_the_data_directory_is_a_folder() {
+    fn a_tablespace_inside_the_data_directory_is_refused_with_words() {
         let mut listing = Listing::default();
-        listing.tablespace(16384, "/srv/fast");
-        listing.tablespace(16385, "pg_tblspc/16385");
+        listing.tablespace(16384, "/srv/fast").unwrap();
+        let refused = listing.tablespace(16385, "pg_tblspc/16385").unwrap_err();
+        assert!(
+            refused.to_string().contains("allow_in_place_tablespaces"),
+            "{refused}"
+        );
         assert_eq!(listing.tablespaces.len(), 1);
-        assert_eq!(listing.folders, ["pg_tblspc/16385"]);
+    }
+
+    #[test]
+    fn databases_are_told_by_their_folders_wherever_they_stand() {
+        let mut listing = Listing::default();
+        listing.file("base/5/PG_VERSION", 0o600);
+        listing.file("base/6/2619", 0o600);
+        listing.file("pg_tblspc/16385/PG_15_202209061/16390/PG_VERSION", 0o600);
+        assert!(listing.has_database(5, 1663) && listing.has_database(16390, 16385));
+        assert!(!listing.has_database(6, 1663), "without its version");
+        assert!(!listing.has_database(5, 16385) && !listing.has_database(90, 16385));
+    }
+
+    #[test]
+    fn of_what_was_left_out_only_what_somebody_may_miss_is_told() {
+        let mut listing = Listing::default();
+        listing.leave_out(".s.PGSQL.5432".to_owned());
+        listing.leave_out("log".to_owned());
+        assert_eq!(listing.left_out(), None);
+        listing.leave_out("postgresql.conf".to_owned());
+        assert_eq!(listing.left_out().as_deref(), Some("postgresql.conf"));
     }
 
     #[test]

@@ -23,6 +23,8 @@ use crate::wire::{Connection, Mode, quote_literal};
 
 /// How far the server's two notes of its start may lie apart.
 const START_APART_MAX: Duration = Duration::from_secs(120);
+/// `pg_default` and `pg_global`.
+const OWN_SPACES: [u32; 2] = [1663, 1664];
 /// How often the session is asked whether it lives while files are read.
 const ASK_EVERY: Duration = Duration::from_secs(5);
 /// How long the questions may take.
@@ -148,8 +150,9 @@ impl Session {
                 row.text(2).unwrap_or_default()
             );
             let oid = row.text(0).and_then(|oid| oid.parse().ok());
-            let location = row.text(1).filter(|location| !location.is_empty());
-            if let (Some(oid), Some(location)) = (oid, location) {
+            let location = row.text(1).unwrap_or_default();
+            // The two of every server have no place of their own.
+            if let Some(oid) = oid.filter(|oid| !OWN_SPACES.contains(oid)) {
                 spaces.push((oid, location.to_owned()));
             }
         }
@@ -211,7 +214,7 @@ pub(super) async fn take(
     let mut folders = Vec::new();
     let mut taking = Taking::new(work, session.server.clone(), &[])?;
     for (oid, location) in spaces {
-        taking.listing.tablespace(oid, &location);
+        taking.listing.tablespace(oid, &location)?;
         let place = root.join(format!("pg_tblspc/{oid}")).join(&version);
         folders.push((format!("pg_tblspc/{oid}/{version}"), place));
     }

@@ -29,6 +29,7 @@
 //! runs (about 20 MB for 200,000 files); nothing between bases.
 
 pub(crate) mod checksum;
+mod databases;
 pub(crate) mod digests;
 mod error;
 mod exclude;
@@ -59,6 +60,7 @@ pub use error::BaseError;
 pub use settings::{LogStart, Reading, Settings};
 pub use tar::TarError;
 
+use crate::conninfo::ConnInfo;
 use digests::Store;
 use state::{Begun, State, sweep};
 use table::FileTable;
@@ -66,6 +68,8 @@ use take::{Shared, Work};
 
 /// Pages are wrong on the server.
 pub const ALERT_BAD_PAGES: &str = "postgresql.bad-pages";
+/// Something in the data directory is in no base.
+pub const ALERT_LEFT_OUT: &str = "postgresql.left-out";
 /// A base waits for a standby's restart point.
 pub const ALERT_BASE_WAITS: &str = "postgresql.base-waits";
 /// Batches between the task and the caller, of about a mebibyte each.
@@ -128,6 +132,11 @@ impl Bases {
         self.reading = reading;
     }
 
+    /// Says which server is to be asked, beginning with the next one.
+    pub fn take_from(&mut self, info: ConnInfo) {
+        self.settings.info = info;
+    }
+
     /// Removes the stores that are not needed.
     fn sweep(&self) {
         let begun = self.state.begun.map(|begun| begun.number);
@@ -176,6 +185,7 @@ impl Bases {
         self.state.parent = None;
         self.state.begun = None;
         self.state.bad_pages = None;
+        self.state.left_out = None;
         self.remember()?;
         self.sweep();
         Ok(())
@@ -353,6 +363,7 @@ impl Bases {
         {
             self.state.image_bytes = finished.image_bytes;
             self.state.bad_pages = bad_pages(&finished.bad);
+            self.state.left_out = finished.left_out.as_deref().map(left_out);
         }
         self.remember()?;
         self.sweep();
@@ -408,16 +419,21 @@ impl Bases {
     #[must_use]
     pub fn alerts(&self) -> Vec<Alert> {
         let mut alerts = Vec::new();
-        let (mut waits, mut bad) = (None, None);
+        let (mut waits, mut bad, mut left) = (None, None, self.state.left_out.clone());
         if let Some(running) = &self.running {
             let told = running.shared.lock();
             waits.clone_from(&told.waits);
             if let Some(Ok(finished)) = &told.outcome {
                 bad = bad_pages(&finished.bad);
+                left = finished.left_out.as_deref().map(left_out);
             }
         }
         let bad = bad.or_else(|| self.state.bad_pages.clone());
-        let found = [(ALERT_BASE_WAITS, waits), (ALERT_BAD_PAGES, bad)];
+        let found = [
+            (ALERT_BASE_WAITS, waits),
+            (ALERT_BAD_PAGES, bad),
+            (ALERT_LEFT_OUT, left),
+        ];
         for (code, message) in found {
             if let Some(message) = message {
                 alerts.push(Alert { code, message });
@@ -454,6 +470,13 @@ impl Running {
             total: told.total.max(told.done),
         }
     }
+}
+
+/// What is in no base, in words.
+fn left_out(paths: &str) -> String {
+    format!(
+        "{paths} in the data directory is neither file nor folder (a symbolic link, as a rule): no base has it, and a restored server lacks it. What it leads to can stand in the data directory itself, or outside of it by a setting (config_file, hba_file, log_directory)"
+    )
 }
 
 /// What is wrong on the server, in words.

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tidemark_format::postgres::layout::{CONFIG_FOLDER, OutsideFile, is_safe_path};
 
+use super::databases::{self, Catalogue};
 use crate::conninfo::{Address, ConnInfo};
 use crate::wire::{Connection, Mode, WireError, quote_literal};
 
@@ -28,6 +29,8 @@ pub(crate) struct Outside {
     pub(crate) listed: Vec<OutsideFile>,
     /// What may be missing from the list.
     pub(crate) notes: Vec<String>,
+    /// The databases and tablespaces that there are; none if the server can't be asked.
+    pub(crate) catalogue: Option<Catalogue>,
 }
 
 /// Looks for them.
@@ -48,6 +51,7 @@ pub(crate) async fn collect(info: &ConnInfo) -> Outside {
 
 async fn ask(info: &ConnInfo, outside: &mut Outside) -> Result<(), WireError> {
     let mut connection = Connection::open(info, Mode::Sql).await?;
+    outside.catalogue = databases::list(&mut connection).await.ok();
     let local = info
         .addresses
         .iter()

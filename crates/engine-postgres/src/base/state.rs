@@ -37,6 +37,9 @@ pub(crate) struct State {
     pub(crate) image_bytes: u64,
     /// What the newest base found wrong on the server, in words.
     pub(crate) bad_pages: Option<String>,
+    /// What is in no base, in words.
+    #[serde(default)]
+    pub(crate) left_out: Option<String>,
 }
 
 impl State {
@@ -49,6 +52,7 @@ impl State {
             begun: None,
             image_bytes: 0,
             bad_pages: None,
+            left_out: None,
         }
     }
 

@@ -14,8 +14,10 @@ use tidemark_format::postgres::layout::{BranchPosition, LAYOUT_PATH};
 use tokio::sync::mpsc;
 
 use super::checksum::PAGE_BYTES;
+use super::databases;
 use super::digests::{Store, StoreWriter};
 use super::error::BaseError;
+use super::exclude;
 use super::listing::Listing;
 use super::local::{self, Session};
 use super::outside::{self, Outside};
@@ -43,6 +45,8 @@ pub(super) const EARLY_WAIT: Duration = Duration::from_secs(3);
 pub(super) struct Finished {
     pub(super) image_bytes: u64,
     pub(super) bad: BadPages,
+    /// What was left out and somebody may miss.
+    pub(super) left_out: Option<String>,
 }
 
 /// What the task tells while it runs.
@@ -119,6 +123,9 @@ async fn remote(work: Work, outside: Outside) -> Result<Finished, BaseError> {
     work.shared.lock().total = kilobytes << 10;
     let mut taking = Taking::new(work, server, &spaces)?;
     while let Some(event) = next(&mut backup, SILENCE_MAX).await? {
+        for path in backup.left_out() {
+            taking.left_out(&path)?;
+        }
         match event {
             BackupEvent::Archive { name, .. } => taking.archive(&name)?,
             BackupEvent::Data(data) => {
@@ -266,7 +273,7 @@ impl Taking {
         }
         let mut listing = Listing::default();
         for (oid, location) in spaces.iter().filter_map(|space| space.place.as_ref()) {
-            listing.tablespace(*oid, location);
+            listing.tablespace(*oid, location)?;
         }
         Ok(Self {
             builder,
@@ -364,6 +371,18 @@ impl Taking {
         Ok(())
     }
 
+    /// The server says that it left this out: without data the base is none.
+    fn left_out(&mut self, path: &str) -> Result<(), BaseError> {
+        // What is absolute is in a tablespace.
+        let inside = path.strip_prefix("./");
+        if inside.is_none_or(exclude::is_data) {
+            let path = inside.unwrap_or(path).to_owned();
+            return Err(BaseError::Linked { path });
+        }
+        self.listing.leave_out(inside.unwrap_or(path).to_owned());
+        Ok(())
+    }
+
     /// The server is done: adds the settings and the layout, and makes the digests durable.
     pub(super) async fn finish(
         mut self,
@@ -372,6 +391,9 @@ impl Taking {
     ) -> Result<Finished, BaseError> {
         // The log up to here is waited for meanwhile.
         self.shared.lock().stop = Some(stop);
+        let before = outside.catalogue.as_ref();
+        databases::check(&self.settings.info, before, &self.listing).await?;
+        let left_out = self.listing.left_out();
         for (path, bytes) in &outside.files {
             self.small_file(path, bytes, false).await?;
         }
@@ -383,6 +405,7 @@ impl Taking {
         let finished = Finished {
             image_bytes: self.builder.image_bytes(),
             bad: self.builder.bad().clone(),
+            left_out,
         };
         let builder = self.builder;
         let synced = tokio::task::spawn_blocking(move || builder.finish()).await;

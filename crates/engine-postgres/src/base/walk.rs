@@ -160,21 +160,26 @@ impl Walk {
                     .skip(shown, "its name is no text that a base can hold");
                 continue;
             };
-            // The log may stand elsewhere: what is restored has it inside.
-            let is_log = folder.is_empty() && name == "pg_wal";
-            if meta.is_symlink() && is_data(folder, &name) {
+            let path = path_in(folder, &name);
+            if meta.is_symlink() && exclude::is_data(&path) {
                 let path = on_disk.join(&name).display().to_string();
                 return Err(BaseError::Linked { path });
             }
-            if !(meta.is_file() || meta.is_dir() || is_log) {
-                self.listing
-                    .skip(format!("{folder}/{name}"), "it is neither file nor folder");
+            // The log, and what is emptied, may stand elsewhere: what is restored has it inside.
+            let elsewhere = meta.is_symlink() && exclude::is_folder_elsewhere(&path);
+            if !(meta.is_file() || meta.is_dir() || elsewhere) {
+                self.listing.leave_out(path);
                 continue;
             }
+            let mode = if elsewhere {
+                0o700
+            } else {
+                meta.mode() & 0o7777
+            };
             found.push(Entry {
                 name,
-                is_folder: meta.is_dir() || is_log,
-                mode: if is_log { 0o700 } else { meta.mode() & 0o7777 },
+                is_folder: meta.is_dir() || elsewhere,
+                mode,
             });
         }
         found.sort_by(|one, other| one.name.cmp(&other.name));
@@ -243,10 +248,7 @@ impl Walking<'_> {
                 .filter_map(|entry| exclude::init_fork(&entry.name))
                 .collect();
             for entry in entries {
-                let below = match folder.as_str() {
-                    "" => entry.name.clone(),
-                    folder => format!("{folder}/{}", entry.name),
-                };
+                let below = path_in(&folder, &entry.name);
                 if entry.is_folder {
                     folders.extend(self.walk.folder(below, entry.mode));
                 } else if exclude::takes_file(&below, &unlogged) {
@@ -347,18 +349,13 @@ struct Entry {
     mode: u32,
 }
 
-/// Whether the server keeps what belongs to the database there, and not only settings or its own log.
-fn is_data(folder: &str, name: &str) -> bool {
-    const FOLDERS: [&str; 6] = [
-        "base",
-        "global",
-        "pg_commit_ts",
-        "pg_multixact",
-        "pg_twophase",
-        "pg_xact",
-    ];
-    let top = folder.split('/').next().filter(|top| !top.is_empty());
-    FOLDERS.contains(&top.unwrap_or(name))
+/// The path of an entry of a folder.
+fn path_in(folder: &str, name: &str) -> String {
+    if folder.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{folder}/{name}")
+    }
 }
 
 fn mode_of(path: &Path) -> Result<u32, BaseError> {
@@ -546,9 +543,12 @@ mod tests {
         let root = folder.path();
         write(root, "base/1/2619", &[0; 8192]);
         write(root, CONTROL_PATH, &control());
-        std::os::unix::fs::symlink("/elsewhere", root.join("log")).unwrap();
+        for link in ["log", "pg_stat_tmp", "pg_wal", "extra.conf"] {
+            std::os::unix::fs::symlink("/elsewhere", root.join(link)).unwrap();
+        }
         let (mut right, _batches) = walk(root, digests.path());
         right.everything(&[]).unwrap();
+        assert_eq!(right.listing.left_out(), Some("extra.conf".to_owned()));
         std::os::unix::fs::symlink("/elsewhere", root.join("base/16384")).unwrap();
         let again = tempfile::tempdir().unwrap();
         let (mut wrong, _batches) = walk(root, again.path());

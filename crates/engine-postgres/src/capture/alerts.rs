@@ -2,6 +2,7 @@
 
 use tidemark_format::postgres::Lsn;
 
+use super::server::Stale;
 use crate::conninfo::ConnInfoError;
 use crate::wal::BadWal;
 use crate::wire::{WireError, WireErrorKind};
@@ -18,6 +19,8 @@ const SLOT_BUSY: &str = "postgresql.slot-busy";
 const SLOT_REFUSED: &str = "postgresql.slot-refused";
 /// A standby is behind where capture stands.
 const WAITS: &str = "postgresql.waits";
+/// Only servers on older timelines answer.
+const PARTED: &str = "postgresql.parted";
 /// What came is not the protocol, or not the log.
 const GARBLED: &str = "postgresql.garbled";
 /// The log itself is not sound.
@@ -122,6 +125,10 @@ impl Trouble {
                 "{reason}; the log streams as soon as it has. If it never does, it is another server than before"
             ),
         )
+    }
+
+    pub(super) fn parted(stale: &Stale) -> Self {
+        Self::new(PARTED, stale.to_string())
     }
 
     pub(super) fn silent(peer: &str, seconds: u64) -> Self {

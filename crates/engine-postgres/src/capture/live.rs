@@ -77,6 +77,7 @@ pub(crate) struct PgCapture {
     ack: Ack,
     limits: Limits,
     slot: String,
+    connector: Connector,
     /// A restorable cut is owed, even an empty one.
     owed: bool,
     canary: Option<CanaryPen>,
@@ -116,6 +117,7 @@ impl PgCapture {
         if state.sealed.is_none() {
             shared.counts_from(seen.identity.flushed);
         }
+        shared.follows(state.newest());
         shared.saw(seen);
         let shared = Arc::new(shared);
         let receiver = Receiver {
@@ -144,6 +146,7 @@ impl PgCapture {
             ack,
             limits,
             slot,
+            connector: again,
             owed: false,
             canary,
         }
@@ -161,6 +164,8 @@ impl PgCapture {
     }
 
     fn store(&mut self) -> Result<(), PostgresError> {
+        let followed = self.shared.lock().followed;
+        self.state.follows(followed);
         if self.state != self.stored {
             self.folder.store(&self.state)?;
             self.stored = self.state.clone();
@@ -409,14 +414,20 @@ impl Capture for PgCapture {
     }
 
     fn begin_base(&mut self, next_seq: LogSeq, complete: bool) -> Result<BaseStart, Error> {
-        let log = {
+        let (log, peer) = {
             let mut inner = self.shared.lock();
             inner.buffer.tell_histories();
-            LogStart {
+            let log = LogStart {
                 system: inner.buffer.system(),
                 from: inner.buffer.next_start().1,
-            }
+            };
+            (log, inner.peer.clone())
         };
+        // Of several servers the one whose log it is.
+        let info = peer.and_then(|peer| self.connector.info_of(&peer).ok());
+        if let Some(info) = info {
+            self.bases.take_from(info);
+        }
         let start = self.bases.begin(next_seq, complete, log)?;
         self.owed = true;
         Ok(start)

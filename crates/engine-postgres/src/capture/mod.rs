@@ -33,6 +33,7 @@ mod buffer;
 mod canary;
 mod complete;
 mod cuts;
+mod followed;
 mod live;
 mod memory;
 pub(crate) mod plan;
@@ -46,9 +47,11 @@ mod summary;
 
 use std::time::Duration;
 
+pub use followed::Followed;
 pub(crate) use live::{Begin, PgCapture};
 pub use memory::LogMemory;
 pub(crate) use receiver::drop_slot;
+pub use server::Stale;
 pub(crate) use shared::Seen;
 
 /// Bytes of log in one cut at most.

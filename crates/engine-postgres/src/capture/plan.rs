@@ -39,6 +39,23 @@ pub(crate) struct Place {
     pub(crate) from: Lsn,
 }
 
+/// What is looked for among several servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Sought {
+    /// Where the log goes on; none if nothing was captured yet.
+    pub(crate) place: Option<Place>,
+    /// The newest timeline that was followed.
+    pub(crate) newest: TimelineId,
+}
+
+impl Sought {
+    /// Nothing was captured yet.
+    pub(crate) const ANYTHING: Self = Self {
+        place: None,
+        newest: TimelineId(0),
+    };
+}
+
 /// What to do about the slot before the log streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SlotStep {
@@ -115,6 +132,32 @@ pub(crate) fn decide(view: &View, place: &Place) -> Plan {
         timeline: place.timeline,
         from: place.from,
     }
+}
+
+/// Which of several servers is captured: the newest on which the log goes on, else the newest on which a
+/// new life may begin. None if all of them are on older timelines than what was followed: after a
+/// fail-over the old primary may be up again, and what is committed there is no part of the cluster.
+pub(crate) fn choose(views: &[&View], sought: &Sought) -> Option<usize> {
+    let newest_of = |fits: &dyn Fn(&View) -> bool| {
+        let fitting = views.iter().enumerate().filter(|(_, view)| fits(view));
+        // Of several on one timeline the first: the order of the connection string.
+        let newest = fitting.rev().max_by_key(|(_, view)| view.identity.timeline);
+        newest.map(|(index, _)| index)
+    };
+    let Some(place) = &sought.place else {
+        let system = views.first()?.identity.system;
+        return newest_of(&|view| view.identity.system == system);
+    };
+    let of_ours = |view: &View| view.identity.system == place.system;
+    if !views.iter().any(|view| of_ours(view)) {
+        return newest_of(&|_| true);
+    }
+    let fresh = |view: &View| of_ours(view) && view.identity.timeline >= sought.newest;
+    let streams = |view: &View| matches!(decide(view, place), Plan::Stream { .. });
+    let waits = |view: &View| matches!(decide(view, place), Plan::Wait(_));
+    newest_of(&|view| fresh(view) && streams(view))
+        .or_else(|| newest_of(&|view| fresh(view) && waits(view)))
+        .or_else(|| newest_of(&fresh))
 }
 
 /// Whether the server's branch left ours before the place.
@@ -251,6 +294,56 @@ mod tests {
         )));
         let rewound = view(2, 0x0900_0000, "1\t0/3000FF8\tx\n");
         assert!(reason(&rewound).contains("pg_rewind"));
+    }
+
+    /// Of these servers.
+    fn chosen(views: &[&View], newest: u32) -> Option<usize> {
+        let sought = Sought {
+            place: Some(PLACE),
+            newest: TimelineId(newest),
+        };
+        choose(views, &sought)
+    }
+
+    #[test]
+    fn of_several_servers_the_newest_is_captured_on_which_the_log_goes_on() {
+        let old = view(1, 0x0900_0000, "");
+        let new = view(2, 0x0400_0000, "1\t0/3002000\tx\n");
+        let newer = view(3, 0x0400_0000, "1\t0/3002000\tx\n2\t0/3003000\tx\n");
+        assert_eq!(chosen(&[&old, &new], 1), Some(1));
+        assert_eq!(chosen(&[&old, &newer, &new], 1), Some(1));
+        assert_eq!(chosen(&[&old, &old], 1), Some(0), "the string's order");
+        // It left ours before what was captured: where that goes on is captured.
+        let parted = view(2, 0x0900_0000, "1\t0/3000FF8\tx\n");
+        assert_eq!(chosen(&[&parted, &old], 1), Some(1));
+        // Alone it is what the cluster has become.
+        assert_eq!(chosen(&[&parted], 1), Some(0));
+        let nothing = choose(&[&old, &new], &Sought::ANYTHING);
+        assert_eq!(nothing, Some(1), "nothing was captured yet");
+    }
+
+    #[test]
+    fn an_older_timeline_than_was_followed_is_never_gone_back_to() {
+        let old = view(1, 0x0900_0000, "");
+        let new = view(2, 0x0400_0000, "1\t0/3002000\tx\n");
+        // The log goes on there by its bytes: it still stands before the fork.
+        assert!(streams(&old));
+        assert_eq!(chosen(&[&old], 2), None);
+        assert_eq!(chosen(&[&old, &new], 2), Some(1));
+        // Another system is none of its branches, and only counts where none of ours answers.
+        let mut other = view(1, 0x0900_0000, "");
+        other.identity.system = 8;
+        assert_eq!(chosen(&[&old, &other], 2), None);
+        assert_eq!(chosen(&[&other], 2), Some(0));
+    }
+
+    #[test]
+    fn a_standby_that_is_late_is_waited_for_only_if_no_other_server_goes_on() {
+        let mut late = view(1, 0x0300_0FF8, "");
+        late.standby = true;
+        let primary = view(1, 0x0900_0000, "");
+        assert_eq!(chosen(&[&late, &primary], 1), Some(1));
+        assert_eq!(chosen(&[&late], 1), Some(0));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use tidemark_format::postgres::{Lsn, SegmentSize};
 use super::Limits;
 use super::alerts::Trouble;
 use super::buffer::Tip;
-use super::plan::{Place, Plan, SlotStep, decide};
+use super::plan::{Place, Plan, SlotStep, Sought, decide};
 use super::server::{Connector, LookError, Looked, NO_FILE, histories, look, within};
 use super::shared::{Seen, Shared};
 use super::stream::{Ended, Streaming};
@@ -47,6 +47,7 @@ impl From<LookError> for End {
             LookError::ConnInfo(error) => Trouble::of_conninfo(&error),
             LookError::Wire(error) => Trouble::of(&error),
             LookError::Slow { what, seconds } => Trouble::slow(what, seconds),
+            LookError::Stale(stale) => Trouble::parted(&stale),
         })
     }
 }
@@ -128,29 +129,34 @@ impl Receiver {
     }
 
     async fn try_session(&self, tries: &mut Tries) -> Result<End, End> {
-        let looked = look(&self.connector, &self.slot, self.limits.answer_max).await?;
-        let Looked {
-            mut connection,
-            view,
-            version,
-            info: _,
-        } = looked;
         let (tip, lacks_histories) = self.shared.tip();
-        let place = {
-            self.shared.saw(Seen {
-                version,
-                standby: view.standby,
-                identity: view.identity.clone(),
-            });
+        let (place, newest) = {
             let inner = self.shared.lock();
-            Place {
+            let place = Place {
                 system: inner.buffer.system(),
                 segment: inner.buffer.segment(),
                 timeline: tip.timeline,
                 at: tip.at(),
                 from: Self::begins_at(&tip, inner.buffer.segment(), tries),
-            }
+            };
+            (place, inner.followed)
         };
+        let sought = Sought {
+            place: Some(place),
+            newest,
+        };
+        let limit = self.limits.answer_max;
+        let Looked {
+            mut connection,
+            view,
+            version,
+            info: _,
+        } = look(&self.connector, &self.slot, limit, &sought).await?;
+        self.shared.saw(Seen {
+            version,
+            standby: view.standby,
+            identity: view.identity.clone(),
+        });
         let (step, timeline, from) = match decide(&view, &place) {
             Plan::Stream {
                 slot,
@@ -160,12 +166,12 @@ impl Receiver {
             Plan::Wait(reason) => return Err(End::Again(Trouble::waits(&reason))),
             Plan::Broken(reason) => return Err(End::Broken(reason)),
         };
+        self.shared.follows(view.identity.timeline);
         let step = if tries.spent {
             SlotStep::Recreate
         } else {
             step
         };
-        let limit = self.limits.answer_max;
         if lacks_histories {
             let known = within(
                 limit,
@@ -341,22 +347,25 @@ impl Receiver {
     }
 }
 
-/// Drops the slot; whether there was one.
+/// Drops the slot on every server that answers; whether there was one.
 pub(crate) async fn drop_slot(
     connector: &Connector,
     slot: &str,
     limit: Duration,
 ) -> Result<bool, LookError> {
     let info = connector.info().map_err(LookError::ConnInfo)?;
-    let mut connection = Connection::open(&info, crate::wire::Mode::Physical).await?;
-    let work = async {
-        match replication::drop_slot(&mut connection, slot).await {
-            Err(error) if error.code() == Some(NO_SLOT) => Ok(false),
-            Err(error) => Err(error),
-            Ok(()) => Ok(true),
-        }
-    };
-    let dropped = within(limit, "drop the slot (it is in use)", work).await?;
-    connection.close().await;
-    Ok(dropped)
+    let mut was_there = false;
+    // After a fail-over more than one server may have it, and it is of use on none.
+    for mut connection in Connection::open_all(&info, crate::wire::Mode::Physical).await? {
+        let work = async {
+            match replication::drop_slot(&mut connection, slot).await {
+                Err(error) if error.code() == Some(NO_SLOT) => Ok(false),
+                Err(error) => Err(error),
+                Ok(()) => Ok(true),
+            }
+        };
+        was_there |= within(limit, "drop the slot (it is in use)", work).await?;
+        connection.close().await;
+    }
+    Ok(was_there)
 }

@@ -13,6 +13,7 @@ use tidemark_format::postgres::{Lsn, SegmentSize, TimelineId};
 use tidemark_format::{Incarnation, LogSeq};
 use tidemark_host::files;
 
+use super::plan::{Place, Sought};
 use crate::error::PostgresError;
 use crate::wal::Span;
 
@@ -178,6 +179,9 @@ pub(crate) struct State {
     pub(crate) acked: u64,
     /// Why this life can't go on.
     pub(crate) broken: Option<String>,
+    /// The newest timeline that was followed; the log may still be on one before.
+    #[serde(default)]
+    pub(crate) newest: u32,
 }
 
 impl State {
@@ -188,9 +192,40 @@ impl State {
             incarnation,
             lives,
             sealed: None,
+            newest: cursor.timeline,
             cursor,
             acked: 0,
             broken: None,
+        }
+    }
+
+    /// The newest timeline that was followed.
+    pub(crate) fn newest(&self) -> TimelineId {
+        TimelineId(self.newest.max(self.cursor.timeline))
+    }
+
+    /// A server on this timeline is followed.
+    pub(crate) fn follows(&mut self, timeline: TimelineId) {
+        self.newest = self.newest.max(timeline.0);
+    }
+
+    /// Where the log goes on.
+    pub(crate) fn place(&self) -> Place {
+        let segment = self.cursor.segment();
+        Place {
+            system: self.cursor.system,
+            segment,
+            timeline: self.cursor.timeline(),
+            at: self.cursor.end(),
+            from: self.cursor.end.from(segment),
+        }
+    }
+
+    /// What goes on from here is looked for among several servers.
+    pub(crate) fn sought(&self) -> Sought {
+        Sought {
+            place: Some(self.place()),
+            newest: self.newest(),
         }
     }
 
@@ -230,6 +265,11 @@ impl StateFolder {
             source,
         })?;
         Ok(Self(folder))
+    }
+
+    /// One that may not be there: for reading.
+    pub(crate) const fn there(folder: PathBuf) -> Self {
+        Self(folder)
     }
 
     pub(crate) fn path(&self) -> &Path {

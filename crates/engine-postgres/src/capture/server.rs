@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tidemark_format::postgres::TimelineId;
 
 use super::buffer::Histories;
-use super::plan::View;
+use super::plan::{Sought, View, choose};
 use super::pulse::IN_RECOVERY;
 use crate::conninfo::{ConnInfo, ConnInfoError, Surroundings};
 use crate::replication::{self, Slot};
@@ -57,13 +57,17 @@ impl Connector {
 
     /// As [`Self::info`], to the one server that `peer` names.
     pub(crate) fn info_of(&self, peer: &str) -> Result<ConnInfo, ConnInfoError> {
-        let mut info = self.info()?;
-        if let Some(at) = info.addresses.iter().position(|a| a.to_string() == peer) {
-            info.addresses = vec![info.addresses.swap_remove(at)];
-            info.target = crate::conninfo::TargetSession::Any;
-        }
-        Ok(info)
+        self.info().map(|info| only(info, peer))
     }
+}
+
+/// The connection string, to the one server that `peer` names.
+pub(crate) fn only(mut info: ConnInfo, peer: &str) -> ConnInfo {
+    if let Some(at) = info.addresses.iter().position(|a| a.to_string() == peer) {
+        info.addresses = vec![info.addresses.swap_remove(at)];
+        info.target = crate::conninfo::TargetSession::Any;
+    }
+    info
 }
 
 /// Why a server could not be looked at.
@@ -72,6 +76,21 @@ pub(crate) enum LookError {
     ConnInfo(ConnInfoError),
     Wire(WireError),
     Slow { what: &'static str, seconds: u64 },
+    Stale(Stale),
+}
+
+/// Only servers answer that are on older timelines than what was captured last.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{peer} is on timeline {timeline}, and timeline {followed} was captured last: as a rule it is the primary of before a fail-over, up again. It is not gone back to: nothing is captured until a server on timeline {followed} or a newer one answers. Bring that one back and stop {peer}; or, if {peer} is right, leave only it in the connection string and restart the agent"
+)]
+pub struct Stale {
+    /// The newest of them.
+    pub peer: String,
+    /// Its timeline.
+    pub timeline: TimelineId,
+    /// What was captured.
+    pub followed: TimelineId,
 }
 
 impl From<WireError> for LookError {
@@ -107,18 +126,83 @@ where
     }
 }
 
-/// Connects and asks everything that a decision needs.
+/// Connects and asks everything that a decision needs. Of several servers the one that is to be captured.
 pub(crate) async fn look(
     connector: &Connector,
     slot: &str,
     limit: Duration,
+    sought: &Sought,
 ) -> Result<Looked, LookError> {
     let info = connector.info().map_err(LookError::ConnInfo)?;
+    let mut found = survey(&info, slot, limit).await?;
+    let views: Vec<(&str, &View)> = found
+        .iter()
+        .map(|looked| (looked.connection.peer(), &looked.view))
+        .collect();
+    let index = chosen(&info, &views, sought).map_err(LookError::Stale)?;
+    let looked = found.swap_remove(index);
+    for other in found {
+        other.connection.close().await;
+    }
+    Ok(looked)
+}
+
+/// Looks at every server that answers and has the role asked for; at least one.
+pub(crate) async fn survey(
+    info: &ConnInfo,
+    slot: &str,
+    limit: Duration,
+) -> Result<Vec<Looked>, LookError> {
     // Every address has a limit of its own.
-    let mut connection = Connection::open(&info, Mode::Physical).await?;
-    let info = connector
-        .info_of(connection.peer())
-        .map_err(LookError::ConnInfo)?;
+    let connections = if info.addresses.len() > 1 {
+        Connection::open_all(info, Mode::Physical).await?
+    } else {
+        vec![Connection::open(info, Mode::Physical).await?]
+    };
+    let mut found = Vec::new();
+    let mut failed = None;
+    for connection in connections {
+        match look_at(connection, info, slot, limit).await {
+            Ok(looked) => found.push(looked),
+            Err(error) => failed = failed.or(Some(error)),
+        }
+    }
+    match failed {
+        Some(error) if found.is_empty() => Err(error),
+        _ => Ok(found),
+    }
+}
+
+/// Which of the servers found is captured. The only one of a connection string is, whatever it is.
+pub(crate) fn chosen(
+    info: &ConnInfo,
+    found: &[(&str, &View)],
+    sought: &Sought,
+) -> Result<usize, Stale> {
+    if info.addresses.len() == 1 {
+        return Ok(0);
+    }
+    let views: Vec<&View> = found.iter().map(|(_, view)| *view).collect();
+    choose(&views, sought).ok_or_else(|| {
+        let newest = found.iter().max_by_key(|(_, view)| view.identity.timeline);
+        let (peer, timeline) = newest.map_or(("nobody", TimelineId::FIRST), |(peer, view)| {
+            (*peer, view.identity.timeline)
+        });
+        Stale {
+            peer: peer.to_owned(),
+            timeline,
+            followed: sought.newest,
+        }
+    })
+}
+
+async fn look_at(
+    mut connection: Connection,
+    info: &ConnInfo,
+    slot: &str,
+    limit: Duration,
+) -> Result<Looked, LookError> {
+    let info = only(info.clone(), connection.peer());
     let view = within(limit, "say who it is", ask(&mut connection, &info, slot)).await?;
     let version = connection.parameter("server_version").map(str::to_owned);
     Ok(Looked {
@@ -130,17 +214,23 @@ pub(crate) async fn look(
 }
 
 async fn ask(connection: &mut Connection, info: &ConnInfo, slot: &str) -> Result<View, WireError> {
+    let mut view = view_of(connection).await?;
+    view.slot = slot_of(connection, info, slot).await?;
+    Ok(view)
+}
+
+/// What a server says about itself, without the slot.
+pub(crate) async fn view_of(connection: &mut Connection) -> Result<View, WireError> {
     let identity = replication::identify(connection).await?;
     let segment = replication::segment_size(connection).await?;
     let standby = replication::show(connection, IN_RECOVERY).await? == "on";
     let history = history(connection, identity.timeline).await?;
-    let slot = slot_of(connection, info, slot).await?;
     Ok(View {
         identity,
         segment,
         standby,
         history,
-        slot,
+        slot: None,
     })
 }
 

@@ -70,6 +70,8 @@ pub(super) struct Inner {
     /// Whom the log streams from.
     pub(super) peer: Option<String>,
     pub(super) seen: Option<Seen>,
+    /// The newest timeline that was followed.
+    pub(super) followed: TimelineId,
     /// What the slot may hold now: more than it should only while it holds less and less.
     allowance: Option<u64>,
     last_pulse: Option<Monotonic>,
@@ -118,6 +120,7 @@ impl Shared {
                 flows: None,
                 peer: None,
                 seen: None,
+                followed: TimelineId(0),
                 allowance: None,
                 last_pulse: None,
             }),
@@ -188,6 +191,12 @@ impl Shared {
         inner.floor = inner.floor.max(at);
     }
 
+    /// A server on this timeline is captured: none on an older one is gone back to.
+    pub(super) fn follows(&self, timeline: TimelineId) {
+        let mut inner = self.lock();
+        inner.followed = inner.followed.max(timeline);
+    }
+
     /// A server was looked at.
     pub(super) fn saw(&self, seen: Seen) {
         self.lock().seen = Some(seen);
@@ -228,6 +237,7 @@ impl Shared {
     /// The timeline has ended.
     pub(super) fn switch(&self, next: TimelineId, at: Lsn, histories: Histories) {
         self.lock().buffer.switch(next, at, histories);
+        self.follows(next);
         self.wake();
     }
 

@@ -122,6 +122,19 @@ impl Address {
         }
     }
 
+    /// Whether nobody else is between: a socket, or an address of this very machine.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Unix { .. } => true,
+            Self::Tcp { at: Some(at), .. } => at.is_loopback(),
+            Self::Tcp { host, at: None, .. } => {
+                let number: Option<std::net::IpAddr> = host.parse().ok();
+                host == "localhost" || number.is_some_and(|at| at.is_loopback())
+            }
+        }
+    }
+
     /// The port.
     #[must_use]
     pub const fn port(&self) -> u16 {
@@ -308,6 +321,23 @@ impl ConnInfo {
                 )
                 .map(|password| Password(password.to_owned()))
         })
+    }
+}
+
+impl ConnInfo {
+    /// Whether a password may go to `address` as it is, without TLS: nobody is between, or the connection
+    /// string says that TLS is not wanted. `prefer` says nothing of the kind: who takes TLS away could
+    /// have the password, too.
+    #[must_use]
+    pub fn may_send_clear_text(&self, address: &Address) -> bool {
+        address.is_local() || matches!(self.ssl, SslMode::Disable | SslMode::Allow)
+    }
+
+    /// Whether somebody between could take TLS away without anybody's knowledge: the mode that holds where
+    /// none is written, and a server on another machine.
+    #[must_use]
+    pub fn leaves_tls_to_chance(&self, address: &Address) -> bool {
+        self.ssl == SslMode::Prefer && !address.is_local()
     }
 }
 

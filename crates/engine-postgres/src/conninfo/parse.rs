@@ -916,4 +916,27 @@ mod tests {
             assert!(error.contains(word), "{text}: {error}");
         }
     }
+
+    #[test]
+    fn a_password_goes_out_in_clear_text_only_where_somebody_said_so_or_nobody_is_between() {
+        let info = |text: &str| ConnInfo::parse(text, &Around::default()).expect("valid");
+        for (text, clear, chance) in [
+            ("host=db1", false, true),
+            ("host=db1 sslmode=prefer", false, true),
+            ("host=10.0.0.1", false, true),
+            ("host=db1 sslmode=disable", true, false),
+            ("host=db1 sslmode=allow", true, false),
+            ("host=db1 sslmode=require", false, false),
+            ("host=localhost", true, false),
+            ("host=127.0.0.1", true, false),
+            ("host=::1", true, false),
+            ("host=db1 hostaddr=127.0.0.1", true, false),
+            ("host=/run/postgresql", true, false),
+        ] {
+            let info = info(text);
+            let address = &info.addresses[0];
+            assert_eq!(info.may_send_clear_text(address), clear, "{text}");
+            assert_eq!(info.leaves_tls_to_chance(address), chance, "{text}");
+        }
+    }
 }

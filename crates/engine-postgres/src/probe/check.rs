@@ -1,6 +1,6 @@
 //! What is wrong with a server for protecting it, and what to do about each.
 
-use super::{Server, Wanted};
+use super::{Server, Wanted, is_recycled};
 use crate::conninfo::ConnInfo;
 use crate::wire::{WireError, WireErrorKind};
 
@@ -11,6 +11,8 @@ const SENDERS_NEEDED: u64 = 3;
 /// A shorter time-out than this cuts connections that are merely busy, in milliseconds.
 const SENDER_TIMEOUT_MIN_MS: i64 = 5_000;
 const MIB: u64 = 1 << 20;
+/// The database of the connection string is not there.
+const NO_DATABASE: &str = "3D000";
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,6 +34,10 @@ pub enum Topic {
     LogIn,
     /// Setting up TLS.
     Tls,
+    /// The database of the connection string.
+    Database,
+    /// What the servers of the connection string are to one another.
+    Servers,
     /// The role's rights.
     Privileges,
     /// The server's version.
@@ -54,6 +60,8 @@ impl Topic {
             Self::Connection => "connection",
             Self::LogIn => "log-in",
             Self::Tls => "TLS",
+            Self::Database => "database",
+            Self::Servers => "servers",
             Self::Privileges => "privileges",
             Self::Version => "version",
             Self::Setting(name) => name,
@@ -157,7 +165,22 @@ pub(super) fn of_connection(info: &ConnInfo, error: &WireError) -> Finding {
 }
 
 /// Replication works, ordinary SQL doesn't.
-pub(super) fn of_sql(info: &ConnInfo, error: &dyn std::error::Error) -> Finding {
+pub(super) fn of_sql(
+    info: &ConnInfo,
+    code: Option<&str>,
+    error: &dyn std::error::Error,
+) -> Finding {
+    if code == Some(NO_DATABASE) {
+        return Finding::broken(
+            Topic::Database,
+            format!(
+                "there is no database {:?} on the server. All of its databases are protected, whichever is named; \
+                 the named one is asked about the server, and takes bases from the data directory",
+                info.database
+            ),
+            "name one that is there in the connection string, such as dbname=postgres",
+        );
+    }
     Finding::look(
         Topic::Connection,
         format!(
@@ -310,7 +333,7 @@ fn senders(server: &Server) -> Finding {
 fn slot(server: &Server, wanted: &Wanted) -> Finding {
     let name = &wanted.slot;
     let Some(slot) = &server.slot else {
-        return room_for_slot(server, name);
+        return gone(server, wanted).unwrap_or_else(|| room_for_slot(server, name));
     };
     if slot.kind != "physical" {
         return Finding::broken(
@@ -348,6 +371,31 @@ fn slot(server: &Server, wanted: &Wanted) -> Finding {
         );
     }
     Finding::fine(Topic::Slot, found)
+}
+
+/// The slot of a server that was captured is not there.
+fn gone(server: &Server, wanted: &Wanted) -> Option<Finding> {
+    let (name, followed) = (&wanted.slot, wanted.followed.as_ref()?);
+    let next = followed.next();
+    if is_recycled(server.oldest_log.as_deref(), Some(followed)) {
+        return Some(Finding::broken(
+            Topic::Slot,
+            format!(
+                "{name} is gone, and the server has removed log from {next} on, up to where it was captured: what was \
+                 committed since can't be captured any more"
+            ),
+            "start the agent: it makes the slot anew and begins a new incarnation with a complete base, and what is \
+             committed from then on is protected",
+        ));
+    }
+    Some(Finding::look(
+        Topic::Slot,
+        format!(
+            "{name} is gone: the server keeps its log from {next} on, up to where it was captured, for nobody, and \
+             may remove it any moment"
+        ),
+        "start the agent now: it makes the slot anew, and goes on without a hole if the log is still there",
+    ))
 }
 
 fn room_for_slot(server: &Server, name: &str) -> Finding {
@@ -507,6 +555,8 @@ fn at_least_zero(number: Option<i64>) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Lsn;
+    use crate::capture::Followed;
     use crate::probe::SlotState;
 
     fn wanted() -> Wanted {
@@ -641,6 +691,39 @@ mod tests {
         });
         let found = bad(&one, &wanted());
         assert!(found[0].2.contains("pg_drop_replication_slot"), "{found:?}");
+    }
+
+    #[test]
+    fn a_slot_that_went_while_the_agent_was_away_is_told_with_what_it_costs() {
+        let captured = Wanted {
+            followed: Some(Followed::at(Lsn(0x0300_1000))),
+            ..wanted()
+        };
+        let mut server = server();
+        let grade_of = |server: &Server, wanted: &Wanted| slot(server, wanted).grade;
+        assert_eq!(grade_of(&server, &wanted()), Grade::Fine, "a new source");
+        for (oldest, grade) in [
+            (Some("0000000000000003"), Grade::Look),
+            (Some("0000000000000004"), Grade::Broken),
+            // Who may not list the log does not know more.
+            (None, Grade::Look),
+        ] {
+            server.oldest_log = oldest.map(str::to_owned);
+            let gone = slot(&server, &captured);
+            assert_eq!(gone.grade, grade, "{oldest:?}");
+            assert!(gone.found.contains("0/3001000"), "{gone:?}");
+        }
+    }
+
+    #[test]
+    fn a_database_that_is_not_there_is_broken_and_one_that_refuses_is_not() {
+        let info = ConnInfo::parse("host=db1 user=x dbname=nope", &crate::conninfo::Process);
+        let info = info.expect("valid");
+        let error = std::io::Error::other("the server's words");
+        let found = of_sql(&info, Some("3D000"), &error);
+        assert!(found.grade == Grade::Broken && found.found.contains("\"nope\""));
+        assert_eq!(of_sql(&info, Some("28000"), &error).grade, Grade::Look);
+        assert_eq!(of_sql(&info, None, &error).grade, Grade::Look);
     }
 
     #[test]

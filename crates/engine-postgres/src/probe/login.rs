@@ -15,6 +15,29 @@ pub(super) fn refused(info: &ConnInfo, code: Option<&str>, text: String) -> Find
     Finding::broken(Topic::LogIn, text, log_in_remedy(info))
 }
 
+/// A connection whose TLS anybody between could take away.
+pub(super) fn of_link(info: &ConnInfo, peer: &str, encrypted: bool) -> Option<Finding> {
+    let mut addresses = info.addresses.iter();
+    let address = addresses.find(|address| address.to_string() == peer)?;
+    if !info.leaves_tls_to_chance(address) {
+        return None;
+    }
+    let found = if encrypted {
+        format!(
+            "the connection to {peer} is encrypted by chance: with sslmode=prefer, which holds where nothing is \
+             written, it would go on without TLS if somebody between took that away, and no certificate is checked"
+        )
+    } else {
+        format!(
+            "the connection to {peer} is not encrypted (sslmode=prefer, and the server has no TLS): whoever is \
+             between reads the log, and sees what the password is proved with"
+        )
+    };
+    let remedy = "sslmode=verify-full sslrootcert=FILE in the connection string, with ssl = on and a certificate on \
+                  the server; or sslmode=disable, if the network between is trusted";
+    Some(Finding::look(Topic::Tls, found, remedy))
+}
+
 /// The role is there, pg_hba.conf lets it in, and what it says is not its password.
 fn wrong_password(info: &ConnInfo, text: &str) -> Finding {
     let mut remedy = format!(
@@ -74,5 +97,28 @@ mod tests {
                 .expect("a remedy")
                 .contains("CREATE ROLE tidemark")
         );
+    }
+
+    #[test]
+    fn tls_that_is_left_to_chance_is_told_for_servers_elsewhere_only() {
+        let link = |text: &str, encrypted| {
+            let info = ConnInfo::parse(text, &Process).expect("valid");
+            let peer = info.addresses[0].to_string();
+            of_link(&info, &peer, encrypted)
+        };
+        for encrypted in [false, true] {
+            let found = link("host=db1 user=x sslmode=prefer", encrypted).expect("told");
+            let (text, remedy) = (found.found, found.remedy.expect("a remedy"));
+            assert_eq!(text.contains("is not encrypted"), !encrypted, "{text}");
+            assert!(remedy.contains("verify-full"), "{remedy}");
+            for quiet in [
+                "host=localhost user=x sslmode=prefer",
+                "host=/run user=x sslmode=prefer",
+                "host=db1 user=x sslmode=disable",
+                "host=db1 user=x sslmode=require",
+            ] {
+                assert_eq!(link(quiet, encrypted), None, "{quiet}");
+            }
+        }
     }
 }

@@ -11,6 +11,7 @@ mod canary;
 mod check;
 mod folder;
 mod login;
+mod servers;
 mod setup;
 mod sql;
 
@@ -23,9 +24,9 @@ pub use check::{Finding, Grade, Topic, judge};
 pub use folder::DataFolder;
 pub use setup::{hba_lines, role_statements};
 
-use crate::conninfo::ConnInfo;
-use crate::replication::identify;
-use crate::wire::{Connection, Mode, WireError};
+use crate::capture::Followed;
+use crate::conninfo::{Address, ConnInfo};
+use servers::{Captured, Unreached, captured};
 
 /// How long all questions together may take.
 const LOOK_TIME: Duration = Duration::from_secs(20);
@@ -171,70 +172,106 @@ pub async fn look(info: &ConnInfo, wanted: &Wanted) -> Findings {
 async fn look_at(info: &ConnInfo, wanted: &Wanted) -> Findings {
     let mut findings = Findings::default();
     // The protocol of ours knows several hosts and which of them is wanted: ask where it ends.
-    let replicates = replicates(info).await;
-    let peer = match &replicates {
-        Ok((peer, system)) => {
-            findings.system = Some(*system);
-            Some(peer.clone())
+    let reached = captured(info, wanted.followed.as_ref()).await;
+    let peer = match &reached {
+        Ok(captured) => {
+            findings.system = Some(captured.system);
+            Some(captured.peer.clone())
         }
-        Err(_) => None,
+        Err(Unreached::Wire(_)) => None,
+        Err(Unreached::Stale(stale)) => {
+            findings.checks.push(servers::of_stale(stale));
+            return findings;
+        }
     };
     let server = match sql::ask(info, peer.as_deref(), &wanted.slot).await {
         Ok(mut server) => {
             let folder = server.settings.get("data_directory");
-            server.data_folder = folder.and_then(|path| folder::look(info, path));
+            server.data_folder = folder.and_then(|path| folder::look(info, path, wanted.runs_as));
+            server.is_here = info.addresses.iter().all(Address::is_local);
             server
         }
         Err(error) => {
-            findings.checks.push(match &replicates {
-                Err(wire) => check::of_connection(info, wire),
-                Ok(_) => check::of_sql(info, &error),
+            findings.checks.push(match &reached {
+                Err(Unreached::Wire(wire)) => check::of_connection(info, wire),
+                _ => check::of_sql(info, sql::code(&error).as_deref(), &error),
             });
             return findings;
         }
     };
     findings.checks = judge(&server, wanted, info.application_name.as_deref());
-    match replicates {
-        Ok((peer, _)) => findings.checks.insert(
-            0,
-            Finding::fine(
-                Topic::Connection,
-                format!(
-                    "{peer} answers as role {}; PostgreSQL {}",
-                    server.user, server.version
-                ),
-            ),
-        ),
-        Err(error) => {
-            let refused = check::of_replication(info, &error);
+    match &reached {
+        Ok(captured) => findings.reached(info, &server, captured),
+        Err(Unreached::Wire(error)) => {
+            let refused = check::of_replication(info, error);
             // What the server refused says more than the same in its settings.
             findings
                 .checks
                 .retain(|check| check.topic != refused.topic || check.grade != Grade::Broken);
             findings.checks.insert(0, refused);
         }
+        Err(Unreached::Stale(_)) => {}
+    }
+    if let Ok(captured) = &reached {
+        for one in elsewhere_than(info, &wanted.slot, &captured.peer).await {
+            let found = servers::of_slot(&one, &wanted.slot);
+            findings.checks.push(found);
+        }
     }
     findings.server = Some(server);
     findings
 }
 
-/// The agent's slot on the server that is captured: `Some(None)` says that it is not there, `None` that the
-/// server can't be asked now.
-pub async fn slot(info: &ConnInfo, slot: &str) -> Option<Option<SlotState>> {
+impl Findings {
+    /// Adds what the connection itself tells.
+    fn reached(&mut self, info: &ConnInfo, server: &Server, captured: &Captured) {
+        let peer = &captured.peer;
+        let said = format!(
+            "{peer} answers as role {}; PostgreSQL {}",
+            server.user, server.version
+        );
+        let connection = Finding::fine(Topic::Connection, said);
+        let parted = captured.parted.as_deref().map(servers::of_parted);
+        let link = login::of_link(info, peer, captured.encrypted);
+        let first = [Some(connection), parted, link].into_iter().flatten();
+        self.checks.splice(0..0, first);
+    }
+}
+
+/// The agent's slot on the server that is captured, while no agent runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlotNow {
+    /// The slot; none if it is not there.
+    pub state: Option<SlotState>,
+    /// The server has removed log that was not captured.
+    pub recycled: bool,
+}
+
+/// Looks for the slot; none if the server can't be asked now.
+pub async fn slot(info: &ConnInfo, slot: &str, followed: Option<&Followed>) -> Option<SlotNow> {
     let asked = async {
-        let (peer, _system) = replicates(info).await.ok()?;
+        let captured = captured(info, followed).await.ok()?;
         let mut addresses = info.addresses.iter();
-        let address = addresses.find(|address| address.to_string() == peer)?;
-        sql::slot_at(info, address, slot).await.ok()
+        let address = addresses.find(|address| address.to_string() == captured.peer)?;
+        let (state, oldest) = sql::slot_and_log_at(info, address, slot).await.ok()?;
+        let recycled = is_recycled(oldest.as_deref(), followed);
+        Some(SlotNow { state, recycled })
     };
     let answer = tokio::time::timeout(ONE_SERVER_TIME, asked).await;
     answer.ok().flatten()
 }
 
+/// Whether the log that is captured next is older than the oldest that the server has.
+fn is_recycled(oldest: Option<&str>, followed: Option<&Followed>) -> bool {
+    let needed = followed.and_then(Followed::next_segment);
+    let both = oldest.zip(needed.as_deref());
+    both.is_some_and(|(oldest, needed)| needed < oldest)
+}
+
 /// Which database system answers; none if none does.
 pub async fn system(info: &ConnInfo) -> Option<u64> {
-    let asked = tokio::time::timeout(ONE_SERVER_TIME, replicates(info)).await;
-    asked.ok()?.ok().map(|(_peer, system)| system)
+    let asked = tokio::time::timeout(ONE_SERVER_TIME, captured(info, None)).await;
+    asked.ok()?.ok().map(|captured| captured.system)
 }
 
 /// The agent's slot on a server that it does not capture.
@@ -246,17 +283,10 @@ pub struct SlotElsewhere {
     pub held_bytes: Option<u64>,
 }
 
-/// Looks for the slot on the servers of a connection string that are not the one that is captured: after a
+/// Looks for the slot on the servers of a connection string that are not the one at `captured`: after a
 /// fail-over the old primary still has it, and keeps log for nobody from the moment on that it is back.
 /// Servers that don't answer are passed over.
-pub async fn elsewhere(info: &ConnInfo, slot: &str) -> Vec<SlotElsewhere> {
-    if info.addresses.len() < 2 {
-        return Vec::new();
-    }
-    let captured = tokio::time::timeout(LOOK_TIME, replicates(info)).await;
-    let Ok(Ok((captured, _system))) = captured else {
-        return Vec::new();
-    };
+async fn elsewhere_than(info: &ConnInfo, slot: &str, captured: &str) -> Vec<SlotElsewhere> {
     let mut found = Vec::new();
     for address in &info.addresses {
         let peer = address.to_string();
@@ -277,11 +307,24 @@ pub async fn elsewhere(info: &ConnInfo, slot: &str) -> Vec<SlotElsewhere> {
     found
 }
 
-/// Makes a replication connection: to whom, and which system that is.
-async fn replicates(info: &ConnInfo) -> Result<(String, u64), WireError> {
-    let mut connection = Connection::open(info, Mode::Physical).await?;
-    let identity = identify(&mut connection).await?;
-    let peer = connection.peer().to_owned();
-    connection.close().await;
-    Ok((peer, identity.system))
+/// What the servers of a connection string with several are to one another.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Others {
+    /// Those that are not captured and have the slot.
+    pub slots: Vec<SlotElsewhere>,
+    /// Why more than one of them takes writes, in words.
+    pub parted: Option<String>,
+}
+
+/// Looks at the servers that are not captured; none if the one that is can't be told now.
+pub async fn others(info: &ConnInfo, slot: &str, followed: Option<&Followed>) -> Option<Others> {
+    if info.addresses.len() < 2 {
+        return Some(Others::default());
+    }
+    let captured = tokio::time::timeout(LOOK_TIME, captured(info, followed)).await;
+    let captured = captured.ok()?.ok()?;
+    Some(Others {
+        slots: elsewhere_than(info, slot, &captured.peer).await,
+        parted: captured.parted,
+    })
 }

@@ -8,6 +8,7 @@ use sqlx::{ConnectOptions as _, Connection as _, Row as _};
 use super::{CanaryPlace, Server, SlotState};
 use crate::capture::server::only;
 use crate::conninfo::{Address, ConnInfo, Roots, SslMode};
+use crate::wire::{Connection, Mode};
 
 /// What [`super::judge`] wants to know; a server that lacks one doesn't list it.
 const SETTINGS: &str = "SELECT name, setting FROM pg_catalog.pg_settings WHERE name IN (\
@@ -111,13 +112,36 @@ pub(super) async fn slot_at(
     address: &Address,
     slot: &str,
 ) -> Result<Option<SlotState>, sqlx::Error> {
-    let mut connection = options(info, address).connect().await?;
+    let found = slot_and_log_at(info, address, slot).await;
+    found.map(|(slot, _oldest_log)| slot)
+}
+
+/// The slot on one server, if it is there, and the oldest segment of its log, if that may be known.
+pub(super) async fn slot_and_log_at(
+    info: &ConnInfo,
+    address: &Address,
+    slot: &str,
+) -> Result<(Option<SlotState>, Option<String>), sqlx::Error> {
+    let mut connection = connect_to(info, address).await?;
     let found = sqlx::query(SLOT)
         .bind(slot)
         .fetch_optional(&mut connection)
         .await?;
+    let oldest_log = oldest_log(&mut connection).await;
     drop(connection.close().await);
-    found.map(|row| slot_state(&row)).transpose()
+    let state = found.map(|row| slot_state(&row)).transpose()?;
+    Ok((state, oldest_log))
+}
+
+async fn oldest_log(connection: &mut PgConnection) -> Option<String> {
+    let asked = sqlx::query_scalar::<_, Option<String>>(OLDEST_LOG).fetch_one(connection);
+    asked.await.ok().flatten()
+}
+
+/// The code of what a server refused with.
+pub(super) fn code(error: &sqlx::Error) -> Option<String> {
+    let code = error.as_database_error()?.code()?;
+    Some(code.into_owned())
 }
 
 fn slot_state(row: &sqlx::postgres::PgRow) -> Result<SlotState, sqlx::Error> {
@@ -139,12 +163,28 @@ async fn connect(info: &ConnInfo, peer: Option<&str>) -> Result<PgConnection, sq
     let wanted = |address: &&Address| peer.is_none_or(|peer| address.to_string() == peer);
     let mut last = None;
     for address in info.addresses.iter().filter(wanted) {
-        match options(info, address).connect().await {
+        match connect_to(info, address).await {
             Ok(connection) => return Ok(connection),
             Err(error) => last = Some(error),
         }
     }
     Err(last.unwrap_or(sqlx::Error::PoolClosed))
+}
+
+/// Connects to one server. Where TLS is left to chance our own connection goes first, which sends no
+/// password in clear text; it says whether there is TLS.
+async fn connect_to(info: &ConnInfo, address: &Address) -> Result<PgConnection, sqlx::Error> {
+    let mut options = options(info, address);
+    if info.leaves_tls_to_chance(address) {
+        let alone = only(info.clone(), &address.to_string());
+        let opened = Connection::open(&alone, Mode::Sql).await;
+        let first = opened.map_err(|error| sqlx::Error::Configuration(Box::new(error)))?;
+        if first.is_encrypted() {
+            options = options.ssl_mode(PgSslMode::Require);
+        }
+        first.close().await;
+    }
+    options.connect().await
 }
 
 /// Our connection string in sqlx's words. What it read from the environment itself is overwritten:

@@ -7,7 +7,7 @@
 use bytes::{Buf as _, Bytes};
 use tidemark_format::postgres::{Lsn, TimelineId};
 
-use crate::wire::{Connection, Message, ResultSet, WireError, quote_literal};
+use crate::wire::{Connection, Message, ResultSet, ServerError, WireError, quote_literal};
 
 /// Every byte was sent, and some pages' checksums are wrong.
 const DATA_CORRUPTED: &str = "XX001";
@@ -105,6 +105,8 @@ impl BaseBackup {
         mut connection: Connection,
         options: &BackupOptions,
     ) -> Result<Self, WireError> {
+        // What it leaves out it only warns of.
+        connection.keep_notices();
         let tagged = connection.major() >= Some(TAGGED_SINCE);
         let command = if tagged {
             command(options)
@@ -223,6 +225,13 @@ impl BaseBackup {
         }
     }
 
+    /// Paths that the server has left out since the last call, because they are neither files nor folders:
+    /// relative ones begin with `./`, those in tablespaces are absolute.
+    pub fn left_out(&mut self) -> Vec<String> {
+        let notices = self.connection.take_notices();
+        notices.iter().filter_map(left_out).collect()
+    }
+
     /// Whether the server ended the backup by saying that pages have wrong checksums; it sent them.
     #[must_use]
     pub const fn has_bad_pages(&self) -> bool {
@@ -282,6 +291,23 @@ fn old_command(options: &BackupOptions) -> String {
         command.push_str(" MANIFEST 'yes' MANIFEST_CHECKSUMS 'SHA256'");
     }
     command
+}
+
+/// The path that a warning says was left out. Its words are in the server's language.
+fn left_out(notice: &ServerError) -> Option<String> {
+    let text = &notice.message;
+    let is_one = match &notice.routine {
+        Some(routine) => routine == "sendDir" && notice.severity == "WARNING",
+        None => text.starts_with("skipping special file"),
+    };
+    let slash = text.find('/').filter(|_| is_one)?;
+    let from = slash.saturating_sub(usize::from(text.get(..slash)?.ends_with('.')));
+    let path = text.get(from..)?;
+    let quotes = [
+        '"', '\u{ab}', '\u{bb}', '\u{201c}', '\u{201d}', '\u{201e}', '\u{300d}',
+    ];
+    let path = path.split(quotes).next().unwrap_or(path);
+    Some(path.trim().to_owned())
 }
 
 fn position(set: &ResultSet) -> Result<(Lsn, TimelineId), WireError> {
@@ -388,5 +414,44 @@ mod tests {
         );
         assert!(event(b"").is_err() && event(b"p\0").is_err() && event(b"x").is_err());
         assert!(event(b"nbase.tar").is_err());
+    }
+
+    #[test]
+    fn what_the_server_leaves_out_is_read_in_every_language() {
+        let notice = |routine: Option<&str>, message: &str| ServerError {
+            severity: "WARNING".to_owned(),
+            message: message.to_owned(),
+            routine: routine.map(str::to_owned),
+            ..ServerError::default()
+        };
+        for (message, path) in [
+            ("skipping special file \"./base/16384\"", "./base/16384"),
+            (
+                "\u{fc}berspringe besondere Datei \u{bb}./base/5/2619\u{ab}",
+                "./base/5/2619",
+            ),
+            (
+                "omission du fichier sp\u{e9}cial \u{ab} /srv/a.b/PG_15_2/1 \u{bb}",
+                "/srv/a.b/PG_15_2/1",
+            ),
+        ] {
+            let told = left_out(&notice(Some("sendDir"), message));
+            assert_eq!(told.as_deref(), Some(path));
+        }
+        let english = notice(None, "skipping special file \"./x\"");
+        assert_eq!(left_out(&english).as_deref(), Some("./x"));
+        for other in [
+            notice(
+                Some("sendFile"),
+                "checksum verification failed in file \"./base/1/2\"",
+            ),
+            notice(
+                None,
+                "file \"./base/1/2\" has a total of 2 checksum failures",
+            ),
+            notice(Some("sendDir"), "nothing"),
+        ] {
+            assert_eq!(left_out(&other), None);
+        }
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 
 use super::login::{Under, log_in};
@@ -24,16 +25,8 @@ impl Connection {
     /// # Errors
     /// None will do; the error of the only address, or what each of several said.
     pub async fn open(info: &ConnInfo, mode: Mode) -> Result<Self, WireError> {
-        let rounds: &[TargetSession] = match info.target {
-            TargetSession::PreferStandby => &[TargetSession::Standby, TargetSession::Any],
-            TargetSession::Any => &[TargetSession::Any],
-            TargetSession::ReadWrite => &[TargetSession::ReadWrite],
-            TargetSession::ReadOnly => &[TargetSession::ReadOnly],
-            TargetSession::Primary => &[TargetSession::Primary],
-            TargetSession::Standby => &[TargetSession::Standby],
-        };
         let mut errors = Vec::new();
-        for target in rounds {
+        for target in rounds(info.target) {
             for address in &info.addresses {
                 match open_one(info, address, mode, *target).await {
                     Ok(connection) => return Ok(connection),
@@ -41,18 +34,67 @@ impl Connection {
                 }
             }
         }
-        // A person must act on a wrong password, whatever the other addresses say.
-        let telling = errors
-            .iter()
-            .position(|error| matches!(error.kind(), WireErrorKind::Denied | WireErrorKind::Tls));
-        if errors.len() == 1 {
-            return Err(errors.swap_remove(0));
-        }
-        if let Some(index) = telling {
-            return Err(errors.swap_remove(index));
-        }
-        Err(WireError::NoTarget(errors.iter().map(told).collect()))
+        Err(none_will_do(errors))
     }
+
+    /// Connects and logs in to every address that answers and has the role asked for, to all of them at
+    /// once; in the order of the connection string, at least one.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn open_all(info: &ConnInfo, mode: Mode) -> Result<Vec<Self>, WireError> {
+        let mut errors = Vec::new();
+        for target in rounds(info.target) {
+            let mut tasks = JoinSet::new();
+            for (index, address) in info.addresses.iter().cloned().enumerate() {
+                let (info, target) = (info.clone(), *target);
+                tasks.spawn(async move {
+                    let opened = open_one(&info, &address, mode, target).await;
+                    (index, opened)
+                });
+            }
+            let mut tried = tasks.join_all().await;
+            tried.sort_by_key(|(index, _)| *index);
+            let mut opened = Vec::new();
+            for (_, one) in tried {
+                match one {
+                    Ok(connection) => opened.push(connection),
+                    Err(error) => errors.push(error),
+                }
+            }
+            if !opened.is_empty() {
+                return Ok(opened);
+            }
+        }
+        Err(none_will_do(errors))
+    }
+}
+
+/// What is tried, one after the other.
+const fn rounds(target: TargetSession) -> &'static [TargetSession] {
+    match target {
+        TargetSession::PreferStandby => &[TargetSession::Standby, TargetSession::Any],
+        TargetSession::Any => &[TargetSession::Any],
+        TargetSession::ReadWrite => &[TargetSession::ReadWrite],
+        TargetSession::ReadOnly => &[TargetSession::ReadOnly],
+        TargetSession::Primary => &[TargetSession::Primary],
+        TargetSession::Standby => &[TargetSession::Standby],
+    }
+}
+
+/// What people hear of several addresses, none of which will do.
+fn none_will_do(mut errors: Vec<WireError>) -> WireError {
+    // A person must act on a wrong password, whatever the other addresses say.
+    let telling = errors
+        .iter()
+        .position(|error| matches!(error.kind(), WireErrorKind::Denied | WireErrorKind::Tls));
+    if errors.len() == 1 {
+        return errors.swap_remove(0);
+    }
+    if let Some(index) = telling {
+        return errors.swap_remove(index);
+    }
+    WireError::NoTarget(errors.iter().map(told).collect())
 }
 
 /// An error with its causes.
@@ -113,6 +155,8 @@ async fn logged_in(
     match (attempt(info, address, mode, first).await, second) {
         (Err(error), Some(encrypted)) if refused(&error) => {
             match attempt(info, address, mode, encrypted).await {
+                // What we refuse ourselves has its own remedy.
+                Err(second @ WireError::Login { .. }) => Err(second),
                 // What the server said first is what people should hear.
                 Err(_second) => Err(error),
                 opened => opened,

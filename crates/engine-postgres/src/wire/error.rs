@@ -32,6 +32,8 @@ pub struct ServerError {
     pub detail: Option<String>,
     /// What the server suggests.
     pub hint: Option<String>,
+    /// Where in the server's source it comes from: the same in every language.
+    pub routine: Option<String>,
 }
 
 impl fmt::Display for ServerError {

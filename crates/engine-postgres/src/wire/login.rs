@@ -58,10 +58,10 @@ pub(super) async fn log_in(
             }
             Message::Authentication(Authentication::Cleartext) => {
                 let password = wanted(connection, info, password.as_ref())?;
-                if !under.private {
+                if !under.private && !info.may_send_clear_text(address) {
                     return Err(refuse(
                         connection,
-                        "the server asks for the password in clear text, and the connection is not encrypted: use sslmode=require, or scram-sha-256 in pg_hba.conf",
+                        "the server asks for the password in clear text, and the connection is not encrypted: use sslmode=require (or sslmode=disable, if the network between is trusted), or scram-sha-256 in pg_hba.conf",
                     ));
                 }
                 send_password(connection, password.reveal().as_bytes()).await?;

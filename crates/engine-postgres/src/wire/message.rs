@@ -216,6 +216,7 @@ fn fields(body: &mut Bytes) -> Result<ServerError, WireError> {
             b'M' => error.message = value,
             b'D' => error.detail = Some(value),
             b'H' => error.hint = Some(value),
+            b'R' => error.routine = Some(value),
             _ => {}
         }
     }
@@ -244,7 +245,7 @@ mod tests {
 
     #[test]
     fn errors_are_read_with_what_the_server_adds() {
-        let body = b"SFEHLER\0VERROR\0C58P01\0Mno file\0Dthe detail\0Hthe hint\0Fx.c\0\0";
+        let body = b"SFEHLER\0VERROR\0C58P01\0Mno file\0Dthe detail\0Hthe hint\0Fx.c\0Rdo_it\0\0";
         let Message::Error(error) = parsed(b'E', body) else {
             panic!("an error");
         };
@@ -253,6 +254,7 @@ mod tests {
             ("ERROR", "58P01")
         );
         assert_eq!(error.to_string(), "no file (58P01); the detail; the hint");
+        assert_eq!(error.routine.as_deref(), Some("do_it"));
     }
 
     #[test]

@@ -44,6 +44,8 @@ const READ_BYTES: usize = 256 << 10;
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// A server tells some twenty settings.
 const PARAMETERS_MAX: usize = 1000;
+/// Notices that are kept for who asked for them: nobody reads as many.
+const NOTICES_MAX: usize = 1000;
 
 /// Anything that bytes go through in both directions.
 trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -54,6 +56,8 @@ pub struct Connection {
     transport: Box<dyn Transport>,
     incoming: BytesMut,
     parameters: BTreeMap<String, String>,
+    /// What the server noted, if somebody wants to know.
+    notices: Option<Vec<ServerError>>,
     encrypted: bool,
     peer: String,
 }
@@ -93,6 +97,7 @@ impl Connection {
             transport,
             incoming: BytesMut::new(),
             parameters: BTreeMap::new(),
+            notices: None,
             encrypted,
             peer,
         }
@@ -140,6 +145,19 @@ impl Connection {
     #[must_use]
     pub fn parameter(&self, name: &str) -> Option<&str> {
         self.parameters.get(name).map(String::as_str)
+    }
+
+    /// Keeps what the server notes from now on for [`Self::take_notices`].
+    pub fn keep_notices(&mut self) {
+        self.notices.get_or_insert_default();
+    }
+
+    /// What the server noted since the last call.
+    pub fn take_notices(&mut self) -> Vec<ServerError> {
+        self.notices
+            .as_mut()
+            .map(std::mem::take)
+            .unwrap_or_default()
     }
 
     /// The server's major version.
@@ -190,13 +208,23 @@ impl Connection {
                     }
                     self.parameters.insert(name, value);
                 }
-                Message::Notice(notice) => {
-                    tracing::debug!(peer = %self.peer, notice = %notice, "the server notes");
-                }
+                Message::Notice(notice) => self.noted(notice)?,
                 Message::Notification => {}
                 other => return Ok(other),
             }
         }
+    }
+
+    fn noted(&mut self, notice: ServerError) -> Result<(), WireError> {
+        tracing::debug!(peer = %self.peer, notice = %notice, "the server notes");
+        let Some(notices) = &mut self.notices else {
+            return Ok(());
+        };
+        if notices.len() >= NOTICES_MAX {
+            return Err(WireError::Protocol("the server notes things without end"));
+        }
+        notices.push(notice);
+        Ok(())
     }
 
     /// The next message that is no error; the server's errors become ours.

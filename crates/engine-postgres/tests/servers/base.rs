@@ -1,6 +1,8 @@
 //! Bases from real servers, 14 to 18: written back with the log they start a server with equal
 //! content; the next one holds only what changed; what was interrupted never looks complete.
 
+mod left_out;
+
 use std::collections::BTreeMap;
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};

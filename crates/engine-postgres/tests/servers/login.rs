@@ -165,16 +165,26 @@ async fn passwords_of_every_kind(postgres: &Postgres) {
         "channel_binding",
     )
     .await;
-    // Clear text only where nobody else can listen.
+    // Clear text only where nobody else can listen, or where the string says that nobody does.
     cluster.set_hba("host all all 127.0.0.1/32 password");
     assert!(encrypted(&cluster, &format!("{scram} sslmode=require")).await);
-    refused(
-        &cluster,
-        &format!("{scram} sslmode=disable"),
-        denied,
-        "clear text",
-    )
-    .await;
+    assert!(!encrypted(&cluster, &format!("{scram} sslmode=disable")).await);
+    cluster.sql("ALTER SYSTEM SET ssl = off");
+    cluster.set_hba("host all all 127.0.0.1/32 password");
+    assert!(!encrypted(&cluster, &format!("{scram} sslmode=prefer")).await);
+    // (This machine under a name that does not say so.)
+    let elsewhere = async |more: &str| {
+        let port = cluster.port();
+        let text = format!("host=127.1 port={port} dbname=postgres {scram} {more}");
+        let info = ConnInfo::parse(&text, &Nothing).expect("valid");
+        Connection::open(&info, Mode::Sql).await
+    };
+    let error = elsewhere("").await.expect_err("refused");
+    assert!(error.to_string().contains("clear text"), "{error}");
+    elsewhere("sslmode=disable")
+        .await
+        .expect("as it was written");
+    cluster.sql("ALTER SYSTEM RESET ssl");
     // A replication connection logs in like any other.
     cluster.set_hba("host replication s 127.0.0.1/32 scram-sha-256");
     let info = info(&cluster, scram).expect("valid");

@@ -1,7 +1,7 @@
 //! What can't go on begins a new life and says why; what can, goes on.
 
 use tidemark_engine::{Engine, ErrorKind, Verdict};
-use tidemark_engine_postgres::{SegmentSize, TimelineId};
+use tidemark_engine_postgres::{Lsn, SegmentSize, TimelineId};
 use tidemark_testkit::postgres::{Cluster, Options, Owner, Postgres, Stop};
 
 use super::{Desk, Place, conninfo, eventually, flushed, keeping, reason};
@@ -151,8 +151,7 @@ fn a_log_that_ended_with_a_segment_goes_on_in_the_same_life() {
     let end = desk.end().expect("a log");
     let told = end.0 - 1;
     eventually("the slot is moved", || {
-        one.query("SELECT restart_lsn FROM pg_replication_slots")
-            == tidemark_engine_postgres::Lsn(told).to_string()
+        one.query("SELECT restart_lsn FROM pg_replication_slots") == Lsn(told).to_string()
     });
     // WHEN the agent comes back, or comes back after its slot went and with it that segment
     for loses_the_slot in [false, true] {
@@ -438,4 +437,55 @@ fn log_of_a_server_with_wal_level_minimal_is_never_gone_through() {
     cluster.sql("INSERT INTO t VALUES (1)");
     desk.catch_up(&cluster);
     assert_eq!(desk.incarnation, after, "one new life, and no more");
+}
+
+#[test]
+fn a_slot_that_is_made_anew_is_never_moved_back_to_what_was_captured_before() {
+    let Some(postgres) = Postgres::of(16) else {
+        return;
+    };
+    // GIVEN a captured server that keeps its log without a slot, and an agent that is away
+    let cluster = Cluster::start(&postgres, &keeping()).expect("a cluster");
+    let mut desk = Desk::of(&cluster);
+    desk.open();
+    cluster.sql("CREATE TABLE t (n int)");
+    desk.catch_up(&cluster);
+    let life = desk.incarnation;
+    desk.crash();
+    let slot = "slot_name = 'tidemark_the_source'";
+    eventually("the slot is let go", || {
+        let drop = "SELECT pg_drop_replication_slot('tidemark_the_source')";
+        cluster.try_sql(drop).is_ok()
+    });
+    for _ in 0..2 {
+        cluster.sql("INSERT INTO t VALUES (1); SELECT pg_switch_wal(); CHECKPOINT");
+    }
+    // WHEN it comes back, makes the slot anew, and what it had acknowledged lies far before that
+    desk.durable_at_once = false;
+    desk.open();
+    let begins = format!("SELECT restart_lsn FROM pg_replication_slots WHERE {slot} AND active");
+    eventually("the agent streams from a new slot", || {
+        desk.poll();
+        !cluster.query(&begins).is_empty()
+    });
+    let first: Lsn = cluster.query(&begins).parse().expect("a position");
+    assert!(Some(first) > desk.end(), "it begins at a later checkpoint");
+    // THEN what the server hears first moves nothing back: it may remove log that nobody else keeps
+    let heard = "SELECT count(reply_time) FROM pg_stat_replication WHERE application_name = 'tidemark_the_source'";
+    eventually("the server has heard from us", || {
+        desk.poll();
+        cluster.query(heard) == "1"
+    });
+    let now: Lsn = cluster.query(&begins).parse().expect("a position");
+    assert!(now >= first, "from {first} back to {now}");
+    // AND the same log goes on, and moves it on
+    desk.durable_at_once = true;
+    desk.catch_up(&cluster);
+    assert_eq!(desk.incarnation, life);
+    eventually("the slot follows", || {
+        desk.poll();
+        while desk.cut() {}
+        let at = cluster.query(&begins).parse::<Lsn>();
+        at.is_ok_and(|at| at > first)
+    });
 }

@@ -227,3 +227,84 @@ fn a_standby_that_is_promoted_while_it_streams_is_a_primary_from_then_on() {
     });
     assert_eq!(verdicts, [], "it is the same life");
 }
+
+/// What the capture says is wrong now.
+fn alerts(desk: &mut Desk) -> Vec<&'static str> {
+    desk.poll().alerts.iter().map(|alert| alert.code).collect()
+}
+
+#[test]
+fn an_old_primary_that_is_up_again_is_never_gone_back_to() {
+    let Some(postgres) = Postgres::of(15) else {
+        return;
+    };
+    // GIVEN a fail-over that was followed
+    let primary = Cluster::start(&postgres, &keeping()).expect("a cluster");
+    let standby = primary.standby("other").expect("a standby");
+    let mut desk = Desk::new(&pair(&primary, &standby), |_| {});
+    desk.open();
+    primary.sql("CREATE TABLE t (n int)");
+    let end = desk.catch_up(&primary);
+    eventually("the standby has everything", || {
+        standby.query(&format!("SELECT pg_last_wal_replay_lsn() >= '{end}'")) == "t"
+    });
+    primary.stop(Stop::Kill).expect("killed");
+    standby.promote().expect("promoted");
+    standby.sql("INSERT INTO t SELECT generate_series(1, 1000)");
+    desk.catch_up(&standby);
+    let life = desk.incarnation;
+    // WHEN the old primary is up again, takes writes, and is the only one that answers
+    primary.start_again().expect("it starts");
+    primary.sql("INSERT INTO t SELECT generate_series(1, 2000)");
+    stop_while_draining(&mut desk, &standby, Stop::Fast);
+    // THEN it is named as stale, and nothing of it is captured
+    let old = primary.socket_dir().display().to_string();
+    let verdicts = desk.run_until("the stale server is told", |desk| {
+        alerts(desk).contains(&"postgresql.parted")
+    });
+    assert_eq!(verdicts, [], "no life begins there");
+    let message = desk.poll().alerts.into_iter().map(|alert| alert.message);
+    assert!(message.collect::<String>().contains(&old));
+    // AND opening does not go back to it either
+    desk.crash();
+    let refused = desk.try_open().expect_err("no other server answers");
+    assert_eq!(refused.kind(), tidemark_engine::ErrorKind::Vanished);
+    assert!(refused.to_string().contains("timeline 2"), "{refused}");
+    // AND the same life goes on as soon as the new primary is back, beside the old one
+    standby.start_again().expect("it starts");
+    desk.open();
+    standby.sql("INSERT INTO t SELECT generate_series(1, 10)");
+    desk.catch_up(&standby);
+    assert_eq!(desk.incarnation, life);
+    let timelines: Vec<TimelineId> = desk.log().keys().copied().collect();
+    assert_eq!(timelines, [FIRST, TimelineId(2)]);
+}
+
+#[test]
+fn of_two_primaries_a_new_life_begins_on_the_newer_one_whichever_is_named_first() {
+    let Some(postgres) = Postgres::of(17) else {
+        return;
+    };
+    // GIVEN two primaries, of which nothing was captured
+    let old = Cluster::start(&postgres, &keeping()).expect("a cluster");
+    let new = old.standby("other").expect("a standby");
+    old.sql("CREATE TABLE t (n int)");
+    new.promote().expect("promoted");
+    for text in [pair(&old, &new), pair(&new, &old)] {
+        let mut desk = Desk::new(&text, |_| {});
+        // WHEN the first life begins
+        desk.open();
+        new.sql("SELECT pg_switch_wal()");
+        desk.catch_up(&new);
+        // THEN it is of the newer one
+        assert!(desk.log().contains_key(&TimelineId(2)));
+        desk.crash();
+        let slots =
+            "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'tidemark_the_source'";
+        assert_eq!(old.query(slots), "0");
+        eventually("the slot is let go", || {
+            new.try_sql("SELECT pg_drop_replication_slot('tidemark_the_source')")
+                .is_ok()
+        });
+    }
+}
