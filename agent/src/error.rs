@@ -8,6 +8,7 @@ use tidemark_host::files::FileError;
 use tidemark_host::lock::LockError;
 use tidemark_ledger::LedgerError;
 
+use crate::room::Shortage;
 use crate::ship::greet::Collision;
 use crate::state::SpoolError;
 use crate::state::source::RecordError;
@@ -142,6 +143,8 @@ pub enum AgentError {
         what: &'static str,
         /// How long was waited.
         seconds: u64,
+        /// Which it is.
+        shortage: Shortage,
         /// What is full.
         why: String,
     },

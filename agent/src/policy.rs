@@ -62,7 +62,7 @@ pub const fn of_engine(kind: EngineKind) -> Verdict {
         // A person must act; the agent looks again now and then, so that acting is enough.
         EngineKind::Refused => verdict(Response::Alert, codes::NOT_THE_OWNER),
         EngineKind::Corrupt => verdict(Response::Alert, codes::DAMAGED),
-        EngineKind::Full => verdict(Response::Alert, codes::SPOOL_FULL),
+        EngineKind::Full => verdict(Response::Alert, codes::DISK_FULL),
         EngineKind::Bug => verdict(Response::Alert, codes::FAILED),
     }
 }
@@ -109,8 +109,8 @@ pub fn code(error: &AgentError) -> Code {
         AgentError::UnknownSource { .. } => codes::NO_SOURCE,
         AgentError::Lock(_) => codes::STATE_IN_USE,
         AgentError::Record(_) => codes::NEWER_CHAIN,
-        AgentError::Spool(error) if error.is_full() => codes::SPOOL_FULL,
-        AgentError::File(error) if error.is_full() => codes::SPOOL_FULL,
+        AgentError::Spool(error) if error.is_full() => codes::DISK_FULL,
+        AgentError::File(error) if error.is_full() => codes::DISK_FULL,
         AgentError::Spool(_) | AgentError::File(_) | AgentError::Io { .. } => codes::FAILED,
         AgentError::Ledger(error) => of_ledger(error).code,
         AgentError::Storage(error) => of_region(error.kind()).code,
@@ -122,7 +122,7 @@ pub fn code(error: &AgentError) -> Code {
         AgentError::Cpu(_) | AgentError::Refused(_) => codes::FAILED,
         AgentError::Stopping => codes::INTERRUPTED,
         AgentError::Late { .. } => codes::NOT_ENOUGH_REGIONS,
-        AgentError::NoRoom { .. } => codes::SPOOL_FULL,
+        AgentError::NoRoom { shortage, .. } => shortage.code(),
     }
 }
 

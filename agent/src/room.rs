@@ -70,14 +70,14 @@ impl Room {
         }
     }
 
-    /// What people are told about a shortage: the same words while it lasts.
+    /// What people are told about a shortage: the same words while it lasts. `spool_max` is the source's.
     #[must_use]
-    pub fn says(&self, shortage: Shortage) -> String {
+    pub fn says(&self, shortage: Shortage, spool_max: u64) -> String {
         match shortage {
             Shortage::Spool => format!(
                 "the spool has reached spool_max ({}): nothing is captured until a region takes what waits; bring the \
                  regions back or raise spool_max",
-                output::bytes(self.bytes_max)
+                output::bytes(self.bytes_max.min(spool_max))
             ),
             Shortage::Disk => {
                 let folder = self.folder.display();
@@ -164,8 +164,14 @@ pub enum Shortage {
 }
 
 impl Shortage {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Spool, Self::Disk];
+    /// What it is that is full.
+    #[must_use]
+    pub const fn what(self) -> &'static str {
+        match self {
+            Self::Spool => "the spool",
+            Self::Disk => "the disk under the spool",
+        }
+    }
 
     /// Its code.
     #[must_use]

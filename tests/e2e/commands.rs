@@ -90,7 +90,11 @@ fn region_that_missed_a_base_gets_a_complete_one_by_itself_and_restores_alone() 
     let (region, hidden) = (site.region_folder(1), site.fresh("hidden"));
     std::fs::rename(&region, &hidden).unwrap();
     write(&site.database, 30);
-    site.agent(&["snapshot", "--base"]).ok();
+    // Durable as asked for, with an exception that a script hears of.
+    let sealed = site.agent(&["snapshot", "--base"]).ends_with(3);
+    sealed.says(&["durable in region-a; not yet in region-b", "doesn't answer"]);
+    let sealed = site.agent(&["snapshot", "--json"]).ends_with(3).json();
+    assert_eq!(sealed["points"][0]["away"][0], "region-b");
     std::fs::rename(&hidden, &region).unwrap();
     let named = |status: &crate::status::Status| status.point("region-a");
     write(&site.database, 30);

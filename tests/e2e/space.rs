@@ -373,7 +373,7 @@ fn agent_whose_disk_has_no_room_from_the_start_says_so_answers_and_stops() {
     ]);
     // No base can begin: who asks for a point is told so, and not kept waiting for it.
     let snapshot = site.agent(&["snapshot"]).ends_with(SPACE);
-    let snapshot = snapshot.says(&["the spool has no room"]);
+    let snapshot = snapshot.says(&["no base can begin", "spool_keep_free = 1GiB"]);
     assert!(snapshot.took < SNAPSHOT_WITHIN, "{:?}", snapshot.took);
     let begun = SystemClock.monotonic();
     daemon.terminate();

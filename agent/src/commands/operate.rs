@@ -45,6 +45,17 @@ impl Sealed {
     }
 }
 
+impl Sealed {
+    /// Durable is durable; a region that is away makes it an exception.
+    fn exit(&self) -> Exit {
+        if self.points.iter().all(|point| point.away.is_empty()) {
+            Exit::Ok
+        } else {
+            Exit::Exceptions
+        }
+    }
+}
+
 impl Document for Sealed {
     const SCHEMA: &'static str = "tidemark-agent.snapshot";
 
@@ -69,6 +80,15 @@ impl Document for Sealed {
                 String::new()
             } else {
                 format!("; not yet in {}", lacks.join(", "))
+            };
+            let away: Vec<&str> = point.away.iter().map(RegionName::as_str).collect();
+            let lacks = match away.as_slice() {
+                [] => lacks,
+                [one] => format!("{lacks} ({one} doesn't answer, and has it as soon as it does)"),
+                several => format!(
+                    "{lacks} ({} don't answer, and have it as soon as they do)",
+                    several.join(", ")
+                ),
             };
             out.push_str(&format!(
                 "{}: recovery point {}{name} is durable in {}{lacks}: everything committed up to {}\n",
@@ -157,7 +177,11 @@ async fn ask_or_lock(config: &AgentConfig, request: &Request) -> Result<Reached,
 
 fn show(response: Response, config: &AgentConfig, console: &Console) -> Result<Exit, Failure> {
     match response {
-        Response::Points { points } => console.show(&Sealed::new(points, config)),
+        Response::Points { points } => {
+            let sealed = Sealed::new(points, config);
+            console.show(&sealed);
+            return Ok(sealed.exit());
+        }
         Response::Done { message } => console.show(&Done { message }),
         Response::Status(live) => console.show(&Done {
             message: format!("process {}", live.pid),
@@ -199,9 +223,9 @@ pub(super) fn snapshot(
         Shutdown::default(),
     ));
     ownership::hand_back(&config)?;
-    let points = points?;
-    console.show(&Sealed::new(points, &config));
-    Ok(Exit::Ok)
+    let sealed = Sealed::new(points?, &config);
+    console.show(&sealed);
+    Ok(sealed.exit())
 }
 
 /// `pause`.

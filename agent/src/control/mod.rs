@@ -98,6 +98,9 @@ pub struct SealedPoint {
     pub committed: Timestamp,
     /// The regions it is durable in by now.
     pub durable_in: Vec<RegionName>,
+    /// The regions that lack it because they don't answer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub away: Vec<RegionName>,
     /// What else was done, or is left to do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,

@@ -32,6 +32,7 @@ use super::base_turn::BaseTurn;
 use super::canary::CanaryWatch;
 use super::reopen::Reopen;
 use super::requests::{Job, Request, Retiring};
+use super::short::Shortages;
 use super::slot::{Command, Event, Handle};
 use super::sweep::Sweep;
 use crate::budget::{Budget, Permit};
@@ -165,6 +166,8 @@ pub struct Driver {
     pub(super) record: SourceRecord,
     pub(super) waiting: VecDeque<WaitingCut>,
     pub(super) room_at: Option<Monotonic>,
+    /// What people were told is short.
+    pub(super) shortages: Shortages,
     /// The region whose backlog is to give way.
     pub(super) give_up_asked: Option<RegionName>,
     /// The regions whose backlog gave way, so that it isn't said every time.
@@ -227,6 +230,7 @@ impl Driver {
             record,
             waiting: VecDeque::new(),
             room_at: None,
+            shortages: Shortages::default(),
             give_up_asked: None,
             given_up: Repeats::default(),
             unsynced: VecDeque::new(),
@@ -309,6 +313,7 @@ impl Driver {
         self.give_up_if_asked().await;
         self.reopen_if_due();
         self.seal_waiting().await;
+        self.end_shortages();
         self.begin_base_if_due();
         self.seal_point_if_due().await;
         self.advance_jobs().await;
@@ -420,6 +425,7 @@ impl Driver {
             flush,
             self.reopen_due_at(),
             self.room_due_at(),
+            self.shortage_due_at(),
             self.gap_due_at(),
             self.point_due_at(),
             self.base_due_at(),

@@ -92,7 +92,7 @@ impl Driver {
                     .send(RegionCommand::Freeze(self.record.source.clone())),
             );
         }
-        self.base_failed("the spool is full");
+        self.base_failed("the spool has no room");
         self.parts.slot.tell(Command::Close);
     }
 
@@ -210,7 +210,7 @@ impl Driver {
         if !self.flush().await {
             self.record = before;
             return Err(AgentError::Refused(
-                "the spool is full of what was shipped nowhere, and the record can't be written either: nothing is \
+                "what was shipped nowhere leaves the spool no room, and the record can't be written either: nothing is \
                  given up; free space on the disk of state_dir, or bring a region back"
                     .to_owned(),
             ));

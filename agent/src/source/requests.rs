@@ -516,6 +516,7 @@ impl Driver {
         durable_in: Vec<RegionName>,
     ) {
         job.stage = Stage::Done;
+        let away = self.away(&durable_in);
         let point = |name| SealedPoint {
             source: self.record.source.clone(),
             seq,
@@ -523,6 +524,7 @@ impl Driver {
             log_seq: last.seq,
             committed: last.committed,
             durable_in,
+            away,
             note: None,
         };
         match std::mem::replace(&mut job.kind, Kind::Stop) {
@@ -536,6 +538,17 @@ impl Driver {
             }
             Kind::Stop => {}
         }
+    }
+
+    /// The regions that lack what the others have because they don't answer; one that is about to be asked
+    /// for the first time is only late.
+    fn away(&self, durable_in: &[RegionName]) -> Vec<RegionName> {
+        self.shared.board.read(|_, regions, _| {
+            let away = regions.iter().filter(|(name, live)| {
+                !live.up && live.last_error.is_some() && !durable_in.contains(name)
+            });
+            away.map(|(name, _)| name.clone()).collect()
+        })
     }
 
     /// The database is let go of for good.

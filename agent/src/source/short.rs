@@ -30,6 +30,39 @@ use crate::status_live::SourceState;
 /// How soon a spool that was full is tried again, and how often somebody is asked to give way.
 pub(super) const ROOM_WAIT: Duration = Duration::from_secs(1);
 
+/// How long there has to be room before people are told that a shortage is over: one that comes and goes
+/// with every cut is one.
+const STEADY: Duration = Duration::from_secs(10);
+
+/// What people were told is short, and when it was met last.
+#[derive(Debug, Default)]
+pub(super) struct Shortages(Vec<(Shortage, Monotonic)>);
+
+impl Shortages {
+    fn met(&mut self, shortage: Shortage, now: Monotonic) {
+        self.0.retain(|(known, _)| *known != shortage);
+        self.0.push((shortage, now));
+    }
+
+    /// Those that were not met for a while: they are forgotten.
+    fn over(&mut self, now: Monotonic) -> Vec<Shortage> {
+        let over = |at: &Monotonic| now.since(*at) >= STEADY;
+        let gone = self.0.iter().filter(|(_, at)| over(at));
+        let gone = gone.map(|(shortage, _)| *shortage).collect();
+        self.0.retain(|(_, at)| !over(at));
+        gone
+    }
+
+    fn due(&self) -> Option<Monotonic> {
+        self.0.iter().map(|(_, at)| at.after(STEADY)).min()
+    }
+
+    /// The one that was met last.
+    pub(super) fn newest(&self) -> Option<Shortage> {
+        self.0.last().map(|(shortage, _)| *shortage)
+    }
+}
+
 impl Driver {
     /// There is no room for what waits.
     pub(super) fn no_room(&mut self, shortage: Shortage) {
@@ -42,16 +75,30 @@ impl Driver {
             Some(_) => drop(self.shared.no_room.send(self.record.source.clone())),
             None => {
                 self.parts.slot.tell(Command::Hold(true));
-                self.show(|live| live.state = SourceState::HeldByFullSpool);
             }
         }
+        let state = match shortage {
+            Shortage::Spool => SourceState::HeldByFullSpool,
+            Shortage::Disk => SourceState::HeldByFullDisk,
+        };
+        let first = self.room_at.is_none();
+        self.show(|live| {
+            use SourceState::{HeldByFullDisk, HeldByFullSpool};
+            if first || matches!(live.state, HeldByFullSpool | HeldByFullDisk) {
+                live.state = state;
+            }
+        });
         self.room_at = Some(now.after(ROOM_WAIT));
         // Records that the engine no longer needs go once its map is on the disk.
         self.parts.slot.tell(Command::Sync);
-        for other in Shortage::ALL.into_iter().filter(|kind| *kind != shortage) {
-            self.clear(other.code().id);
-        }
-        self.alert(shortage.code().id, &self.shared.room.says(shortage));
+        self.shortages.met(shortage, now);
+        self.alert(shortage.code().id, &self.lacks(shortage));
+    }
+
+    /// A shortage in words.
+    pub(super) fn lacks(&self, shortage: Shortage) -> String {
+        let spool_max = self.parts.settings.spool_max.get();
+        self.shared.room.says(shortage, spool_max)
     }
 
     /// There is room again.
@@ -59,10 +106,22 @@ impl Driver {
         if self.room_at.take().is_some() {
             self.parts.slot.tell(Command::Hold(false));
             self.show(|live| live.state = SourceState::Capturing);
-            for kind in Shortage::ALL {
-                self.clear(kind.code().id);
-            }
         }
+    }
+
+    /// Takes back what was said of a shortage once there has been room for a while.
+    pub(super) fn end_shortages(&mut self) {
+        if self.room_at.is_some() {
+            return;
+        }
+        for shortage in self.shortages.over(self.now()) {
+            self.clear(shortage.code().id);
+        }
+    }
+
+    /// When the next of them may be over.
+    pub(super) fn shortage_due_at(&self) -> Option<Monotonic> {
+        self.shortages.due().filter(|_| self.room_at.is_none())
     }
 
     /// When what waits is tried again.
@@ -124,12 +183,14 @@ impl Driver {
         };
         // While the region is away and the database is written to, this comes every second.
         if let Some(unsaid) = self.given_up.happens(region.clone(), now) {
-            let code = format!("region.{}", tidemark_host::codes::SPOOL_FULL.id);
+            let shortage = self.shortages.newest().unwrap_or(Shortage::Spool);
+            let (code, full) = (shortage.code().id, shortage.what());
+            let code = format!("region.{code}");
             tracing::warn!(
                 source = %self.record.source,
                 code,
                 unsaid,
-                "the spool is full: what region {region} lacks of this source and another region holds is given up \
+                "{full} is full: what region {region} lacks of this source and another region holds is given up \
                  there; the next base repairs it"
             );
         }
@@ -145,4 +206,30 @@ pub(super) fn logs(spool: &Spool, orders: std::ops::Range<Order>) -> Vec<(LogSeq
         _ => None,
     };
     orders.take(TRIED_MAX).filter_map(log_at).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shortage_that_comes_and_goes_stays_told_until_there_is_room_for_a_while() {
+        let at = |seconds| Monotonic::from_origin(Duration::from_secs(seconds));
+        let mut told = Shortages::default();
+        assert_eq!((told.due(), told.newest()), (None, None));
+        told.met(Shortage::Disk, at(0));
+        for second in 1..30 {
+            assert_eq!(told.over(at(second)), []);
+            told.met(Shortage::Disk, at(second));
+        }
+        // The other one comes and goes beside it.
+        told.met(Shortage::Spool, at(31));
+        assert_eq!(told.newest(), Some(Shortage::Spool));
+        assert_eq!(told.due(), Some(at(39)));
+        assert_eq!(told.over(at(38)), []);
+        assert_eq!(told.over(at(39)), [Shortage::Disk]);
+        assert_eq!(told.over(at(39)), [], "it is said once");
+        assert_eq!(told.over(at(41)), [Shortage::Spool]);
+        assert_eq!(told.due(), None);
+    }
 }

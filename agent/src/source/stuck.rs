@@ -74,18 +74,24 @@ impl Driver {
 
     /// Ends a request whose time is over.
     pub(super) fn late(&self, job: Job) {
-        let why = match &job.stage {
-            Stage::Base(_) if self.room_at.is_some() => {
-                "the spool has no room, so that no base can begin; status says what is full".to_owned()
+        let wants_room = matches!(job.stage, Stage::Base(_) | Stage::Cut(_));
+        let shortage = self.shortages.newest();
+        let shortage = shortage.filter(|_| wants_room && self.room_at.is_some());
+        let why = match (&job.stage, shortage) {
+            (Stage::Base(_), Some(shortage)) => {
+                format!("no base can begin: {}", self.lacks(shortage))
             }
-            Stage::Base(_) if !self.may_reach(1, |_| true) => {
+            (_, Some(shortage)) => self.lacks(shortage),
+            (Stage::Base(_), None) if !self.may_reach(1, |_| true) => {
                 "no region answers; what is captured is kept in the spool and shipped as soon as one does, and the \
                  base is made then"
                     .to_owned()
             }
-            Stage::Base(_) => "a base is under way".to_owned(),
-            Stage::Cut(_) => "the database can't be read or the spool is full".to_owned(),
-            Stage::Durable(_) | Stage::Point { .. } | Stage::Done => self.what_is_where(&job),
+            (Stage::Base(_), None) => "a base is under way".to_owned(),
+            (Stage::Cut(_), None) => "the database can't be read".to_owned(),
+            (Stage::Durable(_) | Stage::Point { .. } | Stage::Done, None) => {
+                self.what_is_where(&job)
+            }
         };
         let why = if self.draining {
             format!("the agent is stopping; {why}")
@@ -93,11 +99,14 @@ impl Driver {
             why
         };
         let (what, seconds) = ("the recovery point", self.now().since(job.begun).as_secs());
-        let wants_room = matches!(job.stage, Stage::Base(_) | Stage::Cut(_));
-        let error = if wants_room && self.room_at.is_some() {
-            AgentError::NoRoom { what, seconds, why }
-        } else {
-            AgentError::Late { what, seconds, why }
+        let error = match shortage {
+            Some(shortage) => AgentError::NoRoom {
+                what,
+                seconds,
+                shortage,
+                why,
+            },
+            None => AgentError::Late { what, seconds, why },
         };
         match job.kind {
             Kind::Snapshot { answer, .. } | Kind::Retire { answer } => {

@@ -75,7 +75,7 @@ impl Running {
             return;
         };
         if let Some(requests) = self.requests.get(&largest) {
-            tracing::debug!(source = %largest, bytes, "the spool is full of what was shipped nowhere");
+            tracing::debug!(source = %largest, bytes, "what was shipped nowhere leaves the spool no room");
             // A full mailbox means that it is being told already.
             drop(requests.try_send(Request::GiveUpUnshipped));
         }

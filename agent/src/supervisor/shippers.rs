@@ -114,6 +114,7 @@ const fn must_move(source: &LiveSource) -> bool {
         | SourceState::WaitingForEnrolment
         | SourceState::WaitingForRegion
         | SourceState::HeldByFullSpool
+        | SourceState::HeldByFullDisk
         | SourceState::Paused
         | SourceState::Fenced
         | SourceState::Retired => false,
