@@ -54,7 +54,7 @@ pub enum Why {
     NotAPosition,
     /// Only an earlier life of the database has it.
     #[error(
-        "the newest life of this database does not have it, an earlier one has{}: {}",
+        "no window of the newest life of this database has it, one of an earlier life has{}: {}",
         window(from.as_ref(), to.as_ref()),
         "positions and transaction ids of one life mean nothing in another, so name an instant or a log: position in that window"
     )]
@@ -157,17 +157,21 @@ pub(super) fn refusal(
     // What lies before everything has nothing before it, whatever it is called by.
     let first = why == Why::TooEarly;
     let is_before = |reach: &&Reach| !first && asked.is_none_or(|asked| reach.at <= asked);
-    let before = ends().filter(is_before);
-    let after = ends().filter(|reach| first || asked.is_some_and(|asked| reach.at > asked));
+    // What only another life has is near nothing of this one; the reason names the window.
+    let near = || ends().filter(|_| !matches!(why, Why::OtherLife { .. }));
+    let before = near().filter(is_before);
+    let after = near().filter(|reach| first || asked.is_some_and(|asked| reach.at > asked));
+    let before = before
+        .max_by_key(|reach| (reach.at, reach.epoch, reach.seq))
+        .cloned();
+    let after = after
+        .min_by_key(|reach| (reach.at, reach.epoch, reach.seq))
+        .cloned();
     NotRecoverable {
         target: target.clone(),
+        before,
+        after,
         why,
-        before: before
-            .max_by_key(|reach| (reach.at, reach.epoch, reach.seq))
-            .cloned(),
-        after: after
-            .min_by_key(|reach| (reach.at, reach.epoch, reach.seq))
-            .cloned(),
         earliest: all.first().map(|window| window.from.clone()),
         latest: all.last().map(|window| window.to.clone()),
         covers_until: all.last().map(|window| window.until),

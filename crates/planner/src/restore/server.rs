@@ -157,24 +157,41 @@ pub(super) fn at_mark(timelines: &[Timeline<'_>], mark: &Mark) -> Result<Restore
     };
     let (newest, _) = runs().next().ok_or(Why::NothingYet)?;
     let life = newest.runs().last().and_then(|run| run.incarnation);
-    let found =
-        runs().find_map(|(timeline, run)| Some((timeline, run, span(timeline, run, mark)?)));
-    let Some((timeline, run, span)) = found else {
+    let of_life = |run: &Run| run.incarnation.is_none_or(|of| Some(of) == life);
+    let mut found =
+        runs().filter_map(|(timeline, run)| Some((timeline, run, span(timeline, run, mark)?)));
+    let Some((timeline, run, span)) = found.next() else {
         return Err(absent(timelines, mark));
     };
-    if run.incarnation.is_some_and(|of| Some(of) != life) {
-        return Err(other_life(timeline, run));
+    let planned = with_base(timelines, timeline, &end(mark, &span));
+    if of_life(run) && (planned.is_ok() || !timeline.begins_a_life(run)) {
+        return planned;
     }
-    // The last position at or after the mark's object: a piece of an unfinished record ends nothing.
-    let end = End {
+    // A life that went on from the middle of another repeats its positions and numbers: what its first
+    // base comes too late for, the other one may have.
+    let restorable = |timeline: &Timeline<'_>, span: &Span| {
+        with_base(timelines, timeline, &end(mark, span)).is_ok()
+    };
+    let mut others = std::iter::once((timeline, run, span)).chain(found);
+    let other = others.find(|(timeline, run, span)| !of_life(run) && restorable(timeline, span));
+    match other {
+        Some((timeline, run, _)) => Err(other_life(timeline, run)),
+        None if of_life(run) => planned,
+        None => Err(other_life(timeline, run)),
+    }
+}
+
+/// Where a restore to a mark ends: the last position at or after the mark's object, for a piece of an
+/// unfinished record ends nothing.
+fn end(mark: &Mark, span: &Span) -> End {
+    End {
         seq: span.last,
         proof: Proof::AskedFor,
         exact: true,
         stop: mark.stop(),
         first: span.first,
         after: span.after,
-    };
-    with_base(timelines, timeline, &end)
+    }
 }
 
 /// In which objects of a run a mark may lie; none if it is surely in none of them.
@@ -249,9 +266,15 @@ fn absent(timelines: &[Timeline<'_>], mark: &Mark) -> Why {
 
 /// A mark that only an earlier life of the database has.
 fn other_life(timeline: &Timeline<'_>, run: &Run) -> Why {
-    Why::OtherLife {
-        from: timeline.reach_at_or_after(run.first),
-        to: timeline.reach_at_or_before(run.last),
+    match timeline.window(run) {
+        Some(window) => Why::OtherLife {
+            from: Some(window.from),
+            to: Some(window.to),
+        },
+        None => Why::OtherLife {
+            from: timeline.reach_at_or_after(run.first),
+            to: timeline.reach_at_or_before(run.last),
+        },
     }
 }
 

@@ -317,7 +317,14 @@ impl<'a> Timeline<'a> {
             .collect()
     }
 
-    fn window(&self, run: &Run) -> Option<RecoverableWindow> {
+    /// Whether nothing is lost before a run: it is a life's first, and lacks no more than a base.
+    pub(super) fn begins_a_life(&self, run: &Run) -> bool {
+        let before = run.first.previous();
+        before.is_none_or(|before| matches!(self.state(before), None | Some(LogState::Object(_))))
+    }
+
+    /// The window of a run; none without a usable base.
+    pub(super) fn window(&self, run: &Run) -> Option<RecoverableWindow> {
         let whole = self.bases_of(run).filter(|base| self.chain(base).is_some());
         let usable = whole.map(|base| base.usable_from).min()?;
         let inside = |seq: &LogSeq| usable <= *seq && *seq <= run.last;

@@ -229,7 +229,52 @@ fn a_position_of_an_earlier_life_is_refused_with_its_window() {
     assert_eq!(plan(&facts, &lsn(0x900_8000)).unwrap().last_log, LogSeq(8));
     let refusal = refused(&facts, lsn(0x300_3000));
     assert!(matches!(refusal.why, Why::OtherLife { .. }), "{refusal:?}");
-    assert!(refusal.to_string().contains("log:1:0"), "{refusal}");
+    let window = &windows(&facts)[0];
+    assert!(
+        refusal
+            .to_string()
+            .contains(&format!("from {} to {}", window.from, window.to)),
+        "{refusal}"
+    );
+    assert_eq!((refusal.before, refusal.after), (None, None));
+}
+
+#[test]
+fn lives_that_overlap_after_a_split_brain_are_told_apart_by_their_windows() {
+    let mut facts = served();
+    // GIVEN a second life from object 6 on, which repeats log and numbers from object 3 on, and whose base
+    // is usable from object 8 on
+    for n in 6..10 {
+        let entry = &mut facts.epochs[0].log[n];
+        if let LogState::Object(object) = &mut entry.state {
+            object.incarnation = Incarnation([2; 16]);
+        }
+        let n = u64::try_from(n).unwrap();
+        let again = ServerLog {
+            timeline: Some(TimelineId(2)),
+            ..part(n - 3, 0x300_0000)
+        };
+        tell(&mut facts.epochs[0], n, again);
+    }
+    facts.epochs[0].bases.push(base(6, 0, 6, 8, 1));
+    facts.epochs[0].bases[1].incarnation = Incarnation([2; 16]);
+    let all = windows(&facts);
+    let words = |window: &RecoverableWindow| format!("from {} to {}", window.from, window.to);
+    // THEN what both have is the newest life's
+    assert_eq!(plan(&facts, &lsn(0x300_5800)).unwrap().last_log, LogSeq(8));
+    assert_eq!(plan(&facts, &xid(57)).unwrap().last_log, LogSeq(8));
+    // AND what the newest has only before its base, the window of the other one has
+    for target in [lsn(0x300_3800), xid(37)] {
+        let refusal = refused(&facts, target);
+        assert!(matches!(refusal.why, Why::OtherLife { .. }), "{refusal:?}");
+        let said = refusal.to_string();
+        assert!(said.contains(&words(&all[0])), "{said}");
+        assert!(!said.contains(&words(&all[1])), "{said}");
+    }
+    // AND where the other one can't be restored either, the newest says why
+    facts.epochs[0].bases.remove(0);
+    let refusal = refused(&facts, xid(37));
+    assert!(!matches!(refusal.why, Why::OtherLife { .. }), "{refusal:?}");
 }
 
 #[test]
