@@ -16,6 +16,7 @@
 //! kill loses little. **Failure:** the same; a full disk is an error that leaves the notes.
 
 mod base;
+mod earlier;
 mod engine;
 mod layout;
 mod log;
@@ -36,16 +37,12 @@ use crate::error::{Error, Result};
 use crate::plan::RestorePlan;
 use crate::repository::Tools;
 use crate::target::resume::Notes;
-use crate::target::{Partial, Target, TargetError};
+use crate::target::{Partial, Target};
 
 pub use engine::{Ended, ServerOptions};
 pub use log::LOG_AHEAD_BYTES;
 
 use engine::Engine;
-
-/// What a try that failed has in hand is at most some mebibytes.
-const EARLIER_ENDS_WITHIN: Duration = Duration::from_secs(5);
-const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(10);
 
 /// What a finished restore has to tell.
 #[derive(Debug, Clone)]
@@ -138,7 +135,7 @@ pub async fn execute(work: &Work, source: &SourceName, plan: &RestorePlan) -> Re
     };
     work.target.check_space(plan.needed_bytes())?;
     work.target.take_over()?;
-    earlier_ended(work).await?;
+    earlier::ended(&work.target, &*work.tools.clock).await?;
     let Opened {
         engine,
         partial,
@@ -167,22 +164,6 @@ pub async fn execute(work: &Work, source: &SourceName, plan: &RestorePlan) -> Re
         Err(error) => {
             leave(work, &ledger, went_on && matches!(error, Error::Engine(_)));
             Err(error)
-        }
-    }
-}
-
-/// Waits until an earlier try of this very run, which met damage, writes no more.
-async fn earlier_ended(work: &Work) -> Result<()> {
-    let began = work.tools.clock.monotonic();
-    loop {
-        match work.target.open_partial() {
-            Err(TargetError::Busy(_))
-                if work.tools.clock.monotonic().since(began) < EARLIER_ENDS_WITHIN =>
-            {
-                tokio::time::sleep(LOOK_AGAIN_AFTER).await;
-            }
-            Err(error) => return Err(error.into()),
-            Ok(_free) => return Ok(()),
         }
     }
 }
