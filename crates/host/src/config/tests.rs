@@ -4,6 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use self::written::new_agent;
+use super::write;
 use super::{Ack, AgentConfig, CanaryMode, ConfigError, ConfigFile, Engine, Surroundings};
 use crate::{ByteSize, Exit, KeepFree};
 use jiff::tz::TimeZone;

@@ -12,7 +12,7 @@ use crate::config::{
     AgentConfig, Assertion, ConfigError, Engine, Expected, Region, RestoreConfig, keys,
 };
 
-fn new_agent() -> NewAgent {
+pub(super) fn new_agent() -> NewAgent {
     let urls = ["dir:/mnt/aarhus", "s3://backup/odense?region=eu-north-1"];
     let urls: Vec<_> = urls.iter().map(|url| url.parse().unwrap()).collect();
     NewAgent {
