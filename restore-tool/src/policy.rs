@@ -33,7 +33,7 @@ pub fn code(error: &Error) -> Code {
         Error::AllRegionsFailed { first, .. } => code(first),
         Error::DamagedOnTheWay { damage, .. } => code(damage),
         Error::BareFolder { .. } => codes::NO_REPOSITORY,
-        Error::NobodyEnrolled { .. } => codes::NOT_ENROLLED,
+        Error::NobodyEnrolled { .. } => codes::NO_REPOSITORY,
         Error::NoIdentity => codes::NO_IDENTITY,
         Error::SourceUnclear { .. } => codes::SOURCE_UNCLEAR,
         Error::NoSource { .. } => codes::NO_SOURCE,

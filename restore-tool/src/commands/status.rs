@@ -337,8 +337,9 @@ fn doubts(
     lag(timeline, next, health);
     let beats = timeline.histories().filter_map(|(_, one)| one.caught_up());
     let newest = beats.max_by_key(|beat| beat.beat_at);
-    // Its own word: the regions alone don't show yet what it can't do.
-    if let Some(trouble) = newest.and_then(|beat| beat.trouble.as_ref()) {
+    let trouble = newest.and_then(|beat| beat.trouble.as_ref());
+    // Its own word: the regions alone don't show yet what it can't do. Of a source at rest it is an old one.
+    if let Some(trouble) = trouble.filter(|_| !timeline.is_retired()) {
         *health = (*health).max(Health::Warning);
         next.push(format!(
             "the agent says that it does not capture as it should ({trouble}): tidemark-agent status on its host says why"

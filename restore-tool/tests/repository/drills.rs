@@ -346,6 +346,6 @@ async fn a_folder_without_its_disk_and_a_repository_without_members_say_so() {
     fs::create_dir_all(&asked).unwrap();
     fs::write(asked.join("ab".repeat(16)), b"a request").unwrap();
     let ran = world.run_in(&[0], &["list"]).await;
-    assert_eq!(ran.exit, Exit::Key, "{ran:?}");
+    assert_eq!(ran.exit, Exit::NoRepository, "{ran:?}");
     assert!(ran.err.contains("keys enrol --all"), "{ran:?}");
 }
