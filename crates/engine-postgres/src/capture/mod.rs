@@ -90,6 +90,19 @@ pub struct Limits {
     /// How long log waits to be cut in which only the server keeps house: nobody would miss it, and an idle
     /// server shall cost no objects. A little of it waits, no more than a source has memory of its own.
     pub quiet_max: Duration,
+    /// How long the log of many small commits gathers at the server's end before it is read: waking up
+    /// for each costs more than the log itself. Zero where commits wait for us.
+    pub gather: Duration,
+}
+
+impl Limits {
+    /// As they are where a server's commits wait for us, or don't.
+    pub(crate) const fn where_waited_for(mut self, ack: Ack) -> Self {
+        if matches!(ack, Ack::Regions) {
+            self.gather = Duration::ZERO;
+        }
+        self
+    }
 }
 
 impl Default for Limits {
@@ -105,6 +118,7 @@ impl Default for Limits {
             alert_after: Duration::from_secs(5),
             stop_wait: Duration::from_secs(60),
             quiet_max: Duration::from_secs(600),
+            gather: Duration::from_millis(5),
         }
     }
 }

@@ -5,6 +5,9 @@
 //!
 //! **Liveness.** The server hears from us at least every [`Limits::status_every`], and at once when it
 //! asks or when something became safe. It is asked itself when it is silent, and given up when it stays so.
+//!
+//! **Cost.** A busy server sends a message for each commit: they are read together, every
+//! [`Limits::gather`].
 
 use std::time::Duration;
 
@@ -73,7 +76,7 @@ impl<'a> Streaming<'a> {
     pub(super) fn begin(
         shared: &'a Shared,
         limits: &'a Limits,
-        stream: Stream,
+        mut stream: Stream,
         from: Lsn,
         kept: Lsn,
     ) -> Self {
@@ -99,6 +102,7 @@ impl<'a> Streaming<'a> {
             hasher: blake3::Hasher::new(),
         };
         shared.streams(stream.peer());
+        stream.read_every(limits.gather);
         Self {
             scanner,
             follows,

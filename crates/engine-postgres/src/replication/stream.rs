@@ -1,5 +1,7 @@
 //! The log as the server streams it, from a position on one timeline to that timeline's end.
 
+use std::time::Duration;
+
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use tidemark_format::postgres::{Lsn, TimelineId};
 
@@ -184,6 +186,11 @@ impl Stream {
         }
     }
 
+    /// From now on what comes is read together every so often; zero: as it comes.
+    pub fn read_every(&mut self, wait: Duration) {
+        self.connection.read_every(wait);
+    }
+
     /// Tells the server how far we are; with `reply` it answers at once, which shows that it lives.
     ///
     /// # Errors
@@ -212,7 +219,8 @@ impl Stream {
 
     /// The connection, once the timeline has ended.
     #[must_use]
-    pub fn into_connection(self) -> Connection {
+    pub fn into_connection(mut self) -> Connection {
+        self.connection.read_every(Duration::ZERO);
         self.connection
     }
 }

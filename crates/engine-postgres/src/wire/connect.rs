@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 
 use super::login::{Under, log_in};
+use super::patient::{Patience, Patient};
 use super::{Connection, Mode, Transport, WireError, WireErrorKind, end_point, tls};
 use crate::conninfo::{Address, ConnInfo, Keepalives, SslMode, TargetSession};
 
@@ -177,9 +178,11 @@ async fn attempt(
         peer: peer.clone(),
         source,
     };
+    let patience = Patience::default();
     let (transport, under): (Box<dyn Transport>, Under) = match address {
         Address::Unix { folder, port } => {
             let stream = unix(folder, *port).await.map_err(unreachable)?;
+            let stream = Patient::new(stream, patience.clone());
             let under = Under {
                 end_point: None,
                 private: true,
@@ -193,6 +196,7 @@ async fn attempt(
             };
             let stream = stream.map_err(unreachable)?;
             tune(&stream, &info.keepalives).map_err(unreachable)?;
+            let stream = Patient::new(stream, patience.clone());
             if encrypted {
                 wrap(info, host, &peer, stream).await?
             } else {
@@ -205,6 +209,7 @@ async fn attempt(
         }
     };
     let mut connection = Connection::new(transport, peer, encrypted);
+    connection.patience = patience;
     log_in(&mut connection, info, address, mode, &under).await?;
     Ok(connection)
 }
@@ -244,7 +249,7 @@ async fn wrap(
     info: &ConnInfo,
     host: &str,
     peer: &str,
-    mut stream: TcpStream,
+    mut stream: Patient<TcpStream>,
 ) -> Result<(Box<dyn Transport>, Under), WireError> {
     let gone = |source| WireError::gone(peer, source);
     stream.write_all(&TLS_REQUEST).await.map_err(gone)?;

@@ -15,13 +15,16 @@ mod end_point;
 mod error;
 mod login;
 mod message;
+mod patient;
 mod tls;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
+use self::patient::Patience;
 use crate::conninfo::ConnInfo;
 pub use error::{ServerError, WireError, WireErrorKind};
 pub use message::{Message, Row};
@@ -60,6 +63,7 @@ pub struct Connection {
     notices: Option<Vec<ServerError>>,
     encrypted: bool,
     peer: String,
+    patience: Patience,
 }
 
 impl std::fmt::Debug for Connection {
@@ -100,6 +104,7 @@ impl Connection {
             notices: None,
             encrypted,
             peer,
+            patience: Patience::default(),
         }
     }
 
@@ -236,6 +241,12 @@ impl Connection {
             Message::Error(error) => Err(WireError::Server(Box::new(error))),
             other => Ok(other),
         }
+    }
+
+    /// From now on what comes is read together every so often, as long as something comes; zero: as it
+    /// comes.
+    pub(crate) fn read_every(&mut self, wait: Duration) {
+        self.patience.set(wait);
     }
 
     async fn frame(&mut self) -> Result<(u8, Bytes), WireError> {
