@@ -93,10 +93,11 @@ pub(super) fn look(files: &[(&'static str, String)]) -> LeftOver {
 
 /// Libraries that the source loads with its server: the last word counts.
 pub(super) fn libraries(files: &[(&'static str, String)]) -> Vec<String> {
-    let all = files.iter().flat_map(|(_, text)| parse(text));
-    let last = all
-        .filter(|(name, _)| name == "shared_preload_libraries")
-        .last();
+    let mut all = files.iter().rev().flat_map(|(_, text)| {
+        let lines = parse(text);
+        lines.into_iter().rev()
+    });
+    let last = all.find(|(name, _)| name == "shared_preload_libraries");
     let value = last.map(|(_, value)| value).unwrap_or_default();
     value
         .split(',')

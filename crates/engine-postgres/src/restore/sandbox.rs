@@ -279,7 +279,7 @@ impl Place {
     }
 }
 
-/// `	 1: rolname = "postgres"	(typeid = 19, …)`.
+/// The name in a line such as `1: rolname = "postgres" (typeid = 19, …)`, with tabs between.
 fn role_in(text: &str) -> Option<String> {
     let (_, rest) = text.split_once("rolname = \"")?;
     let (name, _) = rest.split_once("\"\t")?;

@@ -46,8 +46,8 @@ impl Programs {
     }
 
     fn are_there(&self) -> bool {
-        let is_there = |name: &&str| self.0.iter().any(|folder| folder.join(name).is_file());
-        NEEDED.iter().all(|name| is_there(&name))
+        let is_there = |name: &str| self.0.iter().any(|folder| folder.join(name).is_file());
+        NEEDED.iter().all(|name| is_there(name))
     }
 }
 
