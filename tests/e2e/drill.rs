@@ -493,7 +493,8 @@ fn a_canary_that_nobody_writes_any_more_fails_a_drill_that_relies_on_it() {
     // WHEN something keeps it from being written while the log goes on
     let app = writer::open(&site.database);
     app.execute_batch(
-        "CREATE TRIGGER frozen BEFORE INSERT ON tidemark_canary BEGIN SELECT RAISE(IGNORE); END",
+        "CREATE TRIGGER frozen BEFORE INSERT ON tidemark_canary BEGIN SELECT RAISE(IGNORE); END; \
+         CREATE TRIGGER kept BEFORE DELETE ON tidemark_canary BEGIN SELECT RAISE(IGNORE); END",
     )
     .unwrap();
     drop(app);
@@ -623,7 +624,11 @@ fn a_scratch_that_stays_fails_a_drill_that_proved_everything() {
         while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
             for path in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
                 let file = path.path().join("nail");
-                if path.path().is_dir()
+                // Once the database is being laid out, nothing else there changes hands.
+                let begun = ["data", ".data.tidemark-partial"]
+                    .iter()
+                    .any(|name| path.path().join(name).exists());
+                if begun
                     && !nailed.contains(&file)
                     && std::fs::write(&file, "x").is_ok()
                     && immovable("+i", &file)

@@ -47,11 +47,11 @@ impl Ground {
             let points = view.points.iter().map(|point| &point.head.facts);
             let bases = view.bases.iter().map(|base| &base.head.facts);
             points.chain(bases).for_each(|facts| production.note(facts));
-            let systems = view.bases.iter().filter_map(|base| {
+            let mut systems = view.bases.iter().filter_map(|base| {
                 let system = base.head.facts.get(SYSTEM)?;
                 system.as_u64().or_else(|| system.as_str()?.parse().ok())
             });
-            production.system = systems.last().or(production.system);
+            production.system = systems.next_back().or(production.system);
         }
         let allowed = request.allow_source_host;
         let segregation = refuse_here(&production, &here, allowed).await?;

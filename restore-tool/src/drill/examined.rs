@@ -27,7 +27,8 @@ pub(super) fn canary_of(request: &Request, plan: &RestorePlan) -> Option<u64> {
     let written = fact.filter(|fact| fact.get("seq").is_some_and(|seq| !seq.is_null()));
     let every = fact.and_then(|fact| fact.get("every_ms")?.as_u64());
     let every = every.map_or(CANARY_EVERY_SECONDS, |ms| ms.div_ceil(1000));
-    request.canary.unwrap_or(written.is_some()).then_some(every)
+    let kept = request.canary.unwrap_or_else(|| written.is_some());
+    kept.then_some(every)
 }
 
 /// Everything that is judged together.

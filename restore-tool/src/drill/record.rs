@@ -240,12 +240,19 @@ impl Course {
         let own = &mut self.objectives;
         let seconds = |time: Option<std::time::Duration>| time.map(|time| time.as_secs());
         let days = |time: Option<std::time::Duration>| time.map(|time| time.as_secs() / 86_400);
-        own.rpo_target_s = own.rpo_target_s.or(seconds(config.rpo));
-        own.rto_target_s = own.rto_target_s.or(seconds(config.rto));
-        let precision = seconds(config.pitr_precision);
-        own.pitr_precision_target_s = own.pitr_precision_target_s.or(precision);
-        own.retention_min_d = own.retention_min_d.or(days(config.window));
-        own.retention_max_d = own.retention_max_d.or(days(config.kept_at_most));
+        let missing = [
+            (&mut own.rpo_target_s, seconds(config.rpo)),
+            (&mut own.rto_target_s, seconds(config.rto)),
+            (
+                &mut own.pitr_precision_target_s,
+                seconds(config.pitr_precision),
+            ),
+            (&mut own.retention_min_d, days(config.window)),
+            (&mut own.retention_max_d, days(config.kept_at_most)),
+        ];
+        for (own, promised) in missing {
+            *own = own.or(promised);
+        }
         if own.residency_allow.is_empty() {
             let countries = config.residency.iter();
             own.residency_allow = countries.map(ToString::to_string).collect();
