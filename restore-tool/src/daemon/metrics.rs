@@ -118,10 +118,9 @@ impl Gauges {
                 };
                 self.verdict.get_or_create(&verdict).set(1);
                 set(&self.ended, seconds(last.at));
-                for (family, ms) in [(&self.rto, last.rto_ms), (&self.rpo, last.rpo_ms)] {
-                    if let Some(ms) = ms {
-                        set(family, std::time::Duration::from_millis(ms).as_secs_f64());
-                    }
+                let measured = [(&self.rto, last.rto_ms), (&self.rpo, last.rpo_ms)];
+                for (family, ms) in measured.into_iter().filter_map(|(of, ms)| Some((of, ms?))) {
+                    set(family, std::time::Duration::from_millis(ms).as_secs_f64());
                 }
             }
             if let Some(passed) = drill.passed_at {

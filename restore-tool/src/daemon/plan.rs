@@ -96,7 +96,7 @@ impl Planned {
                 schedule: Some(self.schedule_text.clone()),
                 slot: Some(slot),
                 trigger: Trigger::Scheduled,
-                frameworks: drill.frameworks.iter().map(framework).collect(),
+                frameworks: drill.frameworks.iter().map(|id| framework(id)).collect(),
             },
             assertions: drill.assertions.iter().map(assertion).collect(),
             full: drill.full,
@@ -113,8 +113,8 @@ impl Planned {
     }
 }
 
-fn framework(id: &String) -> Framework {
-    Framework { id: id.clone() }
+fn framework(id: &str) -> Framework {
+    Framework { id: id.to_owned() }
 }
 
 fn assertion(one: &tidemark_host::config::Assertion) -> Assertion {

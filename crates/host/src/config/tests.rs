@@ -94,6 +94,17 @@ fn refuses(top: &str, source: &str, words: &[&str]) {
     assert_eq!(exit, Exit::Config, "{text}");
 }
 
+/// Two readings of different texts with the same meaning.
+fn same_meaning(one: &AgentConfig, two: &AgentConfig) {
+    assert_eq!(
+        &AgentConfig {
+            hash: two.hash,
+            ..one.clone()
+        },
+        two
+    );
+}
+
 #[test]
 fn a_short_file_gets_every_default() {
     let config = good("", "");

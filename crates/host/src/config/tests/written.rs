@@ -6,11 +6,9 @@ use std::time::Duration;
 
 use tidemark_format::KeyId;
 
-use super::{FILE, good, parse, recipient, sqlite};
+use super::{FILE, good, parse, recipient, same_meaning, sqlite};
 use crate::config::write::{self, NewAgent, NewDrill, NewRestore, NewSource};
-use crate::config::{
-    AgentConfig, Assertion, ConfigError, Engine, Expected, Region, RestoreConfig, keys,
-};
+use crate::config::{Assertion, ConfigError, Engine, Expected, Region, RestoreConfig, keys};
 
 pub(super) fn new_agent() -> NewAgent {
     let urls = ["dir:/mnt/aarhus", "s3://backup/odense?region=eu-north-1"];
@@ -26,17 +24,6 @@ pub(super) fn new_agent() -> NewAgent {
             engine: sqlite("/srv/a \"b\".db"),
         }],
     }
-}
-
-/// Two readings of different texts with the same meaning.
-fn same_meaning(one: &AgentConfig, two: &AgentConfig) {
-    assert_eq!(
-        &AgentConfig {
-            hash: two.hash,
-            ..one.clone()
-        },
-        two
-    );
 }
 
 #[test]
