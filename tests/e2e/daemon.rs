@@ -191,6 +191,7 @@ fn records(site: &Site) -> Vec<(Timestamp, String)> {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one story, told in its order")]
 fn two_hosts_run_every_slot_once_and_what_a_killed_one_had_begun_the_other_does() {
     // GIVEN a protected database, and two hosts with identities of their own
     let site = Site::new();
