@@ -94,7 +94,10 @@ impl Settings {
     /// A URL or the config file can't be read.
     pub fn gather(global: &Global, environment: &Environment) -> Result<Self> {
         let (config, config_file) = match ConfigFile::Restore.find(global.config.as_deref()) {
-            Ok(path) => (RestoreConfig::load(&path, &crate::daemon::CHECKS)?, Some(path)),
+            Ok(path) => (
+                RestoreConfig::load(&path, &crate::daemon::CHECKS)?,
+                Some(path),
+            ),
             Err(ConfigError::Missing { .. }) => (RestoreConfig::default(), None),
             Err(error) => return Err(error.into()),
         };

@@ -152,6 +152,7 @@ fn restore_over_a_folder_is_refused_or_gone_on_with_and_never_half_usable() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one story, told in its order")]
 fn tablespaces_go_where_they_are_told_and_never_onto_what_is_there() {
     let Some(postgres) = newest() else { return };
     let site = PgSite::plan(&postgres, &Options::default());

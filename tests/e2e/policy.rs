@@ -178,6 +178,7 @@ fn an_own_policy_holds_until_the_agent_dies_and_remembers_that_it_did() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one story, told in its order")]
 fn keys_are_reviewed_and_people_and_places_are_declared() {
     let site = protected();
     let root = format!("{}.root", site.identity.display());

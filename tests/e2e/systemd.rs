@@ -116,7 +116,7 @@ fn assert_protects(machine: &Machine, database: &Connection) {
         let found = rows_restored(machine)?;
         (found == written)
             .then_some(())
-            .ok_or(format!("{found} rows of {written}"))
+            .ok_or_else(|| format!("{found} rows of {written}"))
     });
 }
 
@@ -258,7 +258,9 @@ fn database_below_home_is_reached_by_the_drop_in_that_init_writes() {
     );
     eventually_ok("the row can be restored", SOON, || {
         let found = rows_restored(&machine)?;
-        (found == 1).then_some(()).ok_or(format!("{found} rows"))
+        (found == 1)
+            .then_some(())
+            .ok_or_else(|| format!("{found} rows"))
     });
     let agent = machine.property(UNIT, "MainPID");
     let seen = machine.must(&["ls", &format!("/proc/{agent}/root/home/app")]);

@@ -27,6 +27,10 @@ pub fn eventually<T>(what: &str, within: Duration, mut probe: impl FnMut() -> Op
 ///
 /// # Panics
 /// When the time is over.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "tests wait for real processes, in real time"
+)]
 pub fn eventually_ok<T>(
     what: &str,
     within: Duration,

@@ -184,7 +184,8 @@ impl Opener {
         while let Some((at, bytes)) = copies.next(None).await {
             match self
                 .open_copy(key, link, &bytes, &session, open.clone())
-                .await {
+                .await
+            {
                 Ok(value) => return Ok((value, copies.name(at))),
                 Err(error) => copies.refuse(at, error)?,
             }

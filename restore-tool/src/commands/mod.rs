@@ -22,8 +22,8 @@ use crate::apply::stopped;
 use crate::cli::{self, Cli, Command, Config, Global};
 use crate::error::{Error, Result};
 use crate::manual;
-use crate::sandbox;
 use crate::repository::{Environment, Settings, Tools};
+use crate::sandbox;
 
 /// Runs one command.
 ///

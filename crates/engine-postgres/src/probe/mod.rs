@@ -1,8 +1,8 @@
 //! What a server is like, asked in ordinary SQL: for `doctor`, for `init`, for the agent's start.
 //!
 //! [`look`] asks, [`judge`] decides what is wrong and what to do about it (pure), [`setup`] writes
-//! what an administrator has to run. The only place where sqlx is used: capture and bases speak the
-//! replication protocol on [`crate::wire`].
+//! what an administrator has to run. With [`crate::examine`] the only place where sqlx is used: capture
+//! and bases speak the replication protocol on [`crate::wire`].
 //!
 //! **Failure.** A server that can't be reached is a finding like any other; every question has a time
 //! limit. Nothing on the server is changed.

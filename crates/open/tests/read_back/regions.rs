@@ -34,7 +34,7 @@ async fn one_good_region_behind_a_dead_and_a_corrupt_one_is_enough() {
 
     let read = opener.log(&log.key, log.link).await.unwrap();
     assert_eq!(
-        (read.payload.as_slice(), read.region.as_str()),
+        (&read.payload[..], read.region.as_str()),
         (&b"a range of the log"[..], "good")
     );
     let opened = Arc::new(opener.base(&base.base.key, base.base.link).await.unwrap());

@@ -508,7 +508,7 @@ mod tests {
         let too_far = Measured {
             canary: canary(961),
             last_commit: Some(at(961)),
-            ..exact.clone()
+            ..exact
         };
         assert_eq!(too_far.precision(), None);
         assert_eq!(failed(&too_far), ["canary.target", "replay.last_commit"]);

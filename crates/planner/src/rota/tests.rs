@@ -122,6 +122,7 @@ impl Host {
     }
 
     /// Does what is to be done now; when to come back.
+    #[expect(clippy::too_many_lines, reason = "one turn of a host, in its order")]
     fn act(&mut self, shared: &mut Shared, now: Timestamp) -> Timestamp {
         if !self.up {
             return now + LOOKS;
