@@ -79,7 +79,11 @@ mod tests {
             ("host=/run/postgresql user=a", "unix-socket"),
             ("host=127.0.0.1 user=a", "loopback"),
             ("host=db.example user=a sslmode=prefer", "plain"),
-            ("host=db.example user=a sslmode=verify-full", "tls"),
+            ("host=db.example user=a sslmode=require", "tls"),
+            (
+                "host=db.example user=a sslmode=verify-full sslrootcert=system",
+                "tls",
+            ),
             ("host=127.0.0.1,db.example user=a sslmode=disable", "plain"),
         ] {
             assert_eq!(link(conninfo), expected, "{conninfo}");

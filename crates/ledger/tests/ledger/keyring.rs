@@ -179,7 +179,7 @@ async fn a_next_version_keeps_what_a_newer_program_had_added() {
     json["quorum"] = serde_json::json!({"of": 2});
     json["members"][0]["device"] = "token".into();
     json["members"][0]["revoked"]["ticket"] = 7.into();
-    json["members"][0]["revoked"]["anchors"]["evidence"] = serde_json::json!([1]);
+    json["members"][0]["revoked"]["anchors"]["touches"] = serde_json::json!([1]);
     json["recipients"][1]["device"] = "safe".into();
     let bytes = envelope::encode(&OfTheFuture(json.clone()), &repo.keys.root.key, b"").unwrap();
     let put = tidemark_format::PutId([4; 16]);
@@ -197,7 +197,7 @@ async fn a_next_version_keeps_what_a_newer_program_had_added() {
         "/quorum/of",
         "/members/0/device",
         "/members/0/revoked/ticket",
-        "/members/0/revoked/anchors/evidence/0",
+        "/members/0/revoked/anchors/touches/0",
         "/recipients/1/device",
     ] {
         let kept = next.pointer(path);
