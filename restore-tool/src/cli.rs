@@ -216,8 +216,8 @@ pub enum PolicyCommand {
     /// Show every clause with the policy's own words, what was found, the verdict and what it rests on
     /// (needs no identity)
     Check {
-        /// tasklexa, heretask, soc2, loadster, xaasware, or a file of that form [default: what [objectives]
-        /// of the config promises]
+        /// tasklexa, heretask, soc2, loadster, xaasware, or a file of that form [default: what the
+        /// objectives of the config promise]
         #[arg(long, value_name = "NAME|FILE")]
         policy: Option<String>,
     },

@@ -2,7 +2,7 @@
 //!
 //! Everything is read through connections that can't write: the file is opened as immutable, so that
 //! not even a journal appears beside it, and what the user asks goes through an authorizer
-//! ([`ask`](self::ask)).
+//! ([`ask`]).
 //!
 //! **Invariant.** Nothing of a row leaves: counts, digests, the single values of the user's statements.
 //!

@@ -563,5 +563,9 @@ async fn another_life_of_the_server_has_other_bytes_under_the_same_names() {
         ])
         .await;
     assert_eq!(ran.exit, Exit::NotRecoverable, "{ran:?}");
-    assert!(ran.err.contains("one of an earlier life has"), "{}", ran.err);
+    assert!(
+        ran.err.contains("one of an earlier life has"),
+        "{}",
+        ran.err
+    );
 }
