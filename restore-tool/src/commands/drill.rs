@@ -243,9 +243,9 @@ fn row(drill: &Drill) -> [String; 9] {
             .map_or_else(|| "–".to_owned(), ToString::to_string),
         drill
             .verdict
-            .map_or("unknown", drills::Verdict::word)
+            .map_or("unknown", drills::Verdict::name)
             .to_owned(),
-        drill.reached.map_or("none", Rung::word).to_owned(),
+        drill.reached.map_or("none", Rung::name).to_owned(),
         text(&drill.selection).to_lowercase(),
         text(&drill.scenario),
         seconds(drill.rto_seconds),
@@ -274,11 +274,11 @@ impl Document for DrillList {
                 table.row([
                     proved.source.to_string(),
                     proved.point.clone(),
-                    format!("up to {}", proved.rung.word()),
+                    format!("up to {}", proved.rung.name()),
                     output::instant(proved.at),
                     proved
                         .verdict
-                        .map_or("unknown", drills::Verdict::word)
+                        .map_or("unknown", drills::Verdict::name)
                         .to_owned(),
                 ]);
             }

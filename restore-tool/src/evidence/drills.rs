@@ -14,6 +14,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tidemark_format::{KeyId, SourceName};
 use tidemark_host::output;
+pub use tidemark_planner::drill::{Rung, Verdict};
 
 use super::chain::Chain;
 use super::record::Record;
@@ -27,93 +28,6 @@ const ANY_DRILL: &str = "_drill";
 #[must_use]
 pub fn is_drill(kind: &str) -> bool {
     kind.ends_with(ANY_DRILL)
-}
-
-/// How a drill ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum Verdict {
-    /// Everything was as it must be.
-    Pass,
-    /// It was brought back, and something needs a person's look.
-    PassWithExceptions,
-    /// The machinery failed: says nothing of the backups, and counts as not drilled.
-    Inconclusive,
-    /// It was not brought back as promised.
-    Fail,
-}
-
-impl Verdict {
-    /// As a record writes it.
-    #[must_use]
-    pub fn of(text: &str) -> Option<Self> {
-        [
-            Self::Pass,
-            Self::PassWithExceptions,
-            Self::Inconclusive,
-            Self::Fail,
-        ]
-        .into_iter()
-        .find(|one| one.word() == text)
-    }
-
-    /// As a record writes it.
-    #[must_use]
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Pass => "PASS",
-            Self::PassWithExceptions => "PASS_WITH_EXCEPTIONS",
-            Self::Inconclusive => "INCONCLUSIVE",
-            Self::Fail => "FAIL",
-        }
-    }
-}
-
-/// A rung of the ladder, the cheapest first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Rung {
-    /// The log is there without a gap, signed and linked.
-    Chain,
-    /// The bytes are those that were written.
-    Ciphertext,
-    /// They open.
-    Decrypt,
-    /// The base is a database's files.
-    Materialise,
-    /// The log brought it where it was to go.
-    Replay,
-    /// The database says of itself that it is whole.
-    Logical,
-    /// A whole exercise succeeded.
-    Scenario,
-}
-
-impl Rung {
-    /// All, in order.
-    pub const ALL: [Self; 7] = [
-        Self::Chain,
-        Self::Ciphertext,
-        Self::Decrypt,
-        Self::Materialise,
-        Self::Replay,
-        Self::Logical,
-        Self::Scenario,
-    ];
-
-    /// As a record writes it.
-    #[must_use]
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Chain => "chain",
-            Self::Ciphertext => "ciphertext",
-            Self::Decrypt => "decrypt",
-            Self::Materialise => "materialise",
-            Self::Replay => "replay",
-            Self::Logical => "logical",
-            Self::Scenario => "scenario",
-        }
-    }
 }
 
 /// What the checks of a rung came to.
@@ -268,7 +182,7 @@ impl Drill {
             at: record.created_at(),
             declared_at: instant(record, "/timing/declared_at"),
             source: name_of_source(record),
-            verdict: record.text("/result/verdict").and_then(Verdict::of),
+            verdict: record.text("/result/verdict").and_then(Verdict::of_name),
             doubt: chain.doubt(record),
             scenario: text(record, "/plan/scenario"),
             selection: text(record, "/recovery_pt/selection"),
@@ -417,7 +331,7 @@ fn brought_back(drill: &Drill, now: Timestamp) -> String {
     if let Some(rung) = drill.reached {
         let in_part = drill.rungs.contains(&(rung, RungState::Partial));
         let in_part = if in_part { " (in part)" } else { "" };
-        line.push_str(&format!(", up to {}{in_part}", rung.word()));
+        line.push_str(&format!(", up to {}{in_part}", rung.name()));
     }
     let mut measured = Vec::new();
     if let Some(rpo) = drill.rpo_seconds {
@@ -440,7 +354,7 @@ fn brought_back(drill: &Drill, now: Timestamp) -> String {
 
 /// A drill that doesn't.
 fn tried(drill: &Drill, now: Timestamp) -> String {
-    let verdict = drill.verdict.map_or("no verdict", Verdict::word);
+    let verdict = drill.verdict.map_or("no verdict", Verdict::name);
     let when = output::age(now, drill.at);
     match &drill.doubt {
         None => format!("{verdict} {when}"),
@@ -471,7 +385,7 @@ fn ladder(record: &Record) -> (Vec<(Rung, RungState)>, Checks) {
         total.add(word("status"));
         let level = word("level");
         let rungs = Rung::ALL.iter().zip(&mut by_rung);
-        for (_, counted) in rungs.filter(|(rung, _)| rung.word() == level) {
+        for (_, counted) in rungs.filter(|(rung, _)| rung.name() == level) {
             counted.add(word("status"));
         }
     }
@@ -648,7 +562,7 @@ pub(crate) mod tests {
         assert_eq!(counted(&["recorded"]), RungState::Recorded);
         assert_eq!(counted(&["not_run"]), RungState::NotRun);
         assert_eq!(counted(&[]), RungState::NotRun);
-        assert_eq!(Verdict::of("PASSED"), None);
+        assert_eq!(Verdict::of_name("PASSED"), None);
     }
 
     #[test]

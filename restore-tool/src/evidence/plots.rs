@@ -359,7 +359,7 @@ fn rungs(own: &[&Drill]) -> String {
             "<text class=\"axis\" text-anchor=\"end\" x=\"{:.0}\" y=\"{:.1}\">{}</text>\n",
             LEFT - 5.0,
             y + CELL - 4.0,
-            rung.word()
+            rung.name()
         ));
         for (place, drill) in own.iter().enumerate() {
             let state = drill.rungs.iter().find(|(of, _)| of == rung);
@@ -376,7 +376,7 @@ fn rungs(own: &[&Drill]) -> String {
                 step - 1.0,
                 CELL - 1.5,
                 day(drill),
-                rung.word(),
+                rung.name(),
                 x + step / 2.0,
                 y + CELL - 4.5));
         }

@@ -211,7 +211,7 @@ pub const COLUMNS: &[(&str, Cell)] = &[
         of_drill(row, |drill| {
             let proved = drill.rungs.iter();
             let proved = proved.filter(|(_, state)| *state == RungState::Proved);
-            let words: Vec<&str> = proved.map(|(rung, _)| rung.word()).collect();
+            let words: Vec<&str> = proved.map(|(rung, _)| rung.name()).collect();
             words.join(" ")
         })
     }),

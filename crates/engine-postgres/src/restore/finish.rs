@@ -268,7 +268,7 @@ impl Finishing<'_> {
         self.wait(&mut running.server, found)?;
         running.server.stop()?;
         running.folder.remove();
-        let timeline = self.prove(found)?;
+        let timeline = prove(&self.control()?, self.tree(), found)?;
         self.tree()
             .rename(AUTO_CONF_ASIDE, AUTO_CONF)
             .map_err(self.io("putting settings back", AUTO_CONF))?;
@@ -296,33 +296,6 @@ impl Finishing<'_> {
                 });
             }
         })
-    }
-
-    /// The timeline that recovery opened, if it left the old one exactly where it was to.
-    fn prove(&self, found: &StopFound) -> Result<TimelineId, RestoreError> {
-        let promised = format!("{} on timeline {}", found.end, found.timeline);
-        let differs = |found: String| RestoreError::EndDiffers {
-            promised: promised.clone(),
-            found,
-        };
-        let control = self.control()?;
-        if !control.is_shut_down {
-            return Err(differs("an unclean stop".to_owned()));
-        }
-        let path = format!("pg_wal/{}", control.timeline.history_file());
-        let bytes = self
-            .tree()
-            .read(&path)
-            .map_err(self.io("reading the new timeline's history", &path))?;
-        let bytes = bytes.ok_or_else(|| differs("no new timeline".to_owned()))?;
-        let history = History::parse(control.timeline, &bytes).map_err(RestoreError::History)?;
-        match history.forks().last() {
-            Some(fork) if (fork.parent, fork.at) == (found.timeline, found.end) => {
-                Ok(control.timeline)
-            }
-            Some(fork) => Err(differs(format!("{} on timeline {}", fork.at, fork.parent))),
-            None => Err(differs("the first timeline's start".to_owned())),
-        }
     }
 
     fn clear_notes(&self) -> Result<(), RestoreError> {
@@ -369,6 +342,35 @@ impl Finishing<'_> {
             page_size: UNIT_BYTES,
             facts,
         }
+    }
+}
+
+/// The timeline that recovery opened, if its history says that it left the old one exactly where it was to.
+pub(super) fn prove(
+    control: &Control,
+    tree: &Tree,
+    found: &StopFound,
+) -> Result<TimelineId, RestoreError> {
+    let promised = format!("{} on timeline {}", found.end, found.timeline);
+    let differs = |found: String| RestoreError::EndDiffers {
+        promised: promised.clone(),
+        found,
+    };
+    if !control.is_shut_down {
+        return Err(differs("an unclean stop".to_owned()));
+    }
+    let name = format!("pg_wal/{}", control.timeline.history_file());
+    let path = tree.join(&name);
+    let bytes = tree.read(&name).map_err(RestoreError::io(
+        "reading the new timeline's history",
+        &path,
+    ))?;
+    let bytes = bytes.ok_or_else(|| differs("no new timeline".to_owned()))?;
+    let history = History::parse(control.timeline, &bytes).map_err(RestoreError::History)?;
+    match history.forks().last() {
+        Some(fork) if (fork.parent, fork.at) == (found.timeline, found.end) => Ok(control.timeline),
+        Some(fork) => Err(differs(format!("{} on timeline {}", fork.at, fork.parent))),
+        None => Err(differs("the first timeline's start".to_owned())),
     }
 }
 

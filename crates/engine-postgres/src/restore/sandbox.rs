@@ -17,12 +17,11 @@ use tidemark_host::Clock;
 use super::binaries::Binaries;
 use super::control::Control;
 use super::error::RestoreError;
-use super::finish::{AUTO_CONF, AUTO_CONF_ASIDE, NOBODY, RECOVERY_SIGNAL, RunFolder};
+use super::finish::{AUTO_CONF, AUTO_CONF_ASIDE, NOBODY, RECOVERY_SIGNAL, RunFolder, prove};
 use super::server::{Replay, Run, Server, segment_start};
 use super::stop::StopFound;
 use super::tree::{RunAs, Tree};
 use super::{Watch, settings};
-use crate::timeline::History;
 
 /// Only who can pass through the private folder finds the socket.
 const EVERYBODY: &str = "local all all trust\n";
@@ -203,35 +202,7 @@ impl Place {
             }
         })?;
         running.stop()?;
-        self.prove(found)
-    }
-
-    /// The new timeline, if its history says that the old one was left exactly where it was to be.
-    fn prove(&self, found: &StopFound) -> Result<TimelineId, RestoreError> {
-        let promised = format!("{} on timeline {}", found.end, found.timeline);
-        let differs = |found: String| RestoreError::EndDiffers {
-            promised: promised.clone(),
-            found,
-        };
-        let control = self.control()?;
-        if !control.is_shut_down {
-            return Err(differs("an unclean stop".to_owned()));
-        }
-        let name = format!("pg_wal/{}", control.timeline.history_file());
-        let path = self.tree.join(&name);
-        let bytes = self.tree.read(&name).map_err(RestoreError::io(
-            "reading the new timeline's history",
-            &path,
-        ))?;
-        let bytes = bytes.ok_or_else(|| differs("no new timeline".to_owned()))?;
-        let history = History::parse(control.timeline, &bytes).map_err(RestoreError::History)?;
-        match history.forks().last() {
-            Some(fork) if (fork.parent, fork.at) == (found.timeline, found.end) => {
-                Ok(control.timeline)
-            }
-            Some(fork) => Err(differs(format!("{} on timeline {}", fork.at, fork.parent))),
-            None => Err(differs("the first timeline's start".to_owned())),
-        }
+        prove(&self.control()?, &self.tree, found)
     }
 
     /// Starts the server to be asked, with `forced` settings over everything.

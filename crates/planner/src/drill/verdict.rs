@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 use super::measure::{Loss, Precision};
 use super::{Check, CheckStatus, Rung, reached};
 
-/// What a drill means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// What a drill means, the worse the later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Verdict {
     /// Everything is as promised.
     #[serde(rename = "PASS")]
@@ -26,12 +26,12 @@ pub enum Verdict {
     /// The database came back, and something beside it was not as it should be.
     #[serde(rename = "PASS_WITH_EXCEPTIONS")]
     PassWithExceptions,
-    /// It did not come back as promised.
-    #[serde(rename = "FAIL")]
-    Fail,
     /// Nobody knows: the drill itself could not be made.
     #[serde(rename = "INCONCLUSIVE")]
     Inconclusive,
+    /// It did not come back as promised.
+    #[serde(rename = "FAIL")]
+    Fail,
 }
 
 impl Verdict {
