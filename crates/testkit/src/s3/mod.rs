@@ -91,6 +91,28 @@ fn program() -> Result<PathBuf> {
     Ok(path)
 }
 
+/// Where a server keeps its data: SeaweedFS makes everything read-only within a minute of its file system having
+/// less than a hundredth free, which on a large disk may still be gigabytes. Then memory serves.
+fn roomy_folder() -> PathBuf {
+    const PARTS_FREE_MIN: u64 = 20;
+    const MEMORY: &str = "/dev/shm";
+    const MEMORY_MIN: u64 = 2 << 30;
+    let free = |path: &Path| {
+        let found = rustix::fs::statvfs(path).ok()?;
+        Some((found.f_bavail, found.f_blocks, found.f_frsize))
+    };
+    let temporary = std::env::temp_dir();
+    let short = free(&temporary)
+        .is_some_and(|(free, all, _)| free.saturating_mul(PARTS_FREE_MIN) < all);
+    let memory = free(Path::new(MEMORY))
+        .is_some_and(|(free, _, block)| free.saturating_mul(block) >= MEMORY_MIN);
+    if short && memory {
+        PathBuf::from(MEMORY)
+    } else {
+        temporary
+    }
+}
+
 impl S3Server {
     /// The server that all tests of this process share; `None` if it isn't installed.
     ///
@@ -122,7 +144,7 @@ impl S3Server {
         let program = program()?;
         let dir = tempfile::Builder::new()
             .prefix("tidemark-s3-")
-            .tempdir()?
+            .tempdir_in(roomy_folder())?
             .keep();
         tls::make(&dir)?;
         // Another process may take a port between looking and starting: then try others.
@@ -162,6 +184,9 @@ impl S3Server {
             "-webdav=false",
             "-admin.ui=false",
         ]);
+        // Every bucket takes volumes of its own. Left to itself the server allows as many as the disk's
+        // free space holds of full ones, so that on a fairly full disk the last buckets can't be written.
+        command.args(["-volume.max=1000", "-master.volumeSizeLimitMB=64"]);
         command.args([
             "-s3.port.iceberg=0",
             "-s3.port.lance=0",
