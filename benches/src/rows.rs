@@ -9,10 +9,12 @@ mod idle_sources;
 mod loss;
 mod memory;
 mod pg_cost;
+mod pg_drill;
 mod pg_exposure;
 mod pg_first_base;
 mod pg_log;
 mod pg_memory;
+mod pg_projection;
 mod pg_restore;
 mod pg_second_base;
 mod pg_sync_commit;
@@ -47,6 +49,8 @@ pub(crate) const NAMES: &[&str] = &[
     "pg-second-base",
     "pg-restore",
     "pg-memory",
+    "pg-drill",
+    "pg-projection",
 ];
 
 /// The size of the database that a small application has.
@@ -86,6 +90,8 @@ pub(crate) fn measure(name: &str, setting: &Setting) -> Result<Row> {
         "pg-second-base" => pg_second_base::measure(setting),
         "pg-restore" => pg_restore::measure(setting),
         "pg-memory" => pg_memory::measure(setting),
+        "pg-drill" => pg_drill::measure(setting),
+        "pg-projection" => pg_projection::measure(setting),
         _ => bail!("no row is called {name}; rows: {}", NAMES.join(" ")),
     }
 }

@@ -161,6 +161,26 @@ impl Tidemark {
         Running::start(&mut restore, &self.home.join("restore.log"))?.finish()
     }
 
+    /// Drills the source from the region at `url`: what the drill says of itself. Its host is the source's here,
+    /// which alone is an exception.
+    pub(crate) fn drill(&self, url: &str, arguments: &[&OsStr]) -> Result<serde_json::Value> {
+        const EXCEPTIONS: i32 = 3;
+        let mut drill = self.command("tidemark-restore");
+        drill.args(["drill", "run", "--json", "--allow-source-host"]);
+        drill.args(arguments).args(["--region", url, "--identity"]);
+        // Evidence waits on the local disk, not in the operator's home.
+        drill.env("STATE_DIRECTORY", &self.home);
+        let output = drill.arg(self.identity()).output()?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        ensure!(
+            output.status.success() || output.status.code() == Some(EXCEPTIONS),
+            "the drill ended with {}:\n{said}{}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(serde_json::from_str(&said)?)
+    }
+
     /// Puts one file of a server's log from a region at `place`.
     pub(crate) fn wal_get(&self, region: &Region, file: &str, place: &Path) -> Result<()> {
         let mut get = self.command("tidemark-restore");

@@ -18,14 +18,20 @@ const POLL: Duration = Duration::from_millis(20);
 
 /// Fills as much memory as will be needed, and gives it back: on a virtual machine the first touch of
 /// what was free costs seconds, and whoever came second would not pay them.
-fn touch(file: &Path, bytes: u64) -> Result<()> {
+fn touch(folder: &Path, bytes: u64) -> Result<()> {
+    let file = folder.join("touched");
     let zeros = vec![0; 1 << 20];
-    let mut touched = File::create(file)?;
+    let mut touched = File::create(&file)?;
     for _ in 0..bytes >> 20 {
         touched.write_all(&zeros)?;
     }
     drop(touched);
     Ok(std::fs::remove_file(file)?)
+}
+
+/// The same for a process that makes its own file system in memory.
+pub(crate) fn touch_memory(bytes: u64) -> Result<()> {
+    touch(in_memory(bytes)?.path(), bytes)
 }
 
 /// A folder in memory for one restored data directory. The server in it ends with the value.
@@ -39,7 +45,7 @@ impl Restored {
     /// Makes the folder, and the empty data directory in it; `bytes` must fit in memory.
     pub(crate) fn new(postgres: &Postgres, bytes: u64) -> Result<Self> {
         let folder = in_memory(bytes)?;
-        touch(&folder.path().join("touched"), bytes)?;
+        touch(folder.path(), bytes)?;
         let restored = Self {
             postgres: postgres.clone(),
             folder,

@@ -91,7 +91,7 @@ impl Protected {
         let agent = subject.start_protected()?;
         let peer = PgBackRest::prepare(&cluster, bucket)?;
         peer.backup(Backup::Full)?;
-        load(&cluster)?;
+        load(&cluster, LOG_BYTES)?;
         let content = cluster.try_sql(CONTENT)?;
         peer.catch_up()?;
         subject.snapshot(false)?;
@@ -146,9 +146,9 @@ impl Protected {
 }
 
 /// pgbench's own load, until there is so much more log.
-fn load(cluster: &Cluster) -> Result<()> {
+pub(super) fn load(cluster: &Cluster, bytes: u64) -> Result<()> {
     let began = cluster.try_sql("SELECT pg_current_wal_lsn()")?;
-    let more = format!("SELECT pg_current_wal_lsn() - '{began}'::pg_lsn >= {LOG_BYTES}");
+    let more = format!("SELECT pg_current_wal_lsn() - '{began}'::pg_lsn >= {bytes}");
     while cluster.try_sql(&more)? != "t" {
         let mut pgbench = cluster.command("pgbench");
         pgbench.env("PGOPTIONS", "-c synchronous_commit=off");

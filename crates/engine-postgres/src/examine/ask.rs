@@ -260,7 +260,8 @@ impl Visit<'_> {
             if self.questions.counts {
                 tables::count(&mut connection, name, &mut all.counted).await;
             }
-            indexes::check(&mut connection, name, self.questions.full, &mut all.checked).await;
+            let (full, clock) = (self.questions.full, bench.clock.as_ref());
+            indexes::check(&mut connection, name, full, clock, &mut all.checked).await;
             if self.questions.canary && bench.examined.canary.is_none() {
                 bench.examined.canary = read_canary(&mut connection).await?;
             }

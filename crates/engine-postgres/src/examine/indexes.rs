@@ -3,9 +3,12 @@
 //! Where the databases don't have the extension, it is made in a transaction that is rolled back, in the
 //! sandbox's copy alone.
 
+use std::time::Duration;
+
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Row as _};
 use tidemark_engine::examine::{Finding, LEVEL_LOGICAL, Status};
+use tidemark_host::Clock;
 
 use super::ask::{TOOK_TOO_LONG, code, said};
 use crate::wire::quote_identifier;
@@ -35,6 +38,7 @@ struct Kind {
     broken: u64,
     complaints: Vec<String>,
     left: Vec<String>,
+    took: Duration,
 }
 
 impl Kind {
@@ -88,6 +92,11 @@ impl Kind {
             .compared("0 broken", "0 broken")
             .why(format!("{} checked", self.checked))
     }
+
+    /// The same, with the time that it took.
+    fn timed(&self, id: &str, name: &str) -> Finding {
+        self.finding(id, name).took(self.took)
+    }
 }
 
 /// What came of all of them.
@@ -101,7 +110,7 @@ impl Checked {
     pub(super) fn findings(&self, full: bool) -> Vec<Finding> {
         let mut findings = Vec::new();
         if full {
-            findings.push(self.heaps.finding(
+            findings.push(self.heaps.timed(
                 "postgres.heap",
                 "every row of every table obeys the table's own rules (verify_heapam)",
             ));
@@ -111,7 +120,7 @@ impl Checked {
         } else {
             "the catalogs' indexes are in order (bt_index_check)"
         };
-        findings.push(self.indexes.finding("postgres.indexes", name));
+        findings.push(self.indexes.timed("postgres.indexes", name));
         findings
     }
 }
@@ -121,9 +130,10 @@ pub(super) async fn check(
     connection: &mut PgConnection,
     database: &str,
     full: bool,
+    clock: &dyn Clock,
     checked: &mut Checked,
 ) {
-    if let Err(error) = run(connection, database, full, checked).await {
+    if let Err(error) = run(connection, database, full, clock, checked).await {
         let why = format!("{database} ({})", said(&error));
         checked.indexes.left.push(why.clone());
         checked.heaps.left.push(why);
@@ -136,6 +146,7 @@ async fn run(
     connection: &mut PgConnection,
     database: &str,
     full: bool,
+    clock: &dyn Clock,
     checked: &mut Checked,
 ) -> Result<(), sqlx::Error> {
     // Expressions of indexes may name functions without their schema.
@@ -171,16 +182,19 @@ async fn run(
         .bind(full)
         .fetch_all(&mut *connection)
         .await?;
+    let began = clock.monotonic();
     for (oid, name) in indexes {
         let sql =
             format!("SELECT NULL::text FROM {schema}.bt_index_check({oid}::regclass, {full})");
         let outcome = guarded(connection, sql).await?;
         checked.indexes.take(&format!("{database}.{name}"), outcome);
     }
+    checked.indexes.took += clock.monotonic().since(began);
     if !full {
         return Ok(());
     }
     let heaps: Vec<(i64, String)> = sqlx::query_as(HEAPS).fetch_all(&mut *connection).await?;
+    let began = clock.monotonic();
     for (oid, name) in heaps {
         // What is wrong is told by block and item: no value is in it.
         let sql = format!(
@@ -190,6 +204,7 @@ async fn run(
         let outcome = guarded(connection, sql).await?;
         checked.heaps.take(&format!("{database}.{name}"), outcome);
     }
+    checked.heaps.took += clock.monotonic().since(began);
     Ok(())
 }
 
