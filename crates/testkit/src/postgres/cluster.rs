@@ -13,6 +13,8 @@ use anyhow::{Context, Result, bail, ensure};
 use super::{Owner, Postgres};
 use crate::{ports, tls};
 
+/// How long a server may take to start.
+const START_MAX: Duration = Duration::from_secs(60);
 /// How long a server may take to stop.
 const STOP_MAX: Duration = Duration::from_secs(60);
 /// Names the socket of clusters that don't listen on loopback.
@@ -36,6 +38,8 @@ pub struct Options {
     pub tcp: bool,
     /// Lines of `postgresql.conf` in addition to what every test needs.
     pub settings: Vec<(String, String)>,
+    /// Environment of the server, and of nothing else: a clock of its own.
+    pub environment: Vec<(String, String)>,
 }
 
 impl Default for Options {
@@ -45,6 +49,7 @@ impl Default for Options {
             checksums: true,
             tcp: false,
             settings: Vec::new(),
+            environment: Vec::new(),
         }
     }
 }
@@ -75,6 +80,7 @@ pub struct Cluster {
     postgres: Postgres,
     dir: PathBuf,
     port: u16,
+    environment: Vec<(String, String)>,
     guard: Child,
 }
 
@@ -116,6 +122,7 @@ impl Cluster {
             cluster.listen()?;
         }
         cluster.configure(&options.settings)?;
+        cluster.environment.clone_from(&options.environment);
         cluster.start_again()?;
         Ok(cluster)
     }
@@ -195,6 +202,7 @@ impl Cluster {
             postgres: postgres.clone(),
             dir,
             port: PORT,
+            environment: Vec::new(),
             guard,
         })
     }
@@ -223,19 +231,32 @@ impl Cluster {
     /// If it doesn't; with its log.
     pub fn start_again(&self) -> Result<()> {
         let log = self.dir.join("log");
+        // It takes a server whose clock isn't its own for one that was there before.
+        let own_clock = !self.environment.is_empty();
+        let wait = if own_clock { "--no-wait" } else { "--wait" };
         let status = self
             .postgres
             .command("pg_ctl")
-            .args(["start", "--wait", "--silent", "--timeout=60", "--pgdata"])
+            .args(["start", wait, "--silent", "--timeout=60", "--pgdata"])
             .arg(self.data_dir())
             .arg("--log")
             .arg(&log)
+            .envs(self.environment.iter().cloned())
+            .env("FAKETIME_ONLY_CMDS", "postgres")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .status()?;
+        let answers = || self.try_sql("SELECT 1").is_ok();
+        let looks = START_MAX.as_millis() / POLL.as_millis();
+        let started = status.success()
+            && (!own_clock
+                || (0..looks).any(|_| {
+                    std::thread::sleep(POLL);
+                    answers()
+                }));
         ensure!(
-            status.success(),
+            started,
             "PostgreSQL {} did not start:\n{}",
             self.postgres.major(),
             self.log()
