@@ -27,6 +27,7 @@ mod pg_drill;
 mod pg_kill;
 mod pg_lives;
 mod pg_load;
+mod pg_precision;
 mod pg_restore;
 mod pg_site;
 mod pg_traps;

@@ -148,6 +148,11 @@ impl Site {
         self.environment.push((name.to_owned(), value.into()));
     }
 
+    /// Takes from the environment of later children what was added.
+    pub(crate) fn clear_environment(&mut self) {
+        self.environment.clear();
+    }
+
     /// A command of a shipped program, in the site's environment.
     pub(crate) fn command(&self, name: &str) -> Command {
         let mut command = command(name);
