@@ -73,7 +73,7 @@ fn drill(subject: &Tidemark, region: &Region, cluster: &Cluster, bytes: u64) -> 
     let said = subject.drill(&region.url(), &[OsStr::new("--pg-bin"), bin.as_os_str()])?;
     let seconds = started.elapsed().as_secs_f64();
     ensure!(
-        said.pointer("/environment/scratch/kind") == Some(&Value::from("tmpfs")),
+        said.pointer("/environment/scratch_kind") == Some(&Value::from("tmpfs")),
         "the scratch was not in memory: {}",
         said["environment"]
     );
@@ -83,7 +83,7 @@ fn drill(subject: &Tidemark, region: &Region, cluster: &Cluster, bytes: u64) -> 
         let check = checks.iter().find(|check| check["id"] == id);
         let check = check.with_context(|| format!("no check {id}"))?;
         ensure!(check["status"] == "passed", "{check}");
-        amcheck += check["took_ms"].as_f64().context("no time")? / MILLISECONDS;
+        amcheck += check["duration_ms"].as_f64().context("no time")? / MILLISECONDS;
     }
     Ok((seconds, amcheck))
 }

@@ -29,11 +29,19 @@ const LOCK_SECONDS: u32 = 10;
 const NO_SUCH_ROLE: [&str; 3] = ["28000", "28P01", "42501"];
 /// The code of "canceled": by the limit.
 pub(super) const TOOK_TOO_LONG: &str = "57014";
+/// The code of "no such file", whichever: a library, or a part of a table.
+const NO_SUCH_FILE: &str = "58P01";
+/// What a server says of a library. Of its own files it says that it can't open them.
+const LIBRARY: &str = "could not access file";
+/// The class of what this host is short of: disk, memory, connections.
+const SHORT_OF: &str = "53";
 /// The code of "no such database".
 const NO_SUCH_DATABASE: &str = "3D000";
 
-const DATABASES: &str = "SELECT datname::text, datconnlimit = -2, pg_catalog.pg_database_size(oid)::int8 \
-    FROM pg_catalog.pg_database WHERE datallowconn ORDER BY datname COLLATE \"C\"";
+/// All but the one that is a template for others and that nobody ever connects to.
+const DATABASES: &str = "SELECT datname::text, datconnlimit = -2, pg_catalog.pg_database_size(oid)::int8, datallowconn \
+    FROM pg_catalog.pg_database WHERE datallowconn OR NOT (datistemplate AND datname = 'template0') \
+    ORDER BY datname COLLATE \"C\"";
 const OWN_SETTINGS: &str = "SELECT coalesce(d.datname::text, '*'), coalesce(r.rolname::text, '*'), \
     array_to_string(s.setconfig, E'\\n') FROM pg_catalog.pg_db_role_setting s \
     LEFT JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase \
@@ -126,6 +134,19 @@ pub(super) fn code(error: &sqlx::Error) -> Option<String> {
     Some(database.code()?.into_owned())
 }
 
+/// Whether a library of an extension's is missing on this host.
+pub(super) fn lacks_library(error: &sqlx::Error) -> bool {
+    let database = error.as_database_error();
+    database.is_some_and(|error| {
+        error.code().as_deref() == Some(NO_SUCH_FILE) && error.message().starts_with(LIBRARY)
+    })
+}
+
+/// Whether it is this host that is short of something.
+pub(super) fn is_short(error: &sqlx::Error) -> bool {
+    code(error).is_some_and(|code| code.starts_with(SHORT_OF))
+}
+
 /// What a server said, without what it adds in detail, and without anything that may hold values.
 pub(super) fn said(error: &sqlx::Error) -> String {
     match error.as_database_error() {
@@ -152,6 +173,8 @@ struct Database {
     name: String,
     broken: bool,
     bytes: u64,
+    /// Whether anybody may connect at the source.
+    open: bool,
 }
 
 impl Visit<'_> {
@@ -176,6 +199,7 @@ impl Visit<'_> {
         self.settings(bench, &mut connection).await?;
         let databases = databases(bench, &mut connection).await?;
         self.inside(bench, &mut connection).await?;
+        let_in(&mut connection, &databases).await?;
         make_reader(&mut connection, &databases).await?;
         drop(connection.close().await);
         self.visit(bench, &way, &databases).await?;
@@ -251,25 +275,49 @@ impl Visit<'_> {
         databases: &[Database],
     ) -> Result<(), ExamineError> {
         let mut all = All::default();
+        let mut unseen = Vec::new();
         for database in databases.iter().filter(|database| !database.broken) {
             bench.check()?;
-            let mut connection = way.owner(&database.name).await?;
             let name = database.name.as_str();
+            let mut connection = match way.owner(name).await {
+                Ok(connection) => connection,
+                // The server refuses this one; it can be asked all the same.
+                Err(error) if error.as_database_error().is_some() => {
+                    unseen.push(format!("{name}: {}", said(&error)));
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
             schema::lines(&mut connection, name, &mut all.schema).await;
             collations::look(&mut connection, name, self.major, &mut all.collations).await;
-            if self.questions.counts {
-                tables::count(&mut connection, name, &mut all.counted).await;
-            }
             let (full, clock) = (self.questions.full, bench.clock.as_ref());
-            indexes::check(&mut connection, name, full, clock, &mut all.checked).await;
+            tokio::join!(
+                indexes::check(&mut connection, name, full, clock, &mut all.checked),
+                self.count(way, name, &mut all.counted),
+            );
             if self.questions.canary && bench.examined.canary.is_none() {
                 bench.examined.canary = read_canary(&mut connection).await?;
             }
             drop(connection.close().await);
         }
+        bench.note(|_| connected(databases, &unseen));
         let counts = self.questions.counts;
         all.tell(bench, counts, self.questions.full);
         Ok(())
+    }
+
+    /// Rows, by a connection of its own: checking indexes takes longer, and there is more than one core.
+    async fn count(&self, way: &Way, database: &str, counted: &mut tables::Counted) {
+        if !self.questions.counts {
+            return;
+        }
+        match way.owner(database).await {
+            Ok(mut connection) => {
+                tables::count(&mut connection, database, counted).await;
+                drop(connection.close().await);
+            }
+            Err(error) => counted.unasked(database, &error),
+        }
     }
 
     fn canary(&self, bench: &mut Bench) {
@@ -349,25 +397,55 @@ async fn databases(
             name: row.try_get(0)?,
             broken: row.try_get(1)?,
             bytes: u64::try_from(row.try_get::<i64, _>(2)?).unwrap_or(0),
+            open: row.try_get(3)?,
         });
     }
     bench.examined.size_bytes = found.iter().map(|database| database.bytes).sum();
-    let broken: Vec<&str> = found
-        .iter()
-        .filter(|database| database.broken)
-        .map(|database| database.name.as_str())
-        .collect();
+    Ok(found)
+}
+
+/// Whether every database could be looked into.
+fn connected(databases: &[Database], unseen: &[String]) -> Finding {
     let name = "every database can be connected to";
     let finding = |status| Finding::new(LEVEL_LOGICAL, "postgres.databases", name, status);
-    bench.examined.findings.push(if broken.is_empty() {
-        finding(Status::Passed).actual(found.len().to_string())
-    } else {
-        finding(Status::Warned).why(format!(
+    if !unseen.is_empty() {
+        return finding(Status::Failed).why(unseen.join("; "));
+    }
+    let names = |wanted: fn(&&Database) -> bool| -> Vec<&str> {
+        let own = databases.iter().filter(wanted);
+        own.map(|database| database.name.as_str()).collect()
+    };
+    let broken = names(|database| database.broken);
+    if !broken.is_empty() {
+        return finding(Status::Warned).why(format!(
             "an interrupted DROP DATABASE left {}: drop them",
             broken.join(", ")
-        ))
-    });
-    Ok(found)
+        ));
+    }
+    let finding = finding(Status::Passed).actual(databases.len().to_string());
+    let closed = names(|database| !database.open);
+    if closed.is_empty() {
+        return finding;
+    }
+    finding.why(format!(
+        "closed to everybody at the source, and opened in here only: {}",
+        closed.join(", ")
+    ))
+}
+
+/// Opens what is closed to everybody: here nobody else is.
+async fn let_in(connection: &mut PgConnection, databases: &[Database]) -> Result<(), ExamineError> {
+    let closed = databases
+        .iter()
+        .filter(|database| !database.open && !database.broken);
+    for database in closed {
+        let name = quote_identifier(&database.name);
+        let sql = format!("BEGIN READ WRITE; ALTER DATABASE {name} ALLOW_CONNECTIONS true; COMMIT");
+        sqlx::raw_sql(AssertSqlSafe(sql))
+            .execute(&mut *connection)
+            .await?;
+    }
+    Ok(())
 }
 
 fn prepared(count: usize) -> Finding {

@@ -1,5 +1,6 @@
 //! Why a restored cluster could not be asked.
 
+use super::ask::is_short;
 use crate::restore::RestoreError;
 
 /// An error of the examination; what is merely wrong with the database is a finding.
@@ -55,7 +56,7 @@ impl ExamineError {
                 }
                 _ => false,
             },
-            Self::Ask(_) => false,
+            Self::Ask(error) => is_short(error),
             Self::Goal | Self::Runtime(_) | Self::Interrupted => true,
         }
     }

@@ -10,7 +10,7 @@ use sqlx::{AssertSqlSafe, Row as _};
 use tidemark_engine::examine::{Finding, LEVEL_LOGICAL, Status};
 use tidemark_host::Clock;
 
-use super::ask::{TOOK_TOO_LONG, code, said};
+use super::ask::{TOOK_TOO_LONG, code, is_short, lacks_library, said};
 use crate::wire::quote_identifier;
 
 /// Complaints that are kept, of each kind.
@@ -28,8 +28,8 @@ const INDEXES: &str = "SELECT i.indexrelid::int8, i.indexrelid::regclass::text F
     AND (n.nspname = 'pg_catalog' OR $1) ORDER BY 2";
 const HEAPS: &str = "SELECT c.oid::int8, c.oid::regclass::text FROM pg_catalog.pg_class c \
     WHERE c.relkind IN ('r', 'm', 't') AND c.relpersistence = 'p' ORDER BY 2";
-/// The codes of "no such function" and "no such extension file".
-const NOT_HERE: [&str; 3] = ["42883", "58P01", "0A000"];
+/// The codes of "no such function" and "not of this kind".
+const NOT_HERE: [&str; 2] = ["42883", "0A000"];
 
 /// What came of one kind of check.
 #[derive(Debug, Default)]
@@ -55,7 +55,9 @@ impl Kind {
             Ok(Some(why)) => self.complain(format!("{name}: {why}")),
             Err(error) => {
                 let code = code(&error).unwrap_or_default();
-                if code == TOOK_TOO_LONG || NOT_HERE.contains(&code.as_str()) {
+                let is_hosts =
+                    NOT_HERE.contains(&code.as_str()) || lacks_library(&error) || is_short(&error);
+                if code == TOOK_TOO_LONG || is_hosts {
                     self.left.push(format!("{name} ({})", said(&error)));
                 } else {
                     self.complain(format!("{name}: {}", said(&error)));

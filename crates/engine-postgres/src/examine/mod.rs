@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! replay   the server's own recovery to the record that the restore promised, and the proof of its end
-//! examine  every page's checksum, with the server down                     (pages)
-//!          what settings of the source's lie in the directory             (left_over: read, never used)
+//! examine  what settings of the source's lie in the directory             (left_over: read, never used)
 //!          the server, once more, on a private socket, nothing let out     (forced)
+//!          every page's checksum, beside what follows                       (pages)
 //!          what it says of itself, every database: counts, schema, indexes (ask, tables, indexes, schema)
 //!          the user's statements, as a role that can only read             (ask)
 //! ```
@@ -52,6 +52,7 @@ pub use error::ExamineError;
 
 /// The longest that one statement may take, unless the questions say.
 const STATEMENT_SECONDS: u32 = 600;
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Where replay must end: what a restore found out from the decrypted log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -213,8 +214,7 @@ impl Sandbox {
         }
         bench.check()?;
         let kind = place.pages().map_err(ExamineError::Open)?;
-        bench.note(|bench| pages::check(&self.data, kind, &bench.cancel));
-        bench.check()?;
+        let files = pages::files(&self.data);
         let left = left_over::look(place.left());
         let loads = left_over::libraries(place.left());
         let kept = forced::reduced(&loads, &self.libraries);
@@ -241,13 +241,40 @@ impl Sandbox {
             server = place.start(&forced).map_err(ExamineError::Start)?;
         }
         let role = first.ok_or(ExamineError::Goal)?;
-        let asked = runtime.block_on(Box::pin(visit.all(&mut bench, &server, &role)));
+        // Pages are read while the server is asked: it needs one of the cores.
+        let (asked, pages) = std::thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                let began = self.clock.monotonic();
+                let finding = pages::check(&self.data, files, kind, &self.cancel);
+                finding.took(self.clock.monotonic().since(began))
+            });
+            let asked = runtime.block_on(async {
+                let all = Box::pin(visit.all(&mut bench, &server, &role));
+                tokio::select! {
+                    biased;
+                    asked = all => asked,
+                    // A server that hangs answers no question, and none is waited for.
+                    () = cancelled(&self.cancel) => Err(ExamineError::Interrupted),
+                }
+            });
+            (asked, reader.join())
+        });
+        bench
+            .examined
+            .findings
+            .push(pages.unwrap_or_else(|_panic| pages::unread()));
         // What was asked is told, however the server ends.
         drop(runtime);
         // The directory is thrown away: an unclean end costs nothing.
         drop(server);
         asked?;
         Ok(bench.examined)
+    }
+}
+
+async fn cancelled(cancel: &AtomicBool) {
+    while !cancel.load(Ordering::Relaxed) {
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 

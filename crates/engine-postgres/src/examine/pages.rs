@@ -1,11 +1,13 @@
 //! Every page of every relation, read as it lies on the disk, its checksum computed anew.
 //!
-//! The server is down and everything is replayed, so unlike in a running server's files no page may be
-//! wrong for any reason.
+//! Everything is replayed, and the files are listed while the server is down. It may run while they are read:
+//! it writes pages again that it had found sound (a reader's hints), and a page that is read in the middle of
+//! that looks wrong for a moment. So one that looks wrong is read again; damage stays.
 
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tidemark_engine::examine::{Finding, LEVEL_MATERIALISE, Status};
 use tidemark_format::postgres::Lsn;
@@ -19,6 +21,11 @@ const READ_PAGES: usize = 128;
 const THREADS: usize = 4;
 /// Bad pages that are named.
 const NAMED: usize = 5;
+/// How often a page that looks wrong is read again, and how long after.
+const AGAIN: u32 = 20;
+const AGAIN_AFTER: Duration = Duration::from_millis(5);
+/// So many pages are not being written at one time: more of them are not read again.
+const AGAIN_PAGES: u64 = 100;
 /// Nothing is newer than this: replay is over.
 const NEVER: Lsn = Lsn(u64::MAX);
 
@@ -48,16 +55,16 @@ impl Read {
     }
 }
 
-/// Reads all pages of the cluster in `data`.
-pub(super) fn check(data: &Path, kind: Pages, cancel: &AtomicBool) -> Finding {
-    let finding = |status| {
-        Finding::new(
-            LEVEL_MATERIALISE,
-            "postgres.checksums",
-            "every page has the checksum that it was written with",
-            status,
-        )
-    };
+/// A relation's file below the data directory, and its length.
+type Listed = (String, u64);
+
+/// Reads all pages of the cluster in `data` that `files` had.
+pub(super) fn check(
+    data: &Path,
+    files: std::io::Result<Vec<Listed>>,
+    kind: Pages,
+    cancel: &AtomicBool,
+) -> Finding {
     if !kind.checksums {
         return finding(Status::NotRun).why(
             "the cluster was made without data checksums (initdb --data-checksums; pg_checksums --enable)",
@@ -67,7 +74,7 @@ pub(super) fn check(data: &Path, kind: Pages, cancel: &AtomicBool) -> Finding {
         return finding(Status::NotRun)
             .why(format!("pages of {} bytes are not known here", kind.bytes));
     }
-    let read = files(data).and_then(|files| read_all(data, &files, kind.of_a_file, cancel));
+    let read = files.and_then(|files| read_all(data, &files, kind.of_a_file, cancel));
     match read {
         Ok(read) if read.bad == 0 => finding(Status::Passed)
             .compared("0 bad pages", "0 bad pages")
@@ -79,8 +86,22 @@ pub(super) fn check(data: &Path, kind: Pages, cancel: &AtomicBool) -> Finding {
     }
 }
 
-/// Files of relations, as paths below the data directory.
-fn files(data: &Path) -> std::io::Result<Vec<String>> {
+fn finding(status: Status) -> Finding {
+    Finding::new(
+        LEVEL_MATERIALISE,
+        "postgres.checksums",
+        "every page has the checksum that it was written with",
+        status,
+    )
+}
+
+/// What is told if reading ended by a fault of ours.
+pub(super) fn unread() -> Finding {
+    finding(Status::NotRun).why("reading the pages ended early")
+}
+
+/// Files of relations. The server must be down.
+pub(super) fn files(data: &Path) -> std::io::Result<Vec<Listed>> {
     let mut found = Vec::new();
     for top in ["base", "global", "pg_tblspc"] {
         walk(data, PathBuf::from(top), &mut found)?;
@@ -89,7 +110,7 @@ fn files(data: &Path) -> std::io::Result<Vec<String>> {
     Ok(found)
 }
 
-fn walk(data: &Path, folder: PathBuf, found: &mut Vec<String>) -> std::io::Result<()> {
+fn walk(data: &Path, folder: PathBuf, found: &mut Vec<Listed>) -> std::io::Result<()> {
     let entries = match std::fs::read_dir(data.join(&folder)) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         entries => entries?,
@@ -98,13 +119,14 @@ fn walk(data: &Path, folder: PathBuf, found: &mut Vec<String>) -> std::io::Resul
         let entry = entry?;
         let path = folder.join(entry.file_name());
         // Tablespaces are links to folders elsewhere.
-        if std::fs::metadata(data.join(&path))?.is_dir() {
+        let metadata = std::fs::metadata(data.join(&path))?;
+        if metadata.is_dir() {
             walk(data, path, found)?;
         } else if let Some(text) = path
             .to_str()
             .filter(|text| relation_segment(text).is_some())
         {
-            found.push(text.to_owned());
+            found.push((text.to_owned(), metadata.len()));
         }
     }
     Ok(())
@@ -112,7 +134,7 @@ fn walk(data: &Path, folder: PathBuf, found: &mut Vec<String>) -> std::io::Resul
 
 fn read_all(
     data: &Path,
-    files: &[String],
+    files: &[Listed],
     of_a_file: u32,
     cancel: &AtomicBool,
 ) -> std::io::Result<Read> {
@@ -121,12 +143,12 @@ fn read_all(
     let work = || -> std::io::Result<Read> {
         let mut read = Read::default();
         let mut buffer = vec![0; READ_PAGES * PAGE_BYTES];
-        while let Some(path) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
+        while let Some((path, length)) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
             if cancel.load(Ordering::Relaxed) {
                 return Err(std::io::Error::from(std::io::ErrorKind::Interrupted));
             }
             let first = relation_segment(path).unwrap_or(0).wrapping_mul(of_a_file);
-            one(data, (path, first), &mut buffer, &mut read)?;
+            one(data, (path, *length, first), &mut buffer, &mut read)?;
         }
         Ok(read)
     };
@@ -145,10 +167,10 @@ fn read_all(
     })
 }
 
-/// One file, whose first page is at the block given with it.
+/// One file of that length, whose first page is at the block given with it.
 fn one(
     data: &Path,
-    (path, first): (&str, u32),
+    (path, length, first): (&str, u64, u32),
     buffer: &mut [u8],
     read: &mut Read,
 ) -> std::io::Result<()> {
@@ -156,25 +178,44 @@ fn one(
     read.files = read.files.saturating_add(1);
     let mut block = first;
     let mut at = 0_u64;
-    loop {
-        let count = fill(&file, buffer, at)?;
+    while at < length {
+        let rest = usize::try_from(length.saturating_sub(at)).unwrap_or(usize::MAX);
+        let wanted = rest.min(buffer.len());
+        let count = fill(&file, buffer.get_mut(..wanted).unwrap_or_default(), at)?;
         let filled = buffer.get(..count).unwrap_or_default();
         let (pages, rest) = filled.as_chunks::<PAGE_BYTES>();
         for page in pages {
             read.pages = read.pages.saturating_add(1);
-            if look(page, block, NEVER) != Verdict::Sound {
+            let is_sound = look(page, block, NEVER) == Verdict::Sound
+                || read.bad < AGAIN_PAGES && settles(&file, at, block)?;
+            if !is_sound {
                 read.bad(format!("{path} page {block}"));
             }
             block = block.wrapping_add(1);
+            at = at.saturating_add(PAGE_BYTES as u64);
         }
         if !rest.is_empty() {
             read.bad(format!("{path} ends within a page"));
-        }
-        if count < buffer.len() {
             return Ok(());
         }
-        at = at.saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
+        if count < wanted {
+            read.bad(format!("{path} became shorter"));
+            return Ok(());
+        }
     }
+    Ok(())
+}
+
+/// Whether a page that looks wrong was only being written.
+fn settles(file: &std::fs::File, at: u64, block: u32) -> std::io::Result<bool> {
+    let mut page = [0; PAGE_BYTES];
+    for _ in 0..AGAIN {
+        std::thread::sleep(AGAIN_AFTER);
+        if fill(file, &mut page, at)? == PAGE_BYTES && look(&page, block, NEVER) == Verdict::Sound {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Fills the buffer as far as the file goes.
@@ -220,7 +261,7 @@ mod tests {
     }
 
     fn checked(dir: &tempfile::TempDir) -> Finding {
-        check(dir.path(), KIND, &AtomicBool::new(false))
+        check(dir.path(), files(dir.path()), KIND, &AtomicBool::new(false))
     }
 
     #[test]
@@ -257,12 +298,40 @@ mod tests {
     }
 
     #[test]
+    fn a_page_that_is_being_written_is_read_again() {
+        let dir = cluster(page(0));
+        let path = dir.path().join("base/5/1259");
+        let mut torn = page(0);
+        torn[200] = 1;
+        std::fs::write(&path, torn).expect("written");
+        let finding = std::thread::scope(|scope| {
+            let reader = scope.spawn(|| checked(&dir));
+            std::thread::sleep(AGAIN_AFTER * 3);
+            std::fs::write(&path, page(0)).expect("written");
+            reader.join().expect("it ends")
+        });
+        assert_eq!(finding.status, Status::Passed);
+    }
+
+    #[test]
+    fn what_the_server_adds_meanwhile_is_not_looked_at() {
+        let dir = cluster(page(0));
+        let listed = files(dir.path());
+        let mut longer = page(0);
+        longer.extend([9; 100]);
+        std::fs::write(dir.path().join("base/5/1259"), longer).expect("written");
+        let finding = check(dir.path(), listed, KIND, &AtomicBool::new(false));
+        assert_eq!(finding.status, Status::Passed);
+    }
+
+    #[test]
     fn without_checksums_nothing_is_claimed() {
         let kind = Pages {
             checksums: false,
             ..KIND
         };
-        let finding = check(cluster(page(0)).path(), kind, &AtomicBool::new(false));
+        let dir = cluster(page(0));
+        let finding = check(dir.path(), files(dir.path()), kind, &AtomicBool::new(false));
         assert_eq!(finding.status, Status::NotRun);
     }
 }

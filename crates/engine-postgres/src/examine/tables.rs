@@ -6,7 +6,7 @@ use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnection;
 use tidemark_engine::examine::{Finding, LEVEL_LOGICAL, Status};
 
-use super::ask::{TOOK_TOO_LONG, code, said};
+use super::ask::{TOOK_TOO_LONG, code, is_short, lacks_library, said};
 
 /// What is left out: what a crash empties (unlogged), what a session owns, the system's, the canary.
 const TABLES: &str = "SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname), \
@@ -14,6 +14,9 @@ const TABLES: &str = "SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_cata
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
     WHERE c.relkind IN ('r', 'm') AND c.relpersistence = 'p' AND (c.relkind = 'r' OR c.relispopulated) \
     AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'tidemark') ORDER BY 2";
+/// An index may answer a count, and then nobody has read the table.
+const NO_INDEX: &str =
+    "SET enable_indexonlyscan = off; SET enable_indexscan = off; SET enable_bitmapscan = off";
 /// The code of "lock not available".
 const LOCKED: &str = "55P03";
 
@@ -26,6 +29,12 @@ pub(super) struct Counted {
 }
 
 impl Counted {
+    /// A database's tables can't even be listed.
+    pub(super) fn unasked(&mut self, database: &str, error: &sqlx::Error) {
+        let why = format!("the tables of {database}: {}", said(error));
+        self.broken.push(why);
+    }
+
     pub(super) fn finding(&self) -> Finding {
         let name = "every table can be read to its end";
         let finding = |status| Finding::new(LEVEL_LOGICAL, "postgres.readable", name, status);
@@ -41,13 +50,10 @@ impl Counted {
 
 /// Counts the rows of every table of a database.
 pub(super) async fn count(connection: &mut PgConnection, database: &str, counted: &mut Counted) {
-    let tables: Result<Vec<(String, String)>, sqlx::Error> =
-        sqlx::query_as(TABLES).fetch_all(&mut *connection).await;
-    let tables = match tables {
+    let tables = match tables(connection).await {
         Ok(tables) => tables,
         Err(error) => {
-            let why = format!("the tables of {database}: {}", said(&error));
-            counted.broken.push(why);
+            counted.unasked(database, &error);
             return;
         }
     };
@@ -61,10 +67,22 @@ pub(super) async fn count(connection: &mut PgConnection, database: &str, counted
             Ok(rows) => {
                 counted.rows.insert(name, u64::try_from(rows).unwrap_or(0));
             }
-            Err(error) if matches!(code(&error).as_deref(), Some(TOOK_TOO_LONG | LOCKED)) => {
+            Err(error) if is_hosts(&error) => {
                 counted.left.push(format!("{name} ({})", said(&error)));
             }
             Err(error) => counted.broken.push(format!("{name} ({})", said(&error))),
         }
     }
+}
+
+/// Tables by the name that SQL takes and the one that people read, for a connection that reads tables themselves.
+async fn tables(connection: &mut PgConnection) -> Result<Vec<(String, String)>, sqlx::Error> {
+    sqlx::raw_sql(NO_INDEX).execute(&mut *connection).await?;
+    sqlx::query_as(TABLES).fetch_all(connection).await
+}
+
+/// Whether it says nothing of the table: it takes too long, is locked, needs what this host doesn't have.
+fn is_hosts(error: &sqlx::Error) -> bool {
+    let is_limit = matches!(code(error).as_deref(), Some(TOOK_TOO_LONG | LOCKED));
+    is_limit || lacks_library(error) || is_short(error)
 }
