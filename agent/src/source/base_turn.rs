@@ -43,8 +43,6 @@ pub(super) struct BaseTurn {
     pub(super) needs_complete: bool,
     /// A generation must open before anything is cut.
     pub(super) opens_first: bool,
-    /// A person asked for one.
-    pub(super) asked: bool,
     /// The slot was told to begin.
     beginning: Option<Beginning>,
     running: Option<Running>,
@@ -141,7 +139,7 @@ impl Driver {
             .collect();
         BaseFacts {
             needs_complete: self.base.needs_complete,
-            asked: self.base.asked,
+            asked: self.base_is_asked(),
             region_needs_complete: lanes.iter().any(|(_, complete)| *complete),
             region_is_bare: lanes
                 .iter()
@@ -279,7 +277,6 @@ impl Driver {
                         since: now,
                     });
                 });
-                self.base.asked = false;
                 self.base.running = Some(running);
             }
             Err(error) => self.base_failed(&policy::with_causes(&error)),

@@ -203,7 +203,6 @@ impl Driver {
             return;
         }
         let stage = if base {
-            self.base.asked = true;
             // One that is under way began before it was asked for.
             let running = u64::from(self.base.is_running());
             Stage::Base(
@@ -218,6 +217,14 @@ impl Driver {
             Stage::Cut(self.ticket())
         };
         self.push_job(Kind::Snapshot { name, answer }, stage, wait);
+    }
+
+    /// Whether somebody waits for a base that was not made yet: as long as they do, whatever becomes of one
+    /// that was under way when they asked.
+    pub(super) fn base_is_asked(&self) -> bool {
+        let published = self.base.published;
+        let waits = |job: &Job| matches!(&job.stage, Stage::Base(wanted) if published < *wanted);
+        self.jobs.iter().any(waits)
     }
 
     fn hold_lanes(&self, held: bool) {
