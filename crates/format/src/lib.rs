@@ -19,6 +19,7 @@ pub mod recipient;
 pub mod restore_md;
 pub mod sign;
 pub mod wire;
+pub mod words;
 
 pub use error::FormatError;
 pub use ids::{

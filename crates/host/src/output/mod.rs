@@ -17,7 +17,8 @@ use serde_json::{Value, json};
 
 use crate::{Code, Exit};
 
-pub use words::{Table, age, bytes, count, duration, instant, local_instant, rate};
+pub use tidemark_format::words::{count, duration};
+pub use words::{Table, age, bytes, instant, local_instant, rate};
 
 /// What a command has to say.
 pub trait Document: Serialize {
