@@ -388,6 +388,10 @@ pub enum Evidence {
     Verify {
         /// An exported pack's folder, or one record's file; without one, the regions
         path: Option<PathBuf>,
+        /// An earlier pack: every record in it must still be there, unchanged. Shows what was cut off at
+        /// the end of a chain, which looks whole by itself
+        #[arg(long, value_name = "PACK")]
+        since: Option<PathBuf>,
     },
     /// Record that a person reviewed a record, and the decision; the record itself stays as it is
     SignOff {

@@ -178,6 +178,7 @@ impl PostgresEngine {
         let seen = Seen {
             version: looked.version.clone(),
             standby: looked.view.standby,
+            link: looked.connection.link(),
             identity: looked.view.identity.clone(),
         };
         let info = looked.info.clone();

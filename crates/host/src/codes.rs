@@ -495,14 +495,16 @@ codes! {
         "The config allows certain countries only, and a region is in another one or doesn't say.",
         "Set the region's country, or remove the region. Nothing was written.";
     OBJECTIVE_AT_RISK = "TM1702", Policy, "an objective is at risk",
-        "A source's config promises an RPO, and three quarters of it are used up: something holds shipping up. \
-         Nothing is lost yet; if the host were lost now, less than was promised would be.",
-        "tidemark-agent status says which region or what else holds it up. It ends by itself once everything is \
-         durable again.";
+        "Of something that a config promises of a source three quarters are used up. Of an RPO: something holds \
+         shipping up; nothing is lost yet, and if the host were lost now, less than was promised would be. \
+         tidemark-restore run tells it of rto, drill_every and kept_at_most, too.",
+        "The message says what was found. Of an RPO tidemark-agent status says which region or what else holds it \
+         up; it ends by itself once everything is durable again.";
     OBJECTIVE_BROKEN = "TM1703", Policy, "an objective is broken",
-        "If the host were lost now, more would be lost than the source's config promises. The time stands in the \
-         history: policy check will show it for as long as its window.",
-        "tidemark-agent status says which region or what else holds it up: bring it back, or make room.";
+        "Something that a config promises of a source is not kept. Of an RPO: if the host were lost now, more would \
+         be lost. The time stands in the history: policy check will show it for as long as its window.",
+        "The message says what was found. Of an RPO tidemark-agent status says which region or what else holds it \
+         up: bring it back, or make room. Of an RTO or of drills: tidemark-restore drill run.";
     DRILL_FAILED = "TM1801", Drill, "a drill failed",
         "What was restored is not what was promised: a check failed, or it took too long, or too much was lost. Until \
          it is understood, take it that a restore would end in the same way.",

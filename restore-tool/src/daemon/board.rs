@@ -113,6 +113,39 @@ pub struct Alert {
     pub since: Timestamp,
 }
 
+/// How something that is promised stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Standing {
+    /// Well.
+    Held,
+    /// More than three quarters of it are used up.
+    AtRisk,
+    /// It is not kept.
+    Broken,
+}
+
+/// Something that is promised of a source.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Promise {
+    /// Of which source.
+    pub source: SourceName,
+    /// What, as the config calls it.
+    pub objective: &'static str,
+    /// How it stands.
+    pub standing: Standing,
+    /// What was found, and what to do.
+    pub text: String,
+}
+
+impl Promise {
+    /// What an alert about it is about.
+    #[must_use]
+    pub fn about(&self) -> String {
+        format!("{} {}", self.source, self.objective)
+    }
+}
+
 /// Everything that is shown. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Board(Arc<Mutex<Shown>>);
@@ -121,6 +154,7 @@ pub struct Board(Arc<Mutex<Shown>>);
 struct Shown {
     drills: BTreeMap<DrillName, Scheduled>,
     alerts: BTreeMap<(String, String), Alert>,
+    promises: Vec<Promise>,
 }
 
 impl Board {
@@ -143,6 +177,17 @@ impl Board {
     /// The drills are these now.
     pub fn set(&self, drills: BTreeMap<DrillName, Scheduled>) {
         self.shown().drills = drills;
+    }
+
+    /// What is promised, and how it stands now.
+    pub fn promises(&self, promises: &[Promise]) {
+        self.shown().promises = promises.to_vec();
+    }
+
+    /// What is promised.
+    #[must_use]
+    pub fn promised(&self) -> Vec<Promise> {
+        self.shown().promises.clone()
     }
 
     /// A drill does something else.

@@ -8,7 +8,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::board::{Board, Doing};
+use super::board::{Board, Doing, Standing};
 
 /// A drill.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -23,6 +23,13 @@ struct OfVerdict {
     drill: String,
     source: String,
     verdict: String,
+}
+
+/// Something that is promised.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfPromise {
+    source: String,
+    objective: &'static str,
 }
 
 /// An alert that stands.
@@ -50,6 +57,7 @@ struct Gauges {
     missed: Count,
     running: Count,
     alert: Family<OfAlert, Gauge>,
+    at_risk: Family<OfPromise, Gauge>,
 }
 
 /// The text, as the board stands.
@@ -95,6 +103,8 @@ impl Gauges {
         let text =
             "1 for each condition that stands: its code, which explain knows, and what it is about";
         r.register("alert_active", text, self.alert.clone());
+        let text = "1 while more than three quarters of what restore.toml promises are used up, or all of it";
+        r.register("objective_at_risk", text, self.at_risk.clone());
         registry
     }
 
@@ -139,6 +149,14 @@ impl Gauges {
         for alert in board.alerts() {
             let (code, about) = (alert.code, alert.about);
             self.alert.get_or_create(&OfAlert { code, about }).set(1);
+        }
+        for promise in board.promised() {
+            let of = OfPromise {
+                source: promise.source.to_string(),
+                objective: promise.objective,
+            };
+            let held = promise.standing == Standing::Held;
+            self.at_risk.get_or_create(&of).set(i64::from(!held));
         }
     }
 }

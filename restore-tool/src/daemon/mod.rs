@@ -34,6 +34,7 @@ mod notes;
 mod plan;
 mod rota;
 mod turn;
+mod promises;
 
 #[cfg(test)]
 mod tests;

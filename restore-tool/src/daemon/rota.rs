@@ -16,6 +16,7 @@ use super::conduct::{Conduct, Outcome};
 use super::notes::{Note, Notes};
 use super::plan::Planned;
 use super::turn::{Ended, Turns};
+use super::promises::Watch;
 use crate::error::{Error, Result};
 use crate::evidence::book::Pen;
 use crate::identity;
@@ -52,6 +53,7 @@ pub(super) struct Rota {
     notes: Notes,
     claims: Claims,
     tools: Tools,
+    watch: Watch,
 }
 
 impl Rota {
@@ -70,6 +72,7 @@ impl Rota {
             notes,
             claims,
             tools: tools.clone(),
+            watch: Watch::default(),
         })
     }
 
@@ -81,6 +84,7 @@ impl Rota {
         (self.claims, self.planned) = prepare(&settings, &self.tools)?;
         self.settings = settings;
         Ok(())
+        self.watch = Watch::default();
     }
 
     /// Looks at the regions and judges every drill.
@@ -128,6 +132,10 @@ impl Rota {
         found.due.sort_by_key(|due| due.slot);
         found
     }
+        if looked.is_ok() {
+            let (board, settings) = (&self.board, &self.settings);
+            self.watch.look(board, settings, &self.tools).await;
+        }
 
     /// A drill's note, kept when it is new: from then on the drill is known here.
     fn note(&self, planned: &Planned, now: Timestamp) -> Note {

@@ -81,11 +81,14 @@ pub fn render(rows: &[Row<'_>], meta: &Meta) -> String {
 fn period(meta: &Meta) -> String {
     let from = meta.selection.from.map(|from| format!("from {from}"));
     let to = meta.selection.to.map(|to| format!("before {to}"));
-    match (from, to) {
+    let of = meta.selection.source.as_ref();
+    let of = of.map_or_else(String::new, |source| format!("source {source}, "));
+    let period = match (from, to) {
         (Some(from), Some(to)) => format!("{from}, {to}"),
         (Some(one), None) | (None, Some(one)) => one,
         (None, None) => "all that is on file".to_owned(),
-    }
+    };
+    format!("{of}{period}")
 }
 
 /// Which numbers there are, and what is wrong with them.

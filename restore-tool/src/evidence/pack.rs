@@ -193,6 +193,9 @@ pub async fn verify(folder: &Path, trust: Option<Trust>) -> Result<(Shelf, Vec<S
     let keyring = Keyring::load(&store, &trust).await?;
     let shelf = shelf::of_store("the pack", &store, &keyring).await?;
     wrong.extend(check_table(folder, &shelf, &keyring)?);
+    let first = keys::keyring(1);
+    let root = root_key(&[(first.clone(), store.get(&first).await?)])?;
+    wrong.extend(check_keys(folder, &shelf, &root));
     Ok((shelf, wrong))
 }
 
@@ -222,6 +225,19 @@ fn check_sums(folder: &Path) -> Result<Vec<String>> {
     let strange = found.into_iter().filter(|name| !listed.contains(name));
     wrong.extend(strange.map(|name| format!("{name} was not exported")));
     Ok(wrong)
+}
+
+/// The keys that openssl is given are those that signed: who checks by hand trusts them.
+fn check_keys(folder: &Path, shelf: &Shelf, root: &PublicKey) -> Vec<String> {
+    let signers = shelf.chains.iter();
+    let signers = signers.filter_map(|chain| Some((chain.signer.to_string(), chain.public?)));
+    let all = std::iter::once(("root".to_owned(), *root)).chain(signers);
+    all.map(|(name, key)| (format!("keys/{name}.pem"), key))
+        .filter(|(name, key)| {
+            read(&folder.join(name)).is_ok_and(|pem| pem != key.to_pem().as_bytes())
+        })
+        .map(|(name, _)| format!("{name} is another key than the one that signed"))
+        .collect()
 }
 
 /// The table is what its records give.

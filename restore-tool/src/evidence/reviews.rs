@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use tidemark_format::KeyId;
 
-use super::chain::Chain;
+use super::chain::{Chain, Finding, Standing, Weight};
 use super::record::{Record, SIGN_OFF};
 
 /// A decision about a record.
@@ -104,6 +104,37 @@ impl<'a> Reviews<'a> {
     }
 }
 
+/// Records past the end of a chain that somebody whom the root vouched for has signed off: cut off, a chain
+/// looks whole by itself.
+pub(super) fn cut_off(chains: &[Chain]) -> Vec<Finding> {
+    let end = |signer: KeyId| {
+        let chain = chains.iter().find(|chain| chain.signer == signer)?;
+        chain.records.keys().next_back().copied()
+    };
+    let all = Reviews::of(chains).0.into_iter();
+    all.filter(|((signer, seq), _)| end(*signer).is_none_or(|end| *seq > end))
+        .filter_map(|((signer, seq), reviews)| {
+            let (chain, review) = reviews.into_iter().find(|(chain, review)| {
+                chain.standing != Standing::NotEnrolled && chain.doubt(review).is_none()
+            })?;
+            let reviewer = review.cell("/review/reviewer");
+            let number = review.seq();
+            Some(Finding {
+                weight: Weight::Integrity,
+                what: "missing",
+                signer,
+                seq: Some(seq),
+                place: None,
+                why: format!(
+                    "{reviewer} signed it off (record {number} of signer {}), and neither it nor any later one is in a \
+                     place that was read: the end of this chain was cut off",
+                    chain.signer
+                ),
+            })
+        })
+        .collect()
+}
+
 /// Which record a review is about.
 fn about(review: &Record) -> Option<(KeyId, u64)> {
     let signer = review.text("/review/signer")?.parse().ok()?;
@@ -174,8 +205,7 @@ mod tests {
         let chains = [drills, auditor, stranger];
         let selection = Selection {
             kind: Kind::Drills,
-            from: None,
-            to: None,
+            ..Selection::default()
         };
         let rows = selection.rows(&chains);
         let row = &rows[0];
@@ -204,8 +234,7 @@ mod tests {
         let chains = [drills, stranger];
         let selection = Selection {
             kind: Kind::Drills,
-            from: None,
-            to: None,
+            ..Selection::default()
         };
         let row = &selection.rows(&chains)[0];
         assert!(row.decision().is_none() && row.decisions.len() == 1);

@@ -1,6 +1,6 @@
 //! Records as rows: which of them an export holds, and what each cell says. Pure.
 //!
-//! **Invariant:** a selection is decided by kind and time alone; failures are in it as everything else
+//! **Invariant:** a selection is decided by kind, source and time alone; failures are in it as everything else
 //! is. A row whose record was signed off carries the decisions; they are records too.
 //!
 //! A column's name and what it says are a contract with auditors' own tools, and with `pack/verify.py`,
@@ -9,6 +9,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tidemark_format::SourceName;
 
 use super::chain::Chain;
 use super::drills::{Drill, RungState, is_drill};
@@ -51,10 +52,13 @@ impl Kind {
 }
 
 /// What a list or an export holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Selection {
     /// Which records.
     pub kind: Kind,
+    /// About this source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<SourceName>,
     /// Made at this instant or later.
     pub from: Option<Timestamp>,
     /// Made before this instant.
@@ -65,6 +69,10 @@ impl Selection {
     fn takes(&self, record: &Record) -> bool {
         let at = record.created_at();
         self.kind.takes(record.kind())
+            && self
+                .source
+                .as_ref()
+                .is_none_or(|source| is_of(record, source))
             && self.from.is_none_or(|from| at >= from)
             && self.to.is_none_or(|to| at < to)
     }
@@ -88,6 +96,14 @@ impl Selection {
         rows.sort_by_key(|row| (row.record.created_at(), row.chain.signer, row.record.seq()));
         rows
     }
+}
+
+/// Whether a record is about a source, or about several and this one among them.
+fn is_of(record: &Record, source: &SourceName) -> bool {
+    let all = record.field("/sources").and_then(Value::as_array);
+    let mut all = all.into_iter().flatten();
+    record.text("/source/name") == Some(source.as_str())
+        || all.any(|one| one.as_str() == Some(source.as_str()))
 }
 
 /// A record with what stands beside it.

@@ -17,6 +17,7 @@ use tidemark_storage::{ErrorKind, ReadStore};
 use super::chain::{Chain, Finding, Place, Weight, judge};
 use super::local::Local;
 use super::record::Record;
+use super::reviews;
 use crate::error::Result;
 use crate::repository::Repository;
 
@@ -132,6 +133,15 @@ fn assemble(
         let mut chain = judge(signer, &places, keyring, &asking);
         chain.findings.extend(waits(signer, waiting));
         chains.push(chain);
+    }
+    if away.is_empty() {
+        // What is missing here could be in a region that was not read.
+        for finding in reviews::cut_off(&chains) {
+            let own = chains.iter().position(|one| one.signer == finding.signer);
+            if let Some(chain) = chains.get_mut(own.unwrap_or_default()) {
+                chain.findings.push(finding);
+            }
+        }
     }
     Shelf {
         chains,

@@ -21,6 +21,8 @@ pub struct Looked {
     pub finest: Duration,
     /// Whether every head of that time is read.
     pub every_head: bool,
+    /// How it stands now is all that is asked: one recovery point is read.
+    pub only_now: bool,
 }
 
 impl Looked {
@@ -31,6 +33,7 @@ impl Looked {
             over: policy.over(),
             finest: policy.finest(),
             every_head: policy.wants_every_head(),
+            only_now: false,
         }
     }
 }
@@ -47,7 +50,11 @@ pub async fn facts(
     (settings, tools): (&Settings, &Tools),
 ) -> Result<Facts> {
     let options = LoadOptions {
-        points: PointsWanted::All,
+        points: if looked.only_now {
+            PointsWanted::Newest(1)
+        } else {
+            PointsWanted::All
+        },
     };
     let timeline = repository.timeline(source, &options).await?;
     let mut facts = Facts::new(tools.clock.now());

@@ -19,6 +19,7 @@ use tidemark_planner::restore::{self as planner, RecoverableWindow};
 
 use super::beats::Book;
 use super::gather::Looked;
+use super::links;
 use crate::error::Result;
 use crate::repository::Repository;
 
@@ -60,6 +61,7 @@ pub(super) async fn add(
     facts.gaps = gaps(repository, &history, &mut survey, span, looked.finest).await?;
     facts.coarsest = coarsest(&survey, since);
     facts.oldest = oldest(timeline, &mut survey).await?;
+    facts.server_link = links::of(timeline, &mut survey, since).await?;
     bodies(facts, &survey);
     made(facts, timeline);
     Ok(())

@@ -7,6 +7,7 @@
 
 mod beats;
 mod gather;
+mod links;
 mod loss;
 mod places;
 mod records;
@@ -272,8 +273,8 @@ mod tests {
         ),
         (
             "heretask",
-            6,
-            "9f2fff3a285c1eccfc35f71f57e7cae4456c317009346466d00893c2d1aa6f5d",
+            8,
+            "974a36ad73510f6652da555a4be0b27d2cd148e50722f701a62763f45008cdaa",
         ),
         (
             "soc2",
@@ -282,13 +283,13 @@ mod tests {
         ),
         (
             "loadster",
-            5,
-            "a0ee41726f28c625d8c3938a7883a2ef4e393e840eef48575a5f1112bbe712b4",
+            6,
+            "960dd14627678e2f0615a87fde126aa8b04266b7495091839ac4a844dfbf12ff",
         ),
         (
             "xaasware",
-            7,
-            "ddc59e7dbab0b3c7ab3aec9b69dced96f7c9743a31edcb78bddce065ea42c6b7",
+            9,
+            "3c3d5845c73fc393bb56a441f3523b9d4aa76bc410e45f48d85558769f526f21",
         ),
     ];
 

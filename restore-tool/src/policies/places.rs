@@ -4,14 +4,13 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt as _;
 
 use futures_util::stream::{self, StreamExt as _};
-use serde_json::Value;
 use tidemark_format::envelope::{Envelope, Kind};
 use tidemark_format::heads::{Facts as OpenFacts, PointHead, Role, SessionHead};
 use tidemark_format::{Key, keys};
 use tidemark_host::RegionUrl;
-use tidemark_ledger::timeline::{POSTGRESQL, Timeline};
+use tidemark_ledger::timeline::Timeline;
 use tidemark_ledger::{Keyring, Subject, Verified, list_all, read_marker};
-use tidemark_planner::objectives::{Facts, Holder, RegionFact, ServerLink, SessionFact, Transport};
+use tidemark_planner::objectives::{Facts, Holder, RegionFact, SessionFact, Transport};
 use tidemark_storage::ListEntry;
 
 use crate::error::Result;
@@ -24,8 +23,6 @@ const AT_ONCE: usize = 16;
 
 /// Facts of a recovery point: places that the agent reaches unencrypted.
 const PLAIN_HTTP: &str = "plain_http";
-/// How the agent reaches its servers, by source.
-const SERVER_LINKS: &str = "server_links";
 
 /// Adds what regions, keyring and sessions say.
 ///
@@ -45,7 +42,6 @@ pub(super) async fn add(
     for region in &repository.regions {
         facts.regions.push(of_region(region, timeline).await);
     }
-    facts.server_link = server_link(timeline);
     facts.declared_in = settings.config_file.as_ref().map(|file| declared_in(file));
     facts.keyring_version = repository.keyring.version();
     facts.holders = repository
@@ -120,23 +116,6 @@ fn named(point: &Verified<PointHead>) -> String {
 fn plain(facts: &OpenFacts, place: &str) -> Option<bool> {
     let list = facts.get(PLAIN_HTTP)?.as_array()?;
     Some(list.iter().any(|one| one.as_str() == Some(place)))
-}
-
-fn server_link(timeline: &Timeline) -> ServerLink {
-    if timeline.engine() != Some(POSTGRESQL) {
-        return ServerLink::NoServer;
-    }
-    let links = timeline
-        .newest_point()
-        .and_then(|point| point.head.facts.get(SERVER_LINKS));
-    let own = links.and_then(|links| links.get(timeline.source().as_str()));
-    match own.and_then(Value::as_str) {
-        Some("unix-socket") => ServerLink::Safe("a socket on the same machine".to_owned()),
-        Some("loopback") => ServerLink::Safe("the same machine's loopback".to_owned()),
-        Some("tls") => ServerLink::Safe("TLS".to_owned()),
-        Some("plain") => ServerLink::Plain,
-        Some(_) | None => ServerLink::Unknown,
-    }
 }
 
 /// A session that an agent of the keyring signed.

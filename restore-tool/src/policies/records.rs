@@ -24,8 +24,7 @@ const PLAIN: [&str; 2] = ["", "none"];
 pub(super) fn add(facts: &mut Facts, chains: &[Chain], source: &SourceName) {
     let all = Selection {
         kind: Kind::All,
-        from: None,
-        to: None,
+        ..Selection::default()
     };
     let rows = all.rows(chains);
     facts.drills = rows.iter().filter_map(|row| drill(row, source)).collect();

@@ -437,6 +437,26 @@ async fn wal_get_hands_out_segments_byte_for_byte_and_pads_only_the_last() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn wal_get_is_on_record_once_an_hour() {
+    let server = Server::new(1);
+    let on_record = async || {
+        let listed = server.world.run(&["evidence", "list"]).await.json();
+        let all = listed["records"].as_array().unwrap().clone();
+        assert!(all.iter().all(|one| one["action"] == "wal-get"), "{listed}");
+        all.len()
+    };
+    for n in [2, 3, 2] {
+        server.wal_get(&name(1, n), &[]).await;
+        assert_eq!(on_record().await, 1, "a server asks every few seconds");
+    }
+    server.world.pass(3600);
+    for _ in 0..2 {
+        server.wal_get(&name(1, 3), &[]).await;
+        assert_eq!(on_record().await, 2);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn wal_get_hands_out_histories_and_the_segment_of_a_fork_on_both_timelines() {
     let mut server = Server::new(1);
     let fork = server.end;

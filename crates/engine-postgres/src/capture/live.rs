@@ -31,6 +31,7 @@ use super::shared::{Inner, Seen, Shared};
 use super::{Ack, CUT_BYTES, Limits};
 use crate::base::{Bases, LogStart};
 use crate::error::PostgresError;
+use crate::wire::LINK;
 
 /// How soon a poll follows if nothing wakes it.
 const POLL_EVERY: Duration = Duration::from_millis(500);
@@ -362,6 +363,7 @@ impl Capture for PgCapture {
             inner.complete.cut_at(piece.cursor.end())
         };
         let more = inner.is_due();
+        let link = inner.seen.as_ref().map(|seen| seen.link);
         drop(inner);
         if was_full {
             shared.nudge.notify_one();
@@ -369,7 +371,9 @@ impl Capture for PgCapture {
         if more {
             shared.wake();
         }
-        let cut = self.cut_of(next_seq, &piece, &work.buffer, complete)?;
+        let mut cut = self.cut_of(next_seq, &piece, &work.buffer, complete)?;
+        let link = link.map(|link| (LINK.to_owned(), link.name().into()));
+        cut.facts.extend(link);
         self.owed &= !cut.restorable;
         let now = shared.clock.monotonic();
         self.cuts.made(next_seq, piece.cursor, now);

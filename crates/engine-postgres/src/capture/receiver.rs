@@ -155,6 +155,7 @@ impl Receiver {
         self.shared.saw(Seen {
             version,
             standby: view.standby,
+            link: connection.link(),
             identity: view.identity.clone(),
         });
         let (step, timeline, from) = match decide(&view, &place) {

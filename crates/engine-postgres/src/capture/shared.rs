@@ -20,6 +20,7 @@ use super::memory::{LogMemory, OWN_BYTES, Share};
 use super::{CUT_BYTES, Limits};
 use crate::replication::Identity;
 use crate::wal::Span;
+use crate::wire::Link;
 
 /// The slot was let go because it held too much.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +38,8 @@ pub(crate) struct Seen {
     pub(crate) version: Option<String>,
     /// Whether it is in recovery.
     pub(crate) standby: bool,
+    /// What the connection to it goes through.
+    pub(crate) link: Link,
     /// Who it is, and how far.
     pub(crate) identity: Identity,
 }

@@ -12,7 +12,7 @@ use tokio_rustls::TlsConnector;
 
 use super::login::{Under, log_in};
 use super::patient::{Patience, Patient};
-use super::{Connection, Mode, Transport, WireError, WireErrorKind, end_point, tls};
+use super::{Connection, Link, Mode, Transport, WireError, WireErrorKind, end_point, tls};
 use crate::conninfo::{Address, ConnInfo, Keepalives, SslMode, TargetSession};
 
 /// How long one address may take unless the connection string says otherwise.
@@ -179,7 +179,7 @@ async fn attempt(
         source,
     };
     let patience = Patience::default();
-    let (transport, under): (Box<dyn Transport>, Under) = match address {
+    let (transport, under, link): (Box<dyn Transport>, Under, Link) = match address {
         Address::Unix { folder, port } => {
             let stream = unix(folder, *port).await.map_err(unreachable)?;
             let stream = Patient::new(stream, patience.clone());
@@ -187,7 +187,7 @@ async fn attempt(
                 end_point: None,
                 private: true,
             };
-            (Box::new(stream), under)
+            (Box::new(stream), under, Link::UnixSocket)
         }
         Address::Tcp { host, at, port } => {
             let stream = match at {
@@ -195,20 +195,26 @@ async fn attempt(
                 None => TcpStream::connect((host.as_str(), *port)).await,
             };
             let stream = stream.map_err(unreachable)?;
+            let link = match stream.peer_addr() {
+                _ if encrypted => Link::Tls,
+                Ok(there) if there.ip().to_canonical().is_loopback() => Link::Loopback,
+                Ok(_) | Err(_) => Link::Plain,
+            };
             tune(&stream, &info.keepalives).map_err(unreachable)?;
             let stream = Patient::new(stream, patience.clone());
             if encrypted {
-                wrap(info, host, &peer, stream).await?
+                let (transport, under) = wrap(info, host, &peer, stream).await?;
+                (transport, under, link)
             } else {
                 let under = Under {
                     end_point: None,
                     private: false,
                 };
-                (Box::new(stream), under)
+                (Box::new(stream), under, link)
             }
         }
     };
-    let mut connection = Connection::new(transport, peer, encrypted);
+    let mut connection = Connection::new(transport, peer, link);
     connection.patience = patience;
     log_in(&mut connection, info, address, mode, &under).await?;
     Ok(connection)

@@ -13,6 +13,7 @@
 mod connect;
 mod end_point;
 mod error;
+mod link;
 mod login;
 mod message;
 mod patient;
@@ -27,6 +28,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use self::patient::Patience;
 use crate::conninfo::ConnInfo;
 pub use error::{ServerError, WireError, WireErrorKind};
+pub use link::{LINK, Link};
 pub use message::{Message, Row};
 
 /// What the server calls this kind of connection.
@@ -61,7 +63,7 @@ pub struct Connection {
     parameters: BTreeMap<String, String>,
     /// What the server noted, if somebody wants to know.
     notices: Option<Vec<ServerError>>,
-    encrypted: bool,
+    link: Link,
     peer: String,
     patience: Patience,
 }
@@ -70,7 +72,7 @@ impl std::fmt::Debug for Connection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Connection")
             .field("peer", &self.peer)
-            .field("encrypted", &self.encrypted)
+            .field("link", &self.link)
             .finish_non_exhaustive()
     }
 }
@@ -96,13 +98,13 @@ impl ResultSet {
 }
 
 impl Connection {
-    fn new(transport: Box<dyn Transport>, peer: String, encrypted: bool) -> Self {
+    fn new(transport: Box<dyn Transport>, peer: String, link: Link) -> Self {
         Self {
             transport,
             incoming: BytesMut::new(),
             parameters: BTreeMap::new(),
             notices: None,
-            encrypted,
+            link,
             peer,
             patience: Patience::default(),
         }
@@ -113,7 +115,7 @@ impl Connection {
     pub(crate) fn over(speech: &[u8]) -> Self {
         let speech = std::io::Cursor::new(speech.to_vec());
         let transport = tokio::io::join(speech, tokio::io::sink());
-        Self::new(Box::new(transport), "nobody".to_owned(), false)
+        Self::new(Box::new(transport), "nobody".to_owned(), Link::Plain)
     }
 
     /// As if the server had told its version.
@@ -140,10 +142,16 @@ impl Connection {
         &self.peer
     }
 
+    /// What it goes through.
+    #[must_use]
+    pub const fn link(&self) -> Link {
+        self.link
+    }
+
     /// Whether TLS protects it.
     #[must_use]
     pub const fn is_encrypted(&self) -> bool {
-        self.encrypted
+        matches!(self.link, Link::Tls)
     }
 
     /// A setting that the server told at log-in or since, for example `server_version`.

@@ -295,10 +295,10 @@ pub struct SessionFact {
 pub enum ServerLink {
     /// It reads a file: there is nothing to encrypt.
     NoServer,
-    /// On the same machine, or encrypted: how.
-    Safe(String),
-    /// Over a network, unencrypted.
-    Plain,
+    /// On the same machine, or encrypted: how, and the object that says so.
+    Safe(String, Option<String>),
+    /// Over a network, unencrypted; the object that says so.
+    Plain(Option<String>),
     /// Nobody signed how.
     Unknown,
 }

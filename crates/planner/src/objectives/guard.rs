@@ -4,11 +4,13 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::facts::{Facts, Holder, RegionFact, ServerLink, Transport};
-use super::words::{before, count, day, instant, lasting, listed};
+use super::words::{before, between, count, day, instant, lasting, listed};
 use super::{Basis, Judged};
 
 /// An agent's session ends within a day; the next one adopts the keyring.
 const SESSION_MAX: Duration = Duration::from_secs(25 * 3600);
+/// A region that is so far behind the others holds an old state, not a copy.
+const BEHIND_MAX: Duration = Duration::from_secs(3600);
 
 fn names<'a>(regions: impl IntoIterator<Item = &'a RegionFact>) -> Vec<&'a str> {
     regions
@@ -25,10 +27,19 @@ fn declared_in(facts: &Facts) -> String {
 }
 
 pub(super) fn locations(facts: &Facts, at_least: usize) -> Judged {
-    let holding: Vec<&RegionFact> = facts
+    let newest = facts.regions.iter().filter_map(|one| one.committed).max();
+    let behind = |one: &&RegionFact| {
+        let late = between(one.committed?, newest?);
+        (late > BEHIND_MAX).then_some(late)
+    };
+    let (late, holding): (Vec<&RegionFact>, Vec<&RegionFact>) = facts
         .regions
         .iter()
         .filter(|one| one.committed.is_some())
+        .partition(|one| behind(one).is_some());
+    let late: Vec<String> = late
+        .iter()
+        .filter_map(|one| Some(format!("{} is {} behind", one.name, lasting(behind(one)?))))
         .collect();
     let domains: BTreeSet<&str> = holding
         .iter()
@@ -56,7 +67,7 @@ pub(super) fn locations(facts: &Facts, at_least: usize) -> Judged {
     let told = listed(&told);
     if places < at_least {
         let one_device = directories > devices.len();
-        return too_few(facts, (places, at_least), &told, one_device);
+        return too_few(facts, (places, at_least), &told, (one_device, &late));
     }
     let proof = holding.iter().map(|one| one.place.clone());
     if let Some(unplaced) = holding.iter().find(|one| !one.placed) {
@@ -81,7 +92,7 @@ fn too_few(
     facts: &Facts,
     (places, at_least): (usize, usize),
     told: &str,
-    one_device: bool,
+    (one_device, late): (bool, &[String]),
 ) -> Judged {
     let mut measured = format!(
         "copies in {} of at least {at_least}: {told}",
@@ -89,6 +100,9 @@ fn too_few(
     );
     if one_device {
         measured.push_str("; directories of one device are one place");
+    }
+    if !late.is_empty() {
+        measured.push_str(&format!("; no copy of today's state: {}", listed(late)));
     }
     let empty = facts.regions.iter().filter(|one| one.committed.is_none());
     let empty = names(empty);
@@ -104,7 +118,12 @@ fn too_few(
     } else {
         Judged::unproved(Basis::Declared, measured)
     };
-    judged.then("add a [[region]] elsewhere to agent.toml, then tidemark-agent config reload")
+    let next = if late.is_empty() {
+        "add a [[region]] elsewhere to agent.toml, then tidemark-agent config reload"
+    } else {
+        "tidemark-agent status on the source's host says why that region gets nothing"
+    };
+    judged.then(next)
 }
 
 pub(super) fn residency(facts: &Facts, countries: &[String], probed: bool) -> Judged {
@@ -204,9 +223,10 @@ pub(super) fn in_transit(facts: &Facts) -> Judged {
         return Judged::fail(Basis::Measured, measured)
             .then("use https in its URL, here and in agent.toml");
     }
-    if facts.server_link == ServerLink::Plain {
+    if let ServerLink::Plain(proof) = &facts.server_link {
         let measured = "the agent reads its server over a network without encryption";
         return Judged::fail(Basis::Measured, measured)
+            .by(proof.clone())
             .then("sslmode=verify-full in the connection string of agent.toml");
     }
     if facts.server_link == ServerLink::Unknown {
@@ -247,14 +267,15 @@ pub(super) fn in_transit(facts: &Facts) -> Judged {
             listed(&names(directories))
         ));
     }
-    if let ServerLink::Safe(how) = &facts.server_link {
-        told.push(format!("the agent reaches its server by {how}"));
-    }
-    let proof: Vec<String> = facts
+    let mut proof: Vec<String> = facts
         .regions
         .iter()
         .filter_map(|one| one.probed_by.clone())
         .collect();
+    if let ServerLink::Safe(how, said) = &facts.server_link {
+        told.push(format!("the agent reaches its server by {how}"));
+        proof.extend(said.clone());
+    }
     Judged::pass(Basis::Measured, told.join("; ")).by(proof)
 }
 

@@ -29,10 +29,10 @@ pub(super) async fn run(args: &ExportArgs, settings: &Settings, tools: &Tools) -
             out.display()
         )));
     }
-    let selection = super::selection(args.kind, &args.period, tools)?;
+    let selection = super::selection(args.kind, &args.period, settings, tools)?;
     let (repository, shelf) = super::open(settings, tools).await?;
     let rows = selection.rows(&shelf.chains);
-    let empty = rows.is_empty().then(|| why_empty(selection, &shelf));
+    let empty = rows.is_empty().then(|| why_empty(&selection, &shelf));
     let mut meta = meta(args, selection, (&rows, &shelf), &repository, tools);
     match (args.format, &args.out) {
         (Format::Pack, Some(out)) => {
@@ -119,7 +119,7 @@ fn meta(
     Meta {
         schema: "tidemark-evidence-export".to_owned(),
         version: 1,
-        command: command(args),
+        command: command(args, &selection),
         tool_version: tidemark_host::facts::VERSION.to_owned(),
         generated_at: tools.clock.now(),
         selection,
@@ -135,11 +135,14 @@ fn meta(
 }
 
 /// The command that makes the same export again.
-fn command(args: &ExportArgs) -> String {
+fn command(args: &ExportArgs, selection: &Selection) -> String {
     let mut words = format!(
         "tidemark-restore evidence export --kind {}",
         args.kind.name()
     );
+    if let Some(source) = &selection.source {
+        words.push_str(&format!(" --source {source}"));
+    }
     for (option, value) in [("--from", &args.period.from), ("--to", &args.period.to)] {
         if let Some(value) = value {
             words.push_str(&format!(" {option} '{value}'"));
@@ -157,12 +160,16 @@ fn command(args: &ExportArgs) -> String {
 }
 
 /// Nobody should take an empty file for "nothing happened".
-fn why_empty(selection: Selection, shelf: &Shelf) -> String {
+fn why_empty(selection: &Selection, shelf: &Shelf) -> String {
     let others: Vec<String> = [Kind::Drills, Kind::Access, Kind::All]
         .into_iter()
         .filter(|kind| *kind != selection.kind)
         .filter_map(|kind| {
-            let rows = Selection { kind, ..selection }.rows(&shelf.chains).len();
+            let other = Selection {
+                kind,
+                ..selection.clone()
+            };
+            let rows = other.rows(&shelf.chains).len();
             let records = tidemark_host::output::count(rows, "record");
             (rows > 0).then(|| format!("{records} with --kind {}", kind.name()))
         })

@@ -31,8 +31,13 @@ pub async fn run(command: Evidence, settings: &Settings, tools: &Tools) -> Resul
     match command {
         Evidence::List { period, kind } => list(&period, kind, settings, tools).await,
         Evidence::Show { id } => show(&id, settings, tools).await,
-        Evidence::Verify { path: None } => verify::regions(settings, tools).await,
-        Evidence::Verify { path: Some(path) } => verify::exported(&path, settings, tools).await,
+        Evidence::Verify { path, since } => {
+            let since = since.as_deref();
+            match path {
+                None => verify::regions(since, settings, tools).await,
+                Some(path) => verify::exported(&path, since, settings, tools).await,
+            }
+        }
         Evidence::SignOff {
             id,
             reviewer,
@@ -71,7 +76,7 @@ fn exit(shelf: &Shelf) -> Exit {
 }
 
 async fn list(period: &Period, kind: Kind, settings: &Settings, tools: &Tools) -> Result<Exit> {
-    let selection = selection(kind, period, tools)?;
+    let selection = selection(kind, period, settings, tools)?;
     let (repository, shelf) = open(settings, tools).await?;
     let rows = selection.rows(&shelf.chains);
     tools.console.show(&Listed::new(&rows, &shelf, &repository));
@@ -89,8 +94,7 @@ async fn show(id: &str, settings: &Settings, tools: &Tools) -> Result<Exit> {
 fn find<'a>(chains: &'a [Chain], id: &str) -> Result<Row<'a>> {
     let all = Selection {
         kind: Kind::All,
-        from: None,
-        to: None,
+        ..Selection::default()
     };
     let id = id.trim().to_ascii_lowercase();
     let mut rows = all.rows(chains);
@@ -106,7 +110,7 @@ fn find<'a>(chains: &'a [Chain], id: &str) -> Result<Row<'a>> {
     }
 }
 
-fn selection(kind: Kind, period: &Period, tools: &Tools) -> Result<Selection> {
+fn selection(kind: Kind, period: &Period, settings: &Settings, tools: &Tools) -> Result<Selection> {
     let instant = |text: &Option<String>, end: bool| {
         text.as_deref()
             .map(|text| instant(text, end, tools))
@@ -114,6 +118,7 @@ fn selection(kind: Kind, period: &Period, tools: &Tools) -> Result<Selection> {
     };
     Ok(Selection {
         kind,
+        source: settings.source.clone(),
         from: instant(&period.from, false)?,
         to: instant(&period.to, true)?,
     })

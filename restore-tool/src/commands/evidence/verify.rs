@@ -2,11 +2,13 @@
 
 use std::path::Path;
 
+use tidemark_format::KeyId;
 use tidemark_host::Exit;
+use tidemark_ledger::Trust;
 
 use super::documents::{Verified, findings};
 use crate::error::{Error, Result};
-use crate::evidence::chain::{Finding, Weight};
+use crate::evidence::chain::{Chain, Finding, Weight};
 use crate::evidence::csv::SignerMeta;
 use crate::evidence::pack;
 use crate::evidence::record::Record;
@@ -15,12 +17,18 @@ use crate::evidence::shelf::Shelf;
 use crate::identity;
 use crate::repository::{Settings, Tools};
 
-pub(super) async fn regions(settings: &Settings, tools: &Tools) -> Result<Exit> {
+pub(super) async fn regions(
+    since: Option<&Path>,
+    settings: &Settings,
+    tools: &Tools,
+) -> Result<Exit> {
     let (repository, shelf) = super::open(settings, tools).await?;
     let mut verified = of_shelf(&shelf);
     verified.root_pinned = repository.pinned;
     verified.notes.extend(not_pinned(repository.pinned));
-    if shelf.regions.len() == 1 && shelf.away.is_empty() {
+    if let Some(since) = since {
+        compare(&mut verified, &shelf, since, Some(repository.trust)).await?;
+    } else if shelf.regions.len() == 1 && shelf.away.is_empty() {
         let why =
             "only one region was read: records cut off at a chain's end would not be missed here";
         verified.notes.push(why.to_owned());
@@ -28,20 +36,75 @@ pub(super) async fn regions(settings: &Settings, tools: &Tools) -> Result<Exit> 
     Ok(show(&verified, tools))
 }
 
-pub(super) async fn exported(path: &Path, settings: &Settings, tools: &Tools) -> Result<Exit> {
+pub(super) async fn exported(
+    path: &Path,
+    since: Option<&Path>,
+    settings: &Settings,
+    tools: &Tools,
+) -> Result<Exit> {
     let verified = if path.is_dir() {
         let trust = identity::trust_if_at_hand(settings);
         let (shelf, files) = pack::verify(path, trust).await?;
-        Verified {
+        let mut verified = Verified {
             root_pinned: trust.is_some(),
             files,
             notes: not_pinned(trust.is_some()).into_iter().collect(),
             ..of_shelf(&shelf)
+        };
+        if let Some(since) = since {
+            compare(&mut verified, &shelf, since, trust).await?;
         }
+        verified
     } else {
         one_file(path)?
     };
     Ok(show(&verified, tools))
+}
+
+/// Whatever an earlier pack has must still be there.
+async fn compare(
+    verified: &mut Verified,
+    shelf: &Shelf,
+    since: &Path,
+    trust: Option<Trust>,
+) -> Result<()> {
+    let (earlier, files) = pack::verify(since, trust).await?;
+    let files = files.into_iter();
+    let named = files.map(|why| format!("{}: {why}", since.display()));
+    verified.files.extend(named);
+    verified
+        .findings
+        .extend(lost(&earlier.chains, &shelf.chains));
+    verified.findings.sort();
+    verified
+        .read
+        .push(format!("compared with {}", since.display()));
+    Ok(())
+}
+
+/// What was there and isn't any more, or is another.
+fn lost(earlier: &[Chain], now: &[Chain]) -> Vec<Finding> {
+    let find = |signer: KeyId| now.iter().find(|chain| chain.signer == signer);
+    let mut all = Vec::new();
+    for chain in earlier {
+        let now = find(chain.signer);
+        for (seq, record) in &chain.records {
+            let (what, why) = match now.and_then(|now| now.records.get(seq)) {
+                Some(same) if same.sha256 == record.sha256 => continue,
+                Some(_) => ("forked", "another record stands in its place"),
+                None => ("missing", "it is gone"),
+            };
+            all.push(Finding {
+                weight: Weight::Integrity,
+                what,
+                signer: chain.signer,
+                seq: Some(*seq),
+                place: None,
+                why: format!("the earlier pack has it, and {why}"),
+            });
+        }
+    }
+    all
 }
 
 fn not_pinned(pinned: bool) -> Option<String> {
@@ -54,8 +117,7 @@ fn not_pinned(pinned: bool) -> Option<String> {
 fn of_shelf(shelf: &Shelf) -> Verified {
     let all = Selection {
         kind: Kind::All,
-        from: None,
-        to: None,
+        ..Selection::default()
     };
     let rows = all.rows(&shelf.chains);
     Verified {

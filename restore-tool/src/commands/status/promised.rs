@@ -72,13 +72,17 @@ impl Promised {
         let last = proof.last_proved.as_ref();
         let took = last.and_then(|drill| drill.rto_projected_seconds.or(drill.rto_seconds));
         let took = took.and_then(|took| Duration::try_from_secs_f64(took).ok());
-        if let Some(took) = took.filter(|took| *took > rto) {
+        let Some(took) = took else { return };
+        let (by, most) = (output::duration(took), output::duration(rto));
+        if took > rto {
             let news = format!(
-                "a restore takes {} by the last drill, longer than the RTO of {} that is promised",
-                output::duration(took),
-                output::duration(rto)
+                "a restore takes {by} by the last drill, longer than the RTO of {most} that is promised"
             );
             self.tell(Health::Critical, news);
+        } else if took > rto / 4 * 3 {
+            let news =
+                format!("the RTO of {most} is at risk: a restore takes {by} by the last drill");
+            self.tell(Health::Warning, news);
         }
     }
 

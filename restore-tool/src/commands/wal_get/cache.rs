@@ -18,6 +18,8 @@ use crate::target::TargetError;
 const FOLDER: &str = ".tidemark-wal-get";
 const LOCK: &str = "lock";
 const ABSENT: &str = ".absent";
+/// When the key's use was last put on record.
+const RECORDED: &str = "recorded";
 /// Of a segment's name.
 const DIGITS: usize = 24;
 /// Of which the first are the timeline's.
@@ -77,6 +79,18 @@ impl Cache {
     pub(super) fn note_absent(&self, name: &str, now: Timestamp) {
         let note = self.path(&format!("{name}{ABSENT}"));
         drop(std::fs::write(note, now.to_string()));
+    }
+
+    /// Whether the key's use was not put on record for so long.
+    pub(super) fn is_unrecorded(&self, now: Timestamp, seconds: u64) -> bool {
+        let noted = files::read_text(&self.path(RECORDED)).ok();
+        let noted: Option<Timestamp> = noted.and_then(|text| text.trim().parse().ok());
+        noted.is_none_or(|at| now.duration_since(at).unsigned_abs().as_secs() >= seconds)
+    }
+
+    /// Notes that it was. If the note is lost, there is one more record.
+    pub(super) fn note_recorded(&self, now: Timestamp) {
+        drop(std::fs::write(self.path(RECORDED), now.to_string()));
     }
 
     /// Whole segments that are here.

@@ -8,6 +8,8 @@
 //! **What is handed out.** Full segments; and the last one of a timeline padded with zeros, only where
 //! nothing is known behind it. Nothing is taken from another life of the server.
 //!
+//! **On record** is the first use of the key, and again after an hour of it: a server asks every few seconds.
+//!
 //! **Ahead of replay** a second process of the same command fetches the next segments into a folder
 //! beside the place where files are put, and a file that is there already costs no request. So does an
 //! answer "no such file", for as long as the server waits until it asks again.
@@ -21,6 +23,7 @@ use std::sync::Arc;
 
 use std::os::unix::process::CommandExt as _;
 
+use serde_json::json;
 use tidemark_host::Exit;
 use tidemark_ledger::history::{LoadOptions, PointsWanted};
 use tidemark_ledger::timeline::Timeline;
@@ -41,6 +44,8 @@ pub const UNKNOWN: u8 = 126;
 /// What a server calls the segment that it asks for in recovery. Others, `pg_rewind` among them, want
 /// this one file and no other.
 const OF_RECOVERY: &str = "RECOVERYXLOG";
+/// How long one access record stands for what a server asks for.
+const RECORD_SECONDS: u64 = 3600;
 /// The command's own name on a command line.
 const WORD: &str = "wal-get";
 
@@ -64,7 +69,19 @@ pub async fn run(args: &WalGetArgs, settings: &Settings, tools: &Tools) -> Resul
         Some(Held::Absent) => return Ok(Exit::Failed),
         None => {}
     }
+    let recorded = cache.is_unrecorded(now, RECORD_SECONDS);
+    if recorded {
+        let request = json!({
+            "file": args.file,
+            "path": args.path.display().to_string(),
+            "stands_for_seconds": RECORD_SECONDS,
+        });
+        tools.access.begin(WORD, &request, None, settings, tools);
+    }
     let reader = Reader::open(settings, tools).await?;
+    if recorded {
+        cache.note_recorded(now);
+    }
     let mut log = reader.log(args).await?;
     let answer = log.answer(&wanted).await?;
     reader.is_certain(&answer, args)?;
@@ -162,6 +179,7 @@ struct Reader {
 impl Reader {
     async fn open(settings: &Settings, tools: &Tools) -> Result<Self> {
         let identity = identity::load(settings, &tools.console)?;
+        tools.access.used(&identity);
         let trust = identity::trust(&identity);
         let repository = Repository::open(settings, Some(trust), tools).await?;
         let source = repository.source(settings.source.as_ref()).await?;

@@ -1,6 +1,7 @@
 """Verifies this pack with Python's standard library and openssl (3.0 or later) alone.
 
 Run it in the pack's folder: python3 verify.py
+With an earlier pack (python3 verify.py --since FOLDER) every record of that one must still be in this one.
 Ends with 0 if everything is as it was written, 13 if something isn't, 3 if somebody still has to do
 something about it (a signer that the root has not vouched for).
 """
@@ -255,13 +256,20 @@ def cells_of(record, records):
     return {name: "'" + cell if cell[:1] in tuple("=+-@\t\r") else cell for name, cell in row.items()}
 
 
+def is_of(predicate, source):
+    """Whether a record is about a source, or about several and this one among them."""
+    several = predicate.get("sources")
+    return pointed(predicate, "/source/name") == source or (isinstance(several, list) and source in several)
+
+
 def selected(records, selection):
     """The records that the CSV must hold, failures included, in its order."""
     kinds = {"drills": lambda kind: kind.endswith("_drill"), "access": lambda kind: kind == "access"}
     takes = kinds.get(selection["kind"], lambda kind: True)
-    start, end = selection.get("from"), selection.get("to")
+    start, end, source = selection.get("from"), selection.get("to"), selection.get("source")
     return [record for record in records
             if takes(record["predicate"].get("type", ""))
+            and (not source or is_of(record["predicate"], source))
             and (not start or instant(record["predicate"]["created_at"]) >= instant(start))
             and (not end or instant(record["predicate"]["created_at"]) < instant(end))]
 
@@ -306,8 +314,24 @@ def check_numbers(meta, records, expected, known):
         wrong.append(f"evidence.csv.meta.json names signer {signer}, of whom nothing is here")
 
 
+def check_since(folder):
+    """Every record of an earlier pack is in this one, byte for byte: none was cut off at a chain's end."""
+    earlier = pathlib.Path(folder, "region/meta/evidence")
+    if not earlier.is_dir():
+        wrong.append(f"{folder} is no earlier pack: no record is in it")
+    for path in sorted(earlier.glob("*/*")):
+        here = EVIDENCE / path.relative_to(earlier)
+        name = here.relative_to(HERE).as_posix()
+        if not here.is_file():
+            wrong.append(f"{name} is missing: the earlier pack has it")
+        elif here.read_bytes() != path.read_bytes():
+            wrong.append(f"{name} is another record than in the earlier pack")
+
+
 def main():
     """Checks everything and says so."""
+    if sys.argv[1:2] == ["--since"]:
+        check_since(sys.argv[2])
     check_files()
     known, records, signers = members(), [], []
     if EVIDENCE.is_dir():

@@ -39,6 +39,19 @@ fn several_places_pass_as_declared_and_one_disk_or_one_domain_fails() {
         Verdict::Fail,
         &["holding nothing of this source: b"],
     );
+    // One that has got nothing for a week is no copy.
+    let mut facts = good();
+    facts.regions[1].committed = Some(ago(DAY * 7));
+    judged(
+        &LOCATIONS,
+        &facts,
+        Verdict::Fail,
+        &[
+            "1 place of at least 2",
+            "b is 6 d 23 h behind",
+            "gets nothing",
+        ],
+    );
 }
 
 #[test]
@@ -142,7 +155,7 @@ fn in_transit_passes_over_tls_and_fails_over_plain_http_or_to_the_server() {
     facts.regions[0].agent_plain = None;
     judged(&rule, &facts, Verdict::NotProved, &["in no signed object"]);
     let mut facts = good();
-    facts.server_link = ServerLink::Plain;
+    facts.server_link = ServerLink::Plain(Some("log:1:7".to_owned()));
     judged(
         &rule,
         &facts,
@@ -151,7 +164,7 @@ fn in_transit_passes_over_tls_and_fails_over_plain_http_or_to_the_server() {
     );
     facts.server_link = ServerLink::Unknown;
     judged(&rule, &facts, Verdict::NotProved, &["its server"]);
-    facts.server_link = ServerLink::Safe("TLSv1.3".to_owned());
+    facts.server_link = ServerLink::Safe("TLSv1.3".to_owned(), Some("log:1:7".to_owned()));
     judged(&rule, &facts, Verdict::Pass, &["by TLSv1.3"]);
 }
 
