@@ -118,7 +118,7 @@ pub enum Command {
     /// Examine a restored database inside a sandbox: what a drill starts for itself
     #[command(hide = true)]
     SandboxRun {
-        /// The drill's scratch
+        /// The drill's scratch; `-` has the first line of standard input name it
         folder: PathBuf,
     },
     /// Restore into a sandbox, measure what was lost and how long it took, leave signed evidence
@@ -473,8 +473,9 @@ pub enum Drill {
         after_help = "Exit codes: 0 passed, 3 passed with exceptions, 18 failed; an inconclusive drill ends with the code \
         of what kept it from an answer (16 region, 15 space, 1 others) and counts as none."
     )]
-    Run(DrillArgs),
-    /// Past drills, how far each recovery point has been proved, and when (needs no identity)
+    Run(Box<DrillArgs>),
+    /// Drills on schedule and what is overdue, past drills, how far each recovery point has been proved, and
+    /// when (needs no identity)
     List,
 }
 
@@ -483,8 +484,8 @@ pub enum Drill {
 pub struct DrillArgs {
     /// Run what is due of the drills in restore.toml, once, as a timer does on hosts without the daemon
     #[arg(long, conflicts_with_all = [
-        "select", "scenario", "allow_source_host", "reason", "rpo", "rto", "precision", "quick", "no_counts", "scratch",
-        "pg_bin",
+        "select", "scenario", "allow_source_host", "reason", "rpo", "rto", "precision", "quick", "no_counts", "timeout",
+        "scratch", "pg_bin",
     ])]
     pub due: bool,
     /// Which state: latest, oldest, random (a random minute of all that can be restored), worst-replay (the
@@ -521,6 +522,10 @@ pub struct DrillArgs {
     /// Don't count rows
     #[arg(long)]
     pub no_counts: bool,
+    /// The longest that the drill may take, such as 2h: then it is ended, inconclusive [default: a day for what
+    /// runs in the sandbox]
+    #[arg(long, value_name = "DURATION")]
+    pub timeout: Option<String>,
     /// The folder in which the scratch is made, and destroyed [default: in memory if it fits]
     #[arg(long, value_name = "DIR")]
     pub scratch: Option<PathBuf>,

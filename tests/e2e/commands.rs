@@ -395,3 +395,27 @@ fn metrics_are_open_metrics_on_loopback() {
         .ends_with(78)
         .says(&["loopback"]);
 }
+
+#[test]
+fn region_whose_disk_is_not_mounted_is_told_as_that_and_not_as_one_that_nobody_enrolled() {
+    let site = Site::new();
+    let daemon = site.start();
+    write(&site.database, 5);
+    site.wait_shipped();
+    daemon.terminate();
+    // GIVEN a mount point without its disk
+    let region = site.region_folder(1);
+    let disk = site.path("disk");
+    std::fs::rename(&region, &disk).unwrap();
+    std::fs::create_dir(&region).unwrap();
+    // THEN both programs say so, and nothing of keys
+    for ran in [site.agent(&["status"]), site.tool(&["status"])] {
+        assert!(ran.out.contains("mount"), "{ran}");
+        assert!(!ran.out.contains("keys enrol"), "{ran}");
+    }
+    // AND once it is mounted all is well again
+    std::fs::remove_dir(&region).unwrap();
+    std::fs::rename(&disk, &region).unwrap();
+    let ran = site.agent(&["status"]);
+    assert!(!ran.out.contains("mount"), "{ran}");
+}

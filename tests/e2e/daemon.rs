@@ -13,8 +13,11 @@ use serde_json::Value;
 use tidemark_format::KeyId;
 use tidemark_format::envelope::Envelope;
 use tidemark_format::heads::{DrillClaimHead, DrillStep};
+use tidemark_testkit::postgres::Options;
 use tidemark_tests::eventually;
 
+use crate::pg_restore::newest;
+use crate::pg_site::PgSite;
 use crate::process::{Daemon, Ran, SOON, pass};
 use crate::site::Site;
 use crate::writer::write;
@@ -75,8 +78,19 @@ impl<'a> Host<'a> {
         self.folder.join(name).display().to_string()
     }
 
-    /// Writes its config: every few seconds a drill of `app`.
+    /// Writes its config: every few seconds a drill of `app` that takes a while.
     fn schedule(&self, crontab: &str) {
+        self.schedule_drill(
+            crontab,
+            &format!(
+                "source = \"app\"\nfull = false\n[[drill.assert]]\nid = \"slow\"\nsql = \"{SLOW}\"\n\
+                 expect = 4000000\n"
+            ),
+        );
+    }
+
+    /// Writes its config: a drill called `often`, of which `rest` says the rest.
+    fn schedule_drill(&self, crontab: &str, rest: &str) {
         let mut text = format!(
             "identity = \"{}\"\nstate_dir = \"{}\"\n",
             self.path("identity"),
@@ -92,8 +106,7 @@ impl<'a> Host<'a> {
         text.push_str(&format!(
             "[drills]\nlook_every = \"1s\"\nclaim_for = \"2s\"\nretry_after = \"1s\"\nallow_source_host = true\n\
              metrics_file = \"{}\"\nscratch = \"{scratch}\"\n\
-             [[drill]]\nname = \"often\"\nsource = \"app\"\nschedule = \"{crontab}\"\nfull = false\n\
-             [[drill.assert]]\nid = \"slow\"\nsql = \"{SLOW}\"\nexpect = 4000000\n",
+             [[drill]]\nname = \"often\"\nschedule = \"{crontab}\"\n{rest}",
             self.path("drills.prom"),
         ));
         std::fs::write(self.folder.join("restore.toml"), text).unwrap();
@@ -277,6 +290,63 @@ fn two_hosts_run_every_slot_once_and_what_a_killed_one_had_begun_the_other_does(
         assert!(metrics.contains(word), "no {word} in {metrics}");
     }
     drop(agent);
+}
+
+#[test]
+fn a_server_is_drilled_when_it_is_due_and_everything_shows_it() {
+    // GIVEN a protected server, and a host with a drill of it that nobody has run
+    let Some(postgres) = newest() else { return };
+    let made = PgSite::new(&postgres, &Options::default());
+    let site = &made.site;
+    // Before the agent begins: it opens what is sealed from now on.
+    let host = Host::new(site, "one");
+    made.load(0..100);
+    let agent = made.start_protected();
+    made.load(100..120);
+    made.wait_protected();
+    agent.terminate();
+    let bin = postgres.bin().display();
+    let rest = format!(
+        "source = \"main\"\nfull = false\npg_bin = \"{bin}\"\n[[drill.assert]]\nid = \"rows\"\n\
+         sql = \"SELECT count(*) FROM load\"\nexpect = 120\n"
+    );
+    host.schedule_drill("0 0 1 1 *", &rest);
+    host.run(&["drill", "run", "--due"]).ok().says(&["often"]);
+    host.run(&["drill", "list"])
+        .ok()
+        .says(&["often", "main", "0 0 1 1 *", "never"]);
+    let root = format!("{}.root", site.identity.display());
+    site.tool(&["keys", "enrol", "--all", "--root", &root]).ok();
+    // WHEN it becomes due
+    host.schedule_drill("*/5 * * * * *", &rest);
+    let mut daemon = host.start();
+    let slot = eventually("a slot is done", SLOTS_WITHIN, || {
+        daemon.assert_running();
+        done(site).first().copied()
+    });
+    let said = daemon.log();
+    daemon.terminate();
+    // THEN the turn was taken, the server replayed and asked, and the record is of that slot
+    let ended = steps(site)[&slot]
+        .iter()
+        .find_map(|(_, head)| verdict(head).map(str::to_owned));
+    assert_eq!(ended.as_deref(), Some("PASS"), "{said}");
+    assert!(records(site).iter().any(|(of, _)| *of == slot), "{slot}");
+    site.tool(&["evidence", "verify"]).ok();
+    let list = host.run(&["drill", "list", "--json"]).ok().json();
+    let entry = &list["scheduled"][0];
+    assert_eq!(entry["name"], "often", "{list:#}");
+    assert_eq!(entry["source"], "main", "{list:#}");
+    assert_eq!(entry["last"]["verdict"], "PASS", "{list:#}");
+    assert_eq!(entry["overdue"], false, "{list:#}");
+    assert!(entry["next"].is_string(), "{list:#}");
+    let drill = &list["drills"][0];
+    assert_eq!(drill["reached"], "logical", "{list:#}");
+    // AND it shows where people look
+    let status = host.run(&["status"]);
+    assert!(status.out.contains("PASS"), "{status}");
+    let metrics = std::fs::read_to_string(host.path("drills.prom")).unwrap();
+    assert!(metrics.contains("drill=\"often\""), "{metrics}");
 }
 
 #[test]

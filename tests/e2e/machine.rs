@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
+use tidemark_testkit::postgres::Postgres;
 use tidemark_tests::{eventually, program, root};
 
 /// Booting takes under a second; building the tree, once, about a minute.
@@ -18,6 +19,8 @@ const UNITS: &[&str] = &[
     "tidemark-agent.service",
     "tidemark-agent@.service",
     "tidemark-restore.service",
+    "tidemark-sandbox.socket",
+    "tidemark-sandbox@.service",
     "tidemark-drill.service",
     "tidemark-drill.timer",
 ];
@@ -33,6 +36,8 @@ pub(crate) struct Machine {
 /// A machine that is not running yet: files can be put into it.
 pub(crate) struct Blueprint {
     work: tempfile::TempDir,
+    /// The Debian that it is laid over.
+    tree: PathBuf,
 }
 
 impl Blueprint {
@@ -47,8 +52,10 @@ impl Blueprint {
             skip(&reason);
             return None;
         }
+        let tree = String::from_utf8_lossy(&made.stdout).trim().into();
         let blueprint = Self {
             work: tempfile::tempdir().expect("a temporary folder"),
+            tree,
         };
         // The folder is mounted by root inside, and users inside pass through it.
         set_mode(blueprint.work.path(), 0o755);
@@ -73,6 +80,33 @@ impl Blueprint {
             "u app - \"The application\" /srv/app\n",
         );
         Some(blueprint)
+    }
+
+    /// Installs a PostgreSQL where Debian has it, with the libraries that it loads.
+    pub(crate) fn install(&self, postgres: &Postgres) {
+        let to = format!("usr/lib/postgresql/{}", postgres.major());
+        let from = postgres.bin().parent().expect("a folder above bin");
+        let place = self.place(&to);
+        let copied = Command::new("cp").arg("-aL").arg(from).arg(&place).status();
+        assert!(copied.expect("cp runs").success(), "{}", from.display());
+        let said = Command::new("ldd")
+            .arg(postgres.bin().join("postgres"))
+            .output();
+        let said = said.expect("ldd runs").stdout;
+        for line in String::from_utf8_lossy(&said).lines() {
+            let Some((_, library)) = line.split_once(" => /") else {
+                continue;
+            };
+            let library = library.split(" (").next().expect("a path");
+            // In Debian /lib is a link to /usr/lib.
+            let inside = match library.strip_prefix("lib/") {
+                Some(rest) => format!("usr/lib/{rest}"),
+                None => library.to_owned(),
+            };
+            if self.tree.join(&inside).symlink_metadata().is_err() {
+                self.copy(&Path::new("/").join(library), &inside, 0o755);
+            }
+        }
     }
 
     /// Puts a text file into the machine, named from its root.

@@ -14,10 +14,10 @@ const TEMPLATE: &str = "tidemark-agent@.service";
 const RESTORE: &str = "tidemark-restore.service";
 const DRILL: &str = "tidemark-drill.service";
 const TIMER: &str = "tidemark-drill.timer";
-const RULES: &str = "tidemark-restore.rules";
 const SANDBOX: &str = "tidemark-sandbox@.service";
-/// As it is started for a scratch.
-const SANDBOX_RUN: &str = "tidemark-sandbox@dev-shm-tidemark.service";
+const SOCKET: &str = "tidemark-sandbox.socket";
+/// As it is started for a connection.
+const SANDBOX_RUN: &str = "tidemark-sandbox@0-4711-999.service";
 const DROP_INS: &[&str] = &["example-drop-in.conf", "example-drop-in-home.conf"];
 /// Exposure times ten.
 const THRESHOLD: &str = "--threshold=15";
@@ -223,6 +223,25 @@ fn timer_is_valid_catches_up_and_starts_the_oneshot() {
 }
 
 #[test]
+fn socket_of_the_sandbox_is_valid() {
+    let folder = laid_out(SANDBOX, SANDBOX, None);
+    let text = read(Path::new("systemd").join(SOCKET));
+    std::fs::write(folder.path().join(SOCKET), text).expect("the socket is written");
+    let Some(output) = analyze(
+        folder.path(),
+        &["verify", "--man=no", &format!("./{SOCKET}")],
+    ) else {
+        return;
+    };
+    let complaints = String::from_utf8_lossy(&output.stderr);
+    let ours: Vec<&str> = complaints
+        .lines()
+        .filter(|line| line.contains("tidemark") && !line.contains("tidemark-restore"))
+        .collect();
+    assert!(ours.is_empty(), "{complaints}");
+}
+
+#[test]
 fn daemon_of_drills_keeps_its_identity_from_the_database_and_the_database_from_its_identity() {
     let unit = directives(&read(Path::new("systemd").join(RESTORE)));
     for promised in [
@@ -242,15 +261,50 @@ fn daemon_of_drills_keeps_its_identity_from_the_database_and_the_database_from_i
     }
     let users = read("systemd/tidemark.sysusers.conf");
     assert!(users.contains("u tidemark-restore "), "{users}");
-    // It may start sandboxes, and no other unit.
-    let rules = read(Path::new("systemd").join(RULES));
+    // Whoever may connect has a sandbox, and needs no other right.
+    let socket = directives(&read(Path::new("systemd").join(SOCKET)));
     for promised in [
-        "org.freedesktop.systemd1.manage-units",
-        "subject.user === \"tidemark-restore\"",
-        "^tidemark-sandbox@",
+        "Accept=yes",
+        "SocketUser=tidemark-restore",
+        "SocketMode=0600",
     ] {
-        assert!(rules.contains(promised), "the rule lacks {promised}");
+        assert!(
+            socket.iter().any(|line| line == promised),
+            "the socket lacks {promised}"
+        );
     }
+    for unit in [RESTORE, DRILL] {
+        let lines = directives(&read(Path::new("systemd").join(unit)));
+        let wants = format!("Wants={SOCKET}");
+        assert!(lines.contains(&wants), "{unit} lacks {wants}");
+    }
+}
+
+/// A file of the program that says where something is.
+fn constant(file: &str, name: &str) -> String {
+    let text = read(Path::new("restore-tool/src/sandbox").join(file));
+    let line = text
+        .lines()
+        .find(|line| line.contains(&format!("const {name}: &str = ")))
+        .unwrap_or_else(|| panic!("{file} has no {name}"));
+    line.split('"').nth(1).expect("a text").to_owned()
+}
+
+#[test]
+fn program_and_units_of_the_sandbox_mean_the_same_places() {
+    let socket = directives(&read(Path::new("systemd").join(SOCKET)));
+    let listens = format!("ListenStream={}", constant("isolate.rs", "SOCKET"));
+    assert!(socket.contains(&listens), "{socket:?} lacks {listens}");
+    let unit = directives(&read(Path::new("systemd").join(SANDBOX)));
+    let places = format!(
+        "BindPaths=-{}/{} -/var/lib/tidemark-restore/{}",
+        constant("scratch.rs", "MEMORY"),
+        constant("scratch.rs", "SERVICE"),
+        constant("scratch.rs", "BELOW_STATE")
+    );
+    assert!(unit.contains(&places), "{unit:?} lacks {places}");
+    let restore = directives(&read(Path::new("systemd").join(RESTORE)));
+    assert!(restore.contains(&"StateDirectory=tidemark-restore".to_owned()));
 }
 
 #[test]
@@ -262,8 +316,9 @@ fn sandbox_of_a_database_has_no_network_and_reaches_no_identity() {
         "RestrictAddressFamilies=AF_UNIX",
         "IPAddressDeny=any",
         "ProtectHome=yes",
-        "TemporaryFileSystem=/var:ro /run:ro",
-        "BindPaths=%f",
+        "TemporaryFileSystem=/var:ro /run:ro /dev/shm:ro",
+        "PrivateUsers=yes",
+        "StandardInput=socket",
         "LimitCORE=0",
         "MemorySwapMax=0",
         "CapabilityBoundingSet=",
@@ -300,7 +355,7 @@ fn sandbox_of_a_database_has_no_network_and_reaches_no_identity() {
 
 #[test]
 fn comments_stand_on_lines_of_their_own() {
-    let units = [UNIT, TEMPLATE, RESTORE, DRILL, TIMER, SANDBOX];
+    let units = [UNIT, TEMPLATE, RESTORE, DRILL, TIMER, SANDBOX, SOCKET];
     for file in units.iter().chain(DROP_INS) {
         for line in directives(&read(Path::new("systemd").join(file))) {
             assert!(

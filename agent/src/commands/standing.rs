@@ -3,7 +3,7 @@
 
 use jiff::Timestamp;
 use tidemark_format::sign::PublicKey;
-use tidemark_format::{Epoch, SourceName};
+use tidemark_format::{Epoch, RegionId, RegionName, SourceName};
 use tidemark_host::config::AgentConfig;
 use tidemark_host::output::instant;
 use tidemark_ledger::{Keyring, LedgerError, Trust, custody};
@@ -55,6 +55,24 @@ pub(super) fn own_epoch(config: &AgentConfig, source: &SourceName) -> Option<Epo
         .ok()
         .flatten()
         .map(|record| record.epoch)
+}
+
+/// The id by which the state directory knows a region, if it can be read here.
+pub(super) fn known_region(config: &AgentConfig, region: &RegionName) -> Option<RegionId> {
+    let state = StateDir::new(&config.state_dir);
+    config.sources.iter().find_map(|source| {
+        let record = SourceRecord::load(&state.record(&source.name)).ok()??;
+        record.lanes.get(region)?.region
+    })
+}
+
+/// What people are told of a place without a marker that is known to have had one.
+pub(super) fn not_the_region(place: &str, known: RegionId) -> String {
+    format!(
+        "{place} holds no region: it is known as region {known}, and its marker is not there. An unmounted disk looks \
+         like that: mount it, and the agent goes on by itself. If it was emptied on purpose, give the region another \
+         name in agent.toml and restart the agent"
+    )
 }
 
 /// What people are told of a source that another agent has taken over.

@@ -14,6 +14,7 @@ use tidemark_ledger::history::{LoadOptions, PointsWanted};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{Drill as Command, DrillArgs};
+use crate::daemon::agenda::{self, agenda};
 use crate::drill::{self, Request, Scenario};
 use crate::error::{Error, Result};
 use crate::evidence::drills::{self, Drill, Rung};
@@ -76,6 +77,10 @@ fn request(args: &DrillArgs, tools: &Tools) -> Result<Request> {
         });
         parsed.transpose()
     };
+    if let Some(text) = &args.timeout {
+        let timeout = duration::parse(text);
+        request.timeout = Some(timeout.map_err(|error| words(error.to_string()))?);
+    }
     request.objectives.rpo_target_s = seconds(&args.rpo)?;
     request.objectives.rto_target_s = seconds(&args.rto)?;
     request.objectives.pitr_precision_target_s = seconds(&args.precision)?;
@@ -85,6 +90,10 @@ fn request(args: &DrillArgs, tools: &Tools) -> Result<Request> {
 /// `drill list`.
 #[derive(Debug, Clone, Serialize)]
 pub struct DrillList {
+    /// When this was said.
+    pub at: Timestamp,
+    /// Drills of the config, and how they stand.
+    pub scheduled: Vec<agenda::Entry>,
     /// Every drill on file, the oldest first.
     pub drills: Vec<Drill>,
     /// How far each recovery point has been proved.
@@ -132,6 +141,8 @@ async fn list(settings: &Settings, tools: &Tools) -> Result<Exit> {
     let repository = Repository::open(settings, trust, tools).await?;
     let shelf = shelf::read(&repository, settings.state.as_deref()).await?;
     let mut drills = drills::all(&shelf.chains);
+    let at = tools.clock.now();
+    let scheduled = agenda(settings, &drills, at)?;
     let mut names = repository.sources().await?;
     if let Some(only) = &settings.source {
         drills.retain(|drill| drill.source.as_ref() == Some(only));
@@ -142,6 +153,8 @@ async fn list(settings: &Settings, tools: &Tools) -> Result<Exit> {
         since.push(unproved(&repository, name, &drills).await?);
     }
     let document = DrillList {
+        at,
+        scheduled,
         proved: proved(&drills),
         drills,
         since,
@@ -206,6 +219,27 @@ async fn unproved(repository: &Repository, source: SourceName, drills: &[Drill])
 }
 
 impl DrillList {
+    fn schedule_text(&self, out: &mut String) {
+        if self.scheduled.is_empty() {
+            return;
+        }
+        let drills = output::count(self.scheduled.len(), "drill");
+        out.push_str(&format!("{drills} on schedule\n"));
+        let mut table = Table::new();
+        table.row(["drill", "source", "schedule", "next", "last", ""]);
+        for entry in &self.scheduled {
+            table.row(entry.row(self.at));
+        }
+        table.write("  ", out);
+        for entry in self.scheduled.iter().filter(|entry| entry.overdue) {
+            out.push_str(&format!(
+                "  {} is overdue, and until it passes nothing new is proved: does tidemark-restore.service run, on any host? By hand: \
+                 tidemark-restore drill run --source {}\n",
+                entry.name, entry.source
+            ));
+        }
+    }
+
     fn drills_text(&self, out: &mut String) {
         let mut table = Table::new();
         table.row([
@@ -258,12 +292,14 @@ impl Document for DrillList {
     const SCHEMA: &'static str = "tidemark-restore.drills";
 
     fn text(&self, out: &mut String) {
+        self.schedule_text(out);
         if self.drills.is_empty() {
             out.push_str(
                 "No drill is on record: a backup is a hypothesis until one has proved it (tidemark-restore drill run)\n",
             );
         } else {
-            out.push_str(&format!("{}\n", output::count(self.drills.len(), "drill")));
+            let count = output::count(self.drills.len(), "drill");
+            out.push_str(&format!("{count} on record\n"));
             self.drills_text(out);
         }
         if !self.proved.is_empty() {
@@ -323,6 +359,8 @@ mod tests {
     #[test]
     fn a_list_without_drills_says_what_to_do() {
         let empty = DrillList {
+            at: Timestamp::UNIX_EPOCH,
+            scheduled: Vec::new(),
             drills: Vec::new(),
             proved: Vec::new(),
             since: Vec::new(),

@@ -12,6 +12,7 @@
 //! - After downtime each drill is run once, for its newest slot; the others are told as missed.
 //! - A drill that was not done is told: as due, then as overdue ([`tidemark_host::codes::DRILL_OVERDUE`]),
 //!   by an event, a metric and the status line.
+//! - What `[objectives]` promises is told at risk before it is broken, by an event and a metric.
 //! - No region that can be read means no drill begun: another host may have the turn.
 //!
 //! # Failure and stopping
@@ -24,6 +25,7 @@
 //!
 //! It restores nothing but drills, repairs nothing and deletes nothing.
 
+pub mod agenda;
 pub mod board;
 mod claims;
 mod conduct;
@@ -32,9 +34,9 @@ mod due;
 pub mod metrics;
 mod notes;
 mod plan;
+mod promises;
 mod rota;
 mod turn;
-mod promises;
 
 #[cfg(test)]
 mod tests;
@@ -54,6 +56,7 @@ use conduct::Conductor;
 use driver::Driver;
 use rota::Rota;
 
+pub use agenda::agenda;
 pub use due::DrillsDue;
 pub use plan::CHECKS;
 
@@ -71,6 +74,14 @@ pub async fn run(
     let settings = gather()?;
     settings.regions()?;
     settle(&settings, tools).await?;
+    if let Some(state) = settings.state.clone() {
+        let clock = std::sync::Arc::clone(&tools.clock);
+        let swept =
+            tokio::task::spawn_blocking(move || crate::drill::sweep(&state, clock.as_ref(), true));
+        for left in swept.await.unwrap_or_default() {
+            tracing::error!(what = %left, "of a drill that was killed something is left: production data; remove it by hand");
+        }
+    }
     let driver = Driver {
         rota: Rota::new(settings, Board::default(), tools)?,
         conduct: &Conductor,

@@ -60,7 +60,7 @@ impl Notes {
     }
 
     fn path(&self, drill: &DrillName) -> PathBuf {
-        self.folder.join(format!("{drill}.json"))
+        place(&self.folder, drill)
     }
 
     /// A drill's note; one that is new or has another schedule now is known since `now`.
@@ -87,6 +87,17 @@ impl Notes {
     }
 }
 
+/// Since when a host with this state directory has a drill with this schedule, as far as this user may know.
+pub(super) fn since(state: &Path, drill: &DrillName, schedule: &str) -> Option<Timestamp> {
+    let bytes = std::fs::read(place(&state.join(FOLDER), drill)).ok()?;
+    let note: Note = serde_json::from_slice(&bytes).ok()?;
+    (note.schedule == schedule).then_some(note.since)
+}
+
+fn place(folder: &Path, drill: &DrillName) -> PathBuf {
+    folder.join(format!("{drill}.json"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -102,6 +113,9 @@ mod tests {
         note.turn = Some(PutId([1; 16]));
         notes.keep(&drill, &note).unwrap();
         assert_eq!(notes.load(&drill, "0 3 * * * UTC", later), note);
+        let noted = |schedule| since(state.path(), &drill, schedule);
+        assert_eq!(noted("0 3 * * * UTC"), Some(first));
+        assert_eq!(noted("0 4 * * * UTC"), None);
         let changed = notes.load(&drill, "0 4 * * * UTC", later);
         assert_eq!((changed.since, changed.turn), (later, note.turn));
     }

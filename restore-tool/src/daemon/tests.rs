@@ -21,11 +21,12 @@ use tokio_util::sync::CancellationToken;
 use super::board::{Board, Doing};
 use super::conduct::{Conduct, Outcome, within};
 use super::rota::Rota;
-use super::{due, metrics};
+use super::{due, metrics, settle};
 use crate::cli::Global;
 use crate::drill::{Request, Trigger};
 use crate::error::Error;
 use crate::evidence::access::Access;
+use crate::evidence::begun::{Begun, Unended};
 use crate::repository::{Environment, Settings, Tools};
 
 const NOON: &str = "2026-11-22T12:00:05Z";
@@ -263,8 +264,7 @@ async fn a_host_that_died_loses_its_turn_when_it_is_not_renewed_and_takes_it_bac
             ..Script::default()
         };
         // As a kill does: the drill ends in the middle, and nothing is said.
-        let killed =
-            tokio::time::timeout(Duration::from_millis(100), one.run(&due, &endless, &stop));
+        let killed = tokio::time::timeout(Duration::from_millis(400), one.run(&due, &endless, &stop));
         assert!(killed.await.is_err());
         assert_eq!(endless.count(), 1);
         drop(one);
@@ -515,4 +515,60 @@ fn the_facts_of_an_end_are_what_other_hosts_read() {
     assert_eq!(names, BTreeMap::from(expected));
     let step = serde_json::to_string(&DrillStep::Ended).unwrap();
     assert_eq!(step, "\"ended\"");
+}
+
+/// The types of the records that a region has.
+fn records(place: &Place, region: &str) -> Vec<String> {
+    let folder = place.path(region).join("meta/evidence");
+    let mut kinds = Vec::new();
+    for signer in std::fs::read_dir(folder).into_iter().flatten() {
+        for record in std::fs::read_dir(signer.unwrap().path()).unwrap() {
+            let bytes = std::fs::read(record.unwrap().path()).unwrap();
+            let record = tidemark_format::evidence::Unverified::parse(&bytes).unwrap();
+            let kind = &record.statement.predicate.rest["type"];
+            kinds.push(kind.as_str().unwrap().to_owned());
+        }
+    }
+    kinds.sort();
+    kinds
+}
+
+#[tokio::test]
+async fn what_a_process_that_died_had_begun_is_on_record_once_the_next_one_starts() {
+    let place = Place::new(1);
+    let settings = place.settings(0, BOTH, "");
+    let state = settings.state.clone().unwrap();
+    let signer = place.signer(0).public().id();
+    let begin = |run: &str| {
+        let result = serde_json::json!({ "verdict": "INCONCLUSIVE" });
+        let fields = [
+            ("run_id".to_owned(), run.into()),
+            ("result".to_owned(), result),
+        ];
+        let unended = Unended {
+            kind: crate::drill::RESTORE_DRILL.to_owned(),
+            subject: Vec::new(),
+            fields: fields.into_iter().collect(),
+        };
+        Begun::note(&state, signer, run, &unended).unwrap()
+    };
+    // Where nothing was begun, nothing is recorded.
+    settle(&settings, &place.tools()).await.unwrap();
+    assert!(records(&place, "north").is_empty());
+    // GIVEN a drill of a process that is gone, and one that runs
+    drop(begin("died"));
+    let lives = begin("lives");
+    // WHEN the daemon starts, and starts again
+    for _ in 0..2 {
+        settle(&settings, &place.tools()).await.unwrap();
+        // THEN the one is on record in every region, once, beside the use of the key
+        for region in BOTH {
+            let kinds = records(&place, region);
+            let drills = kinds
+                .iter()
+                .filter(|kind| *kind == crate::drill::RESTORE_DRILL);
+            assert_eq!((drills.count(), kinds.len()), (1, 2), "{region}: {kinds:?}");
+        }
+    }
+    lives.ended();
 }

@@ -113,6 +113,12 @@ pub struct Drill {
     pub declared_at: Option<Timestamp>,
     /// Which source.
     pub source: Option<SourceName>,
+    /// Its name in the schedule, if that ran it.
+    pub plan: Option<String>,
+    /// The schedule, with the zone.
+    pub schedule: Option<String>,
+    /// The slot of the schedule.
+    pub slot: Option<Timestamp>,
     /// How it ended.
     pub verdict: Option<Verdict>,
     /// Why the record proves nothing, whatever it says.
@@ -182,6 +188,9 @@ impl Drill {
             at: record.created_at(),
             declared_at: instant(record, "/timing/declared_at"),
             source: name_of_source(record),
+            plan: text(record, "/plan/plan_id"),
+            schedule: text(record, "/plan/schedule"),
+            slot: instant(record, "/plan/slot"),
             verdict: record.text("/result/verdict").and_then(Verdict::of_name),
             doubt: chain.doubt(record),
             scenario: text(record, "/plan/scenario"),

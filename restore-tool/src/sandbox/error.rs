@@ -15,7 +15,7 @@ pub enum SandboxError {
     },
     /// Nothing isolates here.
     #[error(
-        "this host offers no isolation for the restored database ({tried}); run it as root, or as tidemark-restore.service with tidemark-sandbox@.service installed, or allow user namespaces"
+        "this host offers no isolation for the restored database ({tried}); run it as root, or as tidemark-restore.service with tidemark-sandbox.socket started, or allow user namespaces"
     )]
     NoIsolation {
         /// What was tried, and what came of it.

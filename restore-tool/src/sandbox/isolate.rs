@@ -1,17 +1,19 @@
 //! How a sandbox can be made on this host: what there is, tried out, the best first.
 //!
 //! ```text
-//! unit         tidemark-sandbox@FOLDER.service, under systemd: another mount, network, process table, and
-//!              the service manager's own limits; the fetching service needs no right but to start it
+//! systemd-unit tidemark-sandbox@.service, which tidemark-sandbox.socket starts for each connection: other
+//!              mounts, another network, the service manager's own limits; the fetching service needs no
+//!              right but to connect
 //! root         unshare: network, processes, mounts of its own, /run and secrets hidden, then another user
 //! user         the same in a user namespace, as the same user
 //! user-plain   a user namespace with a network of its own, and nothing hidden
 //! ```
 //!
-//! Each is tried with a program that does nothing; what fails is kept, with the reason, for the record.
+//! Each is tried with a program that does nothing, the unit by looking for its socket; what fails is kept, with
+//! the reason, for the record.
 
 use std::ffi::OsString;
-use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -29,8 +31,8 @@ shift
 exec "$@""#;
 /// Sockets of the host's services lie there.
 const SOCKETS: &str = "/run";
-/// The unit, without its instance.
-const UNIT: &str = "tidemark-sandbox@";
+/// Where `tidemark-sandbox.socket` listens.
+pub(super) const SOCKET: &str = "/run/tidemark-sandbox.sock";
 /// Says that a service manager runs.
 const SYSTEMD: &str = "/run/systemd/system";
 const SAID_MAX: usize = 200;
@@ -40,6 +42,7 @@ const SAID_MAX: usize = 200;
 #[serde(rename_all = "kebab-case")]
 pub enum Method {
     /// A unit of systemd's.
+    #[serde(rename = "systemd-unit")]
     Unit,
     /// By root, for another user.
     Root,
@@ -57,7 +60,7 @@ impl Method {
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
-            Self::Unit => "unit",
+            Self::Unit => "systemd-unit",
             Self::Root => "root",
             Self::User => "user",
             Self::UserPlain => "user-plain",
@@ -207,12 +210,7 @@ impl Inside {
     /// Whether a method works here; why not, if it doesn't.
     pub(super) fn tried(&self, method: Method) -> Result<(), String> {
         match method {
-            Method::Unit => said_by(
-                Command::new("systemctl")
-                    .arg("cat")
-                    .arg("--no-pager")
-                    .arg(unit_name(&self.folder)),
-            ),
+            Method::Unit => listens(Path::new(SOCKET)),
             Method::None => Ok(()),
             Method::Root | Method::User | Method::UserPlain => {
                 let mut words = self.before(method).into_iter();
@@ -238,31 +236,16 @@ fn said_by(command: &mut Command) -> Result<(), String> {
     Err(line.chars().take(SAID_MAX).collect())
 }
 
-/// The unit's name for a folder.
-pub(super) fn unit_name(folder: &Path) -> String {
-    format!("{UNIT}{}.service", escaped(folder))
-}
-
-/// As `systemd-escape --path` writes a path.
-fn escaped(path: &Path) -> String {
-    let bytes = path.as_os_str().as_bytes();
-    let inner: Vec<&[u8]> = bytes
-        .split(|byte| *byte == b'/')
-        .filter(|part| !part.is_empty())
-        .collect();
-    let joined = inner.join(&b'/');
-    let mut text = String::new();
-    for (at, byte) in joined.iter().enumerate() {
-        match byte {
-            b'/' => text.push('-'),
-            b'.' if at == 0 => text.push_str("\\x2e"),
-            byte if byte.is_ascii_alphanumeric() || matches!(byte, b':' | b'_' | b'.') => {
-                text.push(char::from(*byte));
-            }
-            byte => text.push_str(&format!("\\x{byte:02x}")),
-        }
+/// Whether a socket is there; who may connect to it shows when that is tried.
+fn listens(socket: &Path) -> Result<(), String> {
+    let there = std::fs::symlink_metadata(socket);
+    if there.is_ok_and(|there| there.file_type().is_socket()) {
+        return Ok(());
     }
-    text
+    Err(format!(
+        "nobody listens at {}: systemctl start tidemark-sandbox.socket",
+        socket.display()
+    ))
 }
 
 #[cfg(test)]
@@ -291,17 +274,13 @@ mod tests {
     }
 
     #[test]
-    fn paths_are_escaped_as_systemd_does() {
-        for (path, name) in [
-            (
-                "/dev/shm/tidemark-drill-0a/job",
-                "dev-shm-tidemark\\x2ddrill\\x2d0a-job",
-            ),
-            ("/.hidden//x", "\\x2ehidden-x"),
-            ("/a b", "a\\x20b"),
-        ] {
-            assert_eq!(escaped(Path::new(path)), name);
-        }
+    fn without_its_socket_there_is_no_unit_and_that_says_what_to_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("sock");
+        let why = listens(&socket).unwrap_err();
+        assert!(why.contains("tidemark-sandbox.socket"), "{why}");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        listens(&socket).unwrap();
     }
 
     #[test]

@@ -33,8 +33,6 @@ pub struct Job {
     pub data: PathBuf,
     /// Where a server's replay must end; without it nothing is left to replay.
     pub replay: Option<ReplayGoal>,
-    /// BLAKE3 of the whole file as it was restored, as hex, if it is known: it must still be that.
-    pub content: Option<String>,
     /// What is asked.
     pub questions: Questions,
     /// The folder of the server's programs.
@@ -57,9 +55,6 @@ pub struct Job {
     /// What could not be used for it.
     #[serde(default)]
     pub(super) tried: Vec<Tried>,
-    /// Whether the parent holds a pipe whose end means that it is gone.
-    #[serde(default)]
-    pub(super) has_parent: bool,
 }
 
 impl Job {
@@ -70,7 +65,6 @@ impl Job {
             engine: engine.to_owned(),
             data,
             replay: None,
-            content: None,
             questions,
             pg_bin: None,
             libraries: Vec::new(),
@@ -80,7 +74,6 @@ impl Job {
             outside_processes: String::new(),
             method: String::new(),
             tried: Vec::new(),
-            has_parent: false,
         }
     }
 }
@@ -176,6 +169,9 @@ pub struct Phase {
 pub struct Isolation {
     /// How it was made.
     pub method: String,
+    /// The unit that it is, if it is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
     /// What could not be used, and why.
     pub tried: Vec<Tried>,
     /// Whether it has a network of its own.
@@ -252,6 +248,14 @@ impl Outcome {
             }),
             ..Self::default()
         }
+    }
+
+    /// One that says that its time was over.
+    #[must_use]
+    pub(super) fn too_long(limits: &Limits) -> Self {
+        let seconds = limits.seconds;
+        let what = format!("it took longer than the {seconds} s that it may, and was ended");
+        Self::failed(Cause::Limit, what)
     }
 
     /// What the child left in `folder`, if it is whole.

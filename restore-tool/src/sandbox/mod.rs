@@ -24,6 +24,8 @@
 //!
 //! - Nothing of the database is started before the sandbox was probed from inside and found closed: a
 //!   network of its own without a route, attempts to leave that the system refuses at once.
+//! - Under systemd the database is in another unit than the one that holds the identity, and that unit can't enter
+//!   this process.
 //! - The child has a cleared environment, no identity, no region; it may read nothing that it is told to
 //!   keep away from, which it checks. As root everything in it runs as an unprivileged user.
 //! - What leaves is `result.json`: counts, digests, durations ([`tidemark_engine::examine`]).
@@ -41,6 +43,7 @@ mod passwd;
 mod probe;
 mod refuse;
 mod run;
+mod running;
 pub mod scratch;
 
 pub use error::SandboxError;

@@ -17,6 +17,8 @@ const UDP: &str = "198.51.100.1:53";
 /// A refusal comes at once.
 const WAIT: Duration = Duration::from_secs(2);
 const LOOPBACK: &str = "lo";
+/// The unit of a sandbox, without its instance.
+const UNIT: &str = "tidemark-sandbox@";
 /// What no way looks like: no route, no such family, no address to come from, not permitted.
 const CLOSED: [Errno; 5] = [
     Errno::NETUNREACH,
@@ -45,6 +47,7 @@ pub(super) fn look(job: &Job) -> Isolation {
     environment.sort_unstable();
     Isolation {
         method: job.method.clone(),
+        unit: unit(&std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default()),
         tried: job.tried.clone(),
         own_network: is_other(&network, &job.outside_network),
         own_processes: is_other(&processes, &job.outside_processes),
@@ -56,6 +59,13 @@ pub(super) fn look(job: &Job) -> Isolation {
         environment,
         secrets_in_reach: job.forbidden.iter().filter(readable).cloned().collect(),
     }
+}
+
+/// The sandbox's unit, from the groups of processes that the system lists.
+fn unit(groups: &str) -> Option<String> {
+    let names = groups.lines().filter_map(|line| line.rsplit('/').next());
+    let mut ours = names.filter(|name| name.starts_with(UNIT));
+    ours.next().map(str::to_owned)
 }
 
 /// Unknown is not another.
@@ -161,6 +171,18 @@ mod tests {
         assert!(of(Errno::NETUNREACH) && of(Errno::PERM) && of(Errno::AFNOSUPPORT));
         assert!(!of(Errno::TIMEDOUT) && !of(Errno::CONNREFUSED) && !of(Errno::HOSTUNREACH));
         assert!(!attempt("x", Ok(())).refused);
+    }
+
+    #[test]
+    fn a_unit_is_known_by_its_group_of_processes() {
+        let name = "tidemark-sandbox@0-7-999.service";
+        for groups in [
+            format!("0::/system.slice/system-tidemark\\x2dsandbox.slice/{name}\n"),
+            format!("1:name=systemd:/system.slice/{name}\n0::/\n"),
+        ] {
+            assert_eq!(unit(&groups).as_deref(), Some(name));
+        }
+        assert_eq!(unit("0::/user.slice/session-1.scope\n"), None);
     }
 
     #[test]

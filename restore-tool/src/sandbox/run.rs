@@ -1,32 +1,26 @@
 //! The parent's side: makes the sandbox, watches it, reads what it left.
 
 use std::ffi::OsString;
-use std::fs::{File, Permissions};
+use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tidemark_host::files::write_atomic;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
 
 use super::error::SandboxError;
-use super::isolate::{Inside, Method, Tried, is_under_systemd, ladder, unit_name};
-use super::job::{Cause, JOB, Job, Outcome, RESULT, SAID};
+use super::isolate::{Inside, Method, SOCKET, Tried, is_under_systemd, ladder};
+use super::job::{Cause, JOB, Job, Outcome};
 use super::passwd::Account;
 use super::probe::namespace;
+use super::running::{Ended, Running};
 use super::scratch::Scratch;
 
 /// The hidden command of this program.
 const COMMAND: &str = "sandbox-run";
-/// What it takes at most to end when it is told to, and to say so at its limit.
-const GRACE: Duration = Duration::from_secs(15);
-/// What is kept of what a sandbox said before it was lost.
-const SAID_MAX: usize = 600;
 /// Owner only.
 const PRIVATE: u32 = 0o600;
 const EVERYBODY_RUNS: u32 = 0o755;
@@ -103,19 +97,31 @@ pub async fn run(
             continue;
         }
         job.method = method.name().to_owned();
-        job.has_parent = method != Method::Unit;
-        write(&job, scratch)?;
-        let mut command = command(&inside, method, &program);
-        match start(&mut command, &folder)?
-            .ended(&job, options, stop)
-            .await?
-        {
+        write(&within(&job, method), scratch)?;
+        let started = match method {
+            Method::Unit => Running::unit(Path::new(SOCKET), &folder).await,
+            _ => Ok(Running::child(
+                &mut command(&inside, method, &program),
+                &folder,
+            )?),
+        };
+        let running = match started {
+            Ok(running) => running,
+            Err(why) => {
+                job.tried.push(Tried::new(method, why));
+                continue;
+            }
+        };
+        match running.ended(&job, options, stop).await? {
+            Ended::Outcome(outcome) if outcome.isolation.method.is_empty() => {
+                return Ok(with_method(&job, *outcome));
+            }
             Ended::Outcome(outcome) => return Ok(*outcome),
-            // Whoever may not start the unit finds that out here.
-            Ended::Nothing(why) if method == Method::Unit => {
+            // A unit that doesn't see the scratch, or that nobody may start, shows here.
+            Ended::NotBegun(why) if method == Method::Unit => {
                 job.tried.push(Tried::new(method, why));
             }
-            Ended::Nothing(why) => return Ok(lost(&job, why)),
+            Ended::NotBegun(why) | Ended::Nothing(why) => return Ok(lost(&job, why)),
             Ended::TooLong => return Ok(too_long(&job)),
         }
     }
@@ -129,14 +135,23 @@ pub async fn run(
     })
 }
 
+/// What the job is where it is run: a unit sees this process, and must not be able to enter it.
+fn within(job: &Job, method: Method) -> Job {
+    let mut job = job.clone();
+    if method == Method::Unit {
+        let own = PathBuf::from(format!("/proc/{}", std::process::id()));
+        job.forbidden
+            .extend([own.join("environ"), own.join("root")]);
+    }
+    job
+}
+
 fn lost(job: &Job, why: String) -> Outcome {
     with_method(job, Outcome::failed(Cause::Lost, why))
 }
 
 fn too_long(job: &Job) -> Outcome {
-    let seconds = job.limits.seconds;
-    let what = format!("it took longer than the {seconds} s that it may, and was ended");
-    with_method(job, Outcome::failed(Cause::Limit, what))
+    with_method(job, Outcome::too_long(&job.limits))
 }
 
 fn with_method(job: &Job, mut outcome: Outcome) -> Outcome {
@@ -179,12 +194,6 @@ fn usable(
 }
 
 fn command(inside: &Inside, method: Method, program: &Path) -> Command {
-    if method == Method::Unit {
-        let mut command = Command::new("systemctl");
-        command.args(["start", "--no-ask-password"]);
-        command.arg(unit_name(&inside.folder));
-        return command;
-    }
     let mut words: Vec<OsString> = inside.before(method);
     words.push(program.into());
     words.push(COMMAND.into());
@@ -210,108 +219,6 @@ fn surround(command: &mut Command, folder: &Path) {
         command.env("LD_LIBRARY_PATH", libraries);
     }
     command.current_dir("/");
-}
-
-/// A sandbox that runs.
-struct Running {
-    child: Child,
-    folder: PathBuf,
-}
-
-/// How it ended.
-enum Ended {
-    Outcome(Box<Outcome>),
-    Nothing(String),
-    TooLong,
-}
-
-fn start(command: &mut Command, folder: &Path) -> Result<Running, SandboxError> {
-    let said = folder.join(SAID);
-    let file = File::create(&said).map_err(SandboxError::io("make the sandbox's log", &said))?;
-    // What an earlier method left says nothing about this one.
-    std::fs::remove_file(folder.join(RESULT)).ok();
-    command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(file)
-        .process_group(0)
-        .kill_on_drop(true);
-    let program = PathBuf::from(command.as_std().get_program());
-    let child = command
-        .spawn()
-        .map_err(SandboxError::io("start the sandbox", &program))?;
-    Ok(Running {
-        child,
-        folder: folder.to_path_buf(),
-    })
-}
-
-impl Running {
-    async fn ended(
-        mut self,
-        job: &Job,
-        options: &Options,
-        stop: &CancellationToken,
-    ) -> Result<Ended, SandboxError> {
-        // The child ends when this pipe closes, whatever becomes of this process.
-        let pipe = self.child.stdin.take();
-        let limit = Duration::from_secs(job.limits.seconds).saturating_add(GRACE);
-        let waited = tokio::select! {
-            biased;
-            () = stop.cancelled() => None,
-            waited = tokio::time::timeout(limit, self.watched(options)) => Some(waited),
-        };
-        drop(pipe);
-        let status = match waited {
-            Some(Ok(status)) => {
-                status.map_err(SandboxError::io("wait for the sandbox", &self.folder))?
-            }
-            unfinished => {
-                self.end(job).await;
-                return match unfinished {
-                    None => Err(SandboxError::Interrupted),
-                    Some(_) => Ok(Ended::TooLong),
-                };
-            }
-        };
-        Ok(match Outcome::load(&self.folder) {
-            Some(outcome) => Ended::Outcome(Box::new(outcome)),
-            None => Ended::Nothing(self.said(status)),
-        })
-    }
-
-    async fn watched(&mut self, options: &Options) -> std::io::Result<ExitStatus> {
-        if let Some(out) = self.child.stdout.take() {
-            let mut lines = BufReader::new(out).lines();
-            while let Some(line) = lines.next_line().await? {
-                if let (Some(watch), Ok(told)) = (&options.watch, serde_json::from_str(&line)) {
-                    watch(&told);
-                }
-            }
-        }
-        self.child.wait().await
-    }
-
-    /// Ends it at once.
-    async fn end(&mut self, job: &Job) {
-        if job.method == Method::Unit.name() {
-            let mut stop = Command::new("systemctl");
-            stop.args(["stop", "--no-ask-password"]);
-            drop(stop.arg(unit_name(&self.folder)).output().await);
-        }
-        // Its pipe is closed: it ends by itself, and its server with it.
-        let ended = tokio::time::timeout(GRACE, self.child.wait()).await;
-        if ended.is_err() {
-            drop(self.child.kill().await);
-        }
-    }
-
-    fn said(&self, status: ExitStatus) -> String {
-        let said = std::fs::read_to_string(self.folder.join(SAID)).unwrap_or_default();
-        let from = said.chars().count().saturating_sub(SAID_MAX);
-        let tail: String = said.chars().skip(from).collect();
-        format!("it ended without an answer ({status}): {}", tail.trim())
-    }
 }
 
 #[cfg(test)]

@@ -29,6 +29,11 @@ const MARK: &str = ".tidemark-scratch";
 const MEMORY: &str = "/dev/shm";
 /// Where a scratch goes that doesn't fit into memory, unless a service has a folder of its own.
 const DISK: &str = "/var/tmp";
+/// A service's scratches lie in folders that the unit of its sandbox sees, and nothing beside them: this one in
+/// memory,
+const SERVICE: &str = "tidemark-restore";
+/// and this one in its state directory. `tidemark-sandbox@.service` names both.
+const BELOW_STATE: &str = "scratch";
 /// What a file system in memory says it is.
 const TMPFS: u64 = 0x0102_1994;
 /// Beside what is restored: the server's own files, logs, sorting.
@@ -54,8 +59,8 @@ pub enum Kind {
 /// What scratch is wanted.
 #[derive(Debug, Clone, Default)]
 pub struct Wanted {
-    /// The folder that it is made in; if none is named memory, or else the service's state directory, or else
-    /// `/var/tmp`.
+    /// The folder that it is made in; if none is named memory, or else a folder of the service's state directory,
+    /// or else `/var/tmp`.
     pub folder: Option<PathBuf>,
     /// Bytes that are restored into it.
     pub bytes: u64,
@@ -90,6 +95,19 @@ impl Scratch {
     /// # Errors
     /// [`SandboxError::NoRoom`], [`SandboxError::Unreachable`], [`SandboxError::Io`].
     pub fn make(wanted: &Wanted, rng: &dyn Rng) -> Result<Self, SandboxError> {
+        Self::make_noted(wanted, rng, |_path| {})
+    }
+
+    /// The same; `note` is told where before anything is there, so that whoever is killed leaves nothing that
+    /// nobody knows of.
+    ///
+    /// # Errors
+    /// As [`Self::make`].
+    pub fn make_noted(
+        wanted: &Wanted,
+        rng: &dyn Rng,
+        note: impl FnOnce(&Path),
+    ) -> Result<Self, SandboxError> {
         let needed = wanted
             .bytes
             .saturating_add(wanted.bytes / 8)
@@ -102,6 +120,7 @@ impl Scratch {
             reachable(&parent, account)?;
         }
         let is_memory = is_tmpfs(&parent);
+        note(&path);
         DirBuilder::new()
             .mode(0o700)
             .create(&path)
@@ -125,12 +144,8 @@ impl Scratch {
         // A volume's own root is open to all.
         std::fs::set_permissions(&self.path, std::fs::Permissions::from_mode(0o700))
             .map_err(SandboxError::io("close the scratch to others", &self.path))?;
-        let mark = self.path.join(MARK);
-        let made = std::fs::write(
-            &mark,
-            "A drill's scratch. It holds production data: remove it.\n",
-        );
-        made.map_err(SandboxError::io("mark the scratch", &mark))?;
+        self.mark()
+            .map_err(SandboxError::io("mark the scratch", &self.path))?;
         for folder in [self.path.clone(), self.job()] {
             if folder != self.path {
                 let made = DirBuilder::new().mode(0o700).create(&folder);
@@ -139,6 +154,11 @@ impl Scratch {
             self.give(&folder)?;
         }
         Ok(())
+    }
+
+    fn mark(&self) -> std::io::Result<()> {
+        let words = "A drill's scratch. It holds production data: remove it.\n";
+        std::fs::write(self.path.join(MARK), words)
     }
 
     /// Takes over what a drill left that was killed; none if `path` is no scratch of ours.
@@ -219,6 +239,17 @@ impl Scratch {
         Ok(())
     }
 
+    /// Whether a process has a file of it open.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        !holders(&self.path).is_empty()
+    }
+
+    /// Leaves it to whoever comes later.
+    pub fn forget(mut self) {
+        self.is_gone = true;
+    }
+
     /// Removes it, and looks whether it is gone. Blocks.
     ///
     /// # Errors
@@ -248,9 +279,19 @@ impl Scratch {
             volume.close().map_err(not)?;
             scratch_key_destroyed = Some(true);
         }
-        remove(&self.path).map_err(|error| not(error.to_string()))?;
-        if self.path.symlink_metadata().is_ok() {
-            return Err(not("it is still there".to_owned()));
+        let mounts = mounts_below(&self.path);
+        let removed = clear(&self.path, &mounts);
+        if removed.is_err() || self.path.symlink_metadata().is_ok() {
+            // So that the next command finds it by its mark, and tries again.
+            self.mark().ok();
+            return Err(not(match (mounts.first(), removed) {
+                (Some(mount), _) => format!(
+                    "{} is mounted in it, and what is there was left alone: unmount it",
+                    mount.display()
+                ),
+                (None, Err(error)) => error.to_string(),
+                (None, Ok(())) => "it is still there".to_owned(),
+            }));
         }
         let took = clock.monotonic().since(began);
         Ok(Destroyed {
@@ -276,7 +317,7 @@ impl Drop for Scratch {
         if let Some(volume) = self.volume.take() {
             volume.close().ok();
         }
-        remove(&self.path).ok();
+        clear(&self.path, &mounts_below(&self.path)).ok();
     }
 }
 
@@ -298,16 +339,35 @@ fn place(named: Option<&Path>, needed: u64) -> Result<PathBuf, SandboxError> {
             })
         };
     }
+    let state = tidemark_host::config::state_directory();
     let memory = Path::new(MEMORY);
     let fits = is_tmpfs(memory)
         && room(memory).is_ok_and(|free| free >= needed)
         && available_memory() / SHARE_OF_MEMORY >= needed;
     if fits {
-        return Ok(memory.to_path_buf());
+        match state.is_some() {
+            false => return Ok(memory.to_path_buf()),
+            // Somebody else's by that name is no reason not to drill.
+            true => {
+                if let Some(own) = own_folder(&memory.join(SERVICE)) {
+                    return Ok(own);
+                }
+            }
+        }
     }
-    // A service's own folder is seen by the unit of its sandbox, its private /var/tmp is not.
-    let disk = tidemark_host::config::state_directory().unwrap_or_else(|| DISK.into());
+    let disk = state.map_or_else(|| DISK.into(), |state| state.join(BELOW_STATE));
     place(Some(&disk), needed)
+}
+
+/// A folder that is this user's alone, made if it isn't there.
+fn own_folder(path: &Path) -> Option<PathBuf> {
+    // Whether there was one already shows in what is there.
+    DirBuilder::new().mode(0o700).create(path).ok();
+    let there = path.symlink_metadata().ok()?;
+    let is_ours = there.is_dir()
+        && there.uid() == rustix::process::geteuid().as_raw()
+        && there.permissions().mode() & 0o077 == 0;
+    is_ours.then(|| path.to_path_buf())
 }
 
 fn room(folder: &Path) -> Result<u64, SandboxError> {
@@ -377,8 +437,70 @@ fn holds(process: u32, path: &Path) -> bool {
         .any(|entry| leads(entry.path()))
 }
 
-/// Removes the folder with all that is in it. What a server closed to itself is opened first.
-fn remove(path: &Path) -> std::io::Result<()> {
+/// Where something is mounted below `path`, in this process's view.
+fn mounts_below(path: &Path) -> Vec<PathBuf> {
+    let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let places = text.lines().filter_map(|line| line.split(' ').nth(4));
+    let below = places.map(|place| PathBuf::from(unescaped(place)));
+    below
+        .filter(|place| place != path && place.starts_with(path))
+        .collect()
+}
+
+/// A path as the system lists mounts: blanks and backslashes stand as octal numbers.
+fn unescaped(place: &str) -> String {
+    [
+        ("\\040", " "),
+        ("\\011", "\t"),
+        ("\\012", "\n"),
+        ("\\134", "\\"),
+    ]
+    .iter()
+    .fold(place.to_owned(), |text, (code, character)| {
+        text.replace(code, character)
+    })
+}
+
+/// Removes a scratch, its mark last: whoever is killed meanwhile leaves one that is known.
+fn clear(path: &Path, mounts: &[PathBuf]) -> std::io::Result<()> {
+    let entries = match std::fs::read_dir(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove(&entry.path(), mounts)?;
+        } else if entry.file_name() != MARK && !mounts.contains(&entry.path()) {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    if !mounts.is_empty() {
+        return Ok(());
+    }
+    match std::fs::remove_file(path.join(MARK)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => std::fs::remove_dir(path),
+    }
+}
+
+/// Removes a folder with all that is in it, but for what is mounted there: that may be somebody's
+/// precious data. What a server closed to itself is opened first.
+fn remove(path: &Path, mounts: &[PathBuf]) -> std::io::Result<()> {
+    if mounts.iter().any(|mount| mount == path) {
+        return Ok(());
+    }
+    if mounts.iter().any(|mount| mount.starts_with(path)) {
+        for entry in std::fs::read_dir(path)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                remove(&entry.path(), mounts)?;
+            } else if !mounts.contains(&entry.path()) {
+                std::fs::remove_file(entry.path())?;
+            }
+        }
+        return Ok(());
+    }
     match std::fs::remove_dir_all(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
@@ -418,6 +540,19 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         dir
+    }
+
+    #[test]
+    fn a_folder_is_a_users_own_only_if_nobody_else_can_look_into_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = dir.path().join("own");
+        assert_eq!(own_folder(&own), Some(own.clone()));
+        assert_eq!(own_folder(&own), Some(own.clone()), "it is there already");
+        std::fs::set_permissions(&own, std::fs::Permissions::from_mode(0o755)).unwrap();
+        assert_eq!(own_folder(&own), None);
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink("/", &link).unwrap();
+        assert_eq!(own_folder(&link), None);
     }
 
     #[test]
@@ -469,6 +604,13 @@ mod tests {
         let left = Scratch::adopt(&path).expect("it bears our mark");
         left.destroy(&SystemClock).unwrap();
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn places_of_mounts_are_read_as_they_are_called() {
+        assert_eq!(unescaped("/a\\040b\\134c"), "/a b\\c");
+        assert!(mounts_below(Path::new("/")).contains(&PathBuf::from("/proc")));
+        assert!(mounts_below(Path::new("/proc/self/nothing")).is_empty());
     }
 
     #[test]

@@ -20,7 +20,9 @@ use tidemark_ledger::{
 use tidemark_storage::region::{AgentRegion, open_for_agent};
 
 use super::super::context::Machine;
-use super::super::standing::{Standing, agent_key, own_epoch, revoked, standing, taken_over};
+use super::super::standing::{
+    Standing, agent_key, known_region, not_the_region, own_epoch, revoked, standing, taken_over,
+};
 use super::holes::{Hole, left_by_take_overs};
 use super::together::{self, Seen};
 use crate::{domains, enrolment, policy};
@@ -199,6 +201,15 @@ impl Reading<'_> {
         facts.device = self.store.device;
         let asked = self.config.sources.iter().map(|source| &source.name);
         let asked = asked.filter(|name| self.wanted.only.is_none_or(|only| only == *name));
+        let marker = read_marker(self.store.meta.as_ref());
+        let marker = within(FIRST_ANSWER_WITHIN, marker).await?;
+        facts.id = marker.map(|marker| marker.region);
+        // Whether anybody is enrolled in the region can't be told where the region isn't.
+        if facts.id.is_none()
+            && let Some(known) = known_region(self.config, &self.region.name)
+        {
+            return Err(Away(not_the_region(&facts.place, known)));
+        }
         let keyring = read_keyring(self.config, self.store, facts);
         let Some((keyring, beats)) = within(FIRST_ANSWER_WITHIN, keyring).await? else {
             facts.sources = asked.map(absent).collect();
@@ -260,9 +271,6 @@ async fn read_keyring(
     store: &AgentRegion,
     facts: &mut RegionFacts,
 ) -> tidemark_ledger::Result<Option<(Arc<Keyring>, Beats)>> {
-    facts.id = read_marker(store.meta.as_ref())
-        .await?
-        .map(|marker| marker.region);
     let first = config.recipients.first();
     let trust = first
         .map(Trust::of)
