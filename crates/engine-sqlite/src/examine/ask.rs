@@ -5,9 +5,10 @@
 
 use std::collections::BTreeMap;
 
+use rusqlite::fallible_iterator::FallibleIterator as _;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, ErrorCode};
+use rusqlite::{Batch, Connection, ErrorCode};
 use tidemark_engine::examine::{Statement, as_recorded, told};
 
 use super::Timer;
@@ -21,6 +22,8 @@ const FUNCTIONS_REFUSED: &[&str] = &[
     "edit",
     "sqlite_source_id",
 ];
+
+const TOO_LONG: &str = "it took longer than it may";
 
 /// From now on the connection only reads.
 pub(super) fn restrict(connection: &mut Connection) -> Result<(), rusqlite::Error> {
@@ -42,6 +45,11 @@ fn judge(action: &AuthAction<'_>) -> Authorization {
                 Authorization::Allow
             }
         }
+        // A full-text index asks for it by itself. It is a number.
+        AuthAction::Pragma {
+            pragma_name: "data_version",
+            pragma_value: None,
+        } => Authorization::Allow,
         _ => Authorization::Deny,
     }
 }
@@ -61,29 +69,53 @@ pub(super) fn all(
 }
 
 fn one(connection: &Connection, sql: &str) -> Result<String, String> {
-    let said = |error: rusqlite::Error| match error.sqlite_error_code() {
-        Some(ErrorCode::OperationInterrupted) => "it took longer than it may".to_owned(),
-        Some(ErrorCode::AuthorizationForStatementDenied) => {
-            "it does more than to read, which is refused".to_owned()
-        }
-        // The library's words name tables and columns, never a value.
-        _ => told(&error.to_string()),
-    };
-    let mut statement = connection.prepare(sql).map_err(said)?;
+    let mut batch = Batch::new(connection, sql);
+    let first = batch.next().map_err(|error| refused(&error))?;
+    let mut statement = first.ok_or_else(|| "there is no statement".to_owned())?;
+    if batch.next().map_err(|error| refused(&error))?.is_some() {
+        return Err("it must be one statement, and is several".to_owned());
+    }
     if statement.column_count() != 1 || !statement.readonly() {
         return Err(format!(
             "it must answer one value, and has {} columns",
             statement.column_count()
         ));
     }
-    let mut rows = statement.query([]).map_err(said)?;
-    let value = match rows.next().map_err(said)? {
-        Some(row) => text(row.get_ref(0).map_err(said)?),
+    let failed = |error: rusqlite::Error| failed(&error);
+    let mut rows = statement.query([]).map_err(failed)?;
+    let value = match rows.next().map_err(failed)? {
+        Some(row) => text(row.get_ref(0).map_err(failed)?),
         None => return Err("it answered no row".to_owned()),
     };
-    match rows.next().map_err(said)? {
+    match rows.next().map_err(failed)? {
         Some(_) => Err("it answered more than one row".to_owned()),
         None => Ok(as_recorded(&value)),
+    }
+}
+
+/// Why a statement can't be run. No row has been read by then: it speaks of the statement and the schema.
+fn refused(error: &rusqlite::Error) -> String {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::OperationInterrupted) => TOO_LONG.to_owned(),
+        Some(ErrorCode::AuthorizationForStatementDenied) => {
+            "it does more than to read, which is refused".to_owned()
+        }
+        _ => told(&error.to_string()),
+    }
+}
+
+/// Why a statement that ran came to nothing. Functions quote in their words what they were given.
+fn failed(error: &rusqlite::Error) -> String {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::OperationInterrupted) => TOO_LONG.to_owned(),
+        Some(ErrorCode::AuthorizationForStatementDenied) => {
+            "it does more than to read, which is refused".to_owned()
+        }
+        Some(ErrorCode::OutOfMemory) => "it needs more memory than it may have".to_owned(),
+        Some(ErrorCode::TooBig) => "a value of it is larger than SQLite holds".to_owned(),
+        Some(ErrorCode::DatabaseCorrupt) => "the database is damaged there".to_owned(),
+        Some(code) => format!("error {code:?}, whose text may hold values and is not kept"),
+        None => "an error whose text may hold values and is not kept".to_owned(),
     }
 }
 
