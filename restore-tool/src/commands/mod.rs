@@ -12,6 +12,8 @@ pub mod status;
 pub mod verify;
 pub mod wal_get;
 
+use std::path::PathBuf;
+
 use tidemark_host::codes;
 use tidemark_host::config::{ConfigFile, RestoreConfig};
 use tidemark_host::output::Console;
@@ -42,6 +44,7 @@ pub async fn run(
         cli.command,
         Command::Run | Command::Restore(_) | Command::Drill(cli::Drill::Run(_))
     );
+    let state = state_to_look_through(&cli, environment);
     let done = Box::pin(dispatch(cli, environment, tools, stop));
     let ended = if ends_itself {
         done.await
@@ -49,7 +52,37 @@ pub async fn run(
         stopped(stop, done).await
     };
     Box::pin(tools.access.end(&ended, tools)).await;
+    if let Some(state) = state {
+        Box::pin(left_by_drills(state, tools)).await;
+    }
     ended
+}
+
+/// Where drills that were killed note their scratch, for commands that have the time to destroy it
+/// afterwards. Drills and their daemon do so before anything else.
+fn state_to_look_through(cli: &Cli, environment: &Environment) -> Option<PathBuf> {
+    match cli.command {
+        Command::Drill(cli::Drill::List)
+        | Command::Evidence(_)
+        | Command::List(_)
+        | Command::Plan(_)
+        | Command::Policy(_)
+        | Command::Restore(_)
+        | Command::Status
+        | Command::Verify(_) => settings(&cli.global, environment).ok()?.state,
+        _ => None,
+    }
+}
+
+/// What a killed drill left is production data: it must not lie there until the next one.
+async fn left_by_drills(state: PathBuf, tools: &Tools) {
+    let clock = std::sync::Arc::clone(&tools.clock);
+    let swept =
+        tokio::task::spawn_blocking(move || crate::drill::sweep(&state, clock.as_ref(), false));
+    for left in swept.await.unwrap_or_default() {
+        let note = format!("of a drill that was killed something is left: {left}");
+        tools.console.complain(&note);
+    }
 }
 
 async fn dispatch(

@@ -92,7 +92,7 @@ impl Ground {
         course: &mut Course,
     ) -> Result<Sandboxed> {
         let state = climb.settings.state.as_deref();
-        let left = state.map(|state| sweep(state, climb.tools.clock.as_ref()));
+        let left = state.map(|state| sweep(state, climb.tools.clock.as_ref(), true));
         for left in left.into_iter().flatten() {
             let exception =
                 format!("of an earlier drill that was killed something is left: {left}");
@@ -102,9 +102,19 @@ impl Ground {
             folder: climb.request.scratch.clone(),
             bytes,
         };
-        let scratch = Scratch::make(&wanted, climb.tools.rng.as_ref())?;
         let run = climb.writing.run_id.as_str();
-        let noted = state.and_then(|state| Noted::write(state, run, scratch.path()));
+        let mut noted = None;
+        let scratch = Scratch::make_noted(&wanted, climb.tools.rng.as_ref(), |path| {
+            noted = state.and_then(|state| Noted::write(state, run, path));
+        });
+        let scratch = match scratch {
+            Ok(scratch) => scratch,
+            Err(error) => {
+                // What was made of it is gone, or is found by its note.
+                drop(noted);
+                return Err(error.into());
+            }
+        };
         let section = &mut course.environment;
         section.set("sandbox_id", &run);
         section.set("scratch", &scratch.describe());

@@ -230,7 +230,7 @@ impl Climb<'_> {
             Ok(Some(restored)) => self.other_copies(planned, &restored, course).await,
             Ok(None) => {}
             Err(Error::Sandbox(error @ SandboxError::NoIsolation { .. })) => {
-                course.observed.egress = Some(tidemark_storage::chain(&error));
+                course.not_isolated(&error);
             }
             Err(error) => {
                 course.stopped_by(&error);

@@ -151,6 +151,15 @@ impl Course {
         }
     }
 
+    /// It took longer than it may, and was told to end.
+    pub(super) fn ended_late(&mut self, limit: Duration) {
+        let limit = tidemark_host::duration::render(limit);
+        self.observed.infrastructure = Some(format!(
+            "it took longer than the {limit} that it may (timeout), and was ended"
+        ));
+        self.fault = None;
+    }
+
     /// It can't go on.
     pub(super) fn stopped_by(&mut self, error: &Error) {
         let fault = Fault::of(error, self.rung);

@@ -45,8 +45,9 @@ impl Noted {
     }
 }
 
-/// Destroys the scratches of drills whose processes are gone; what could not be destroyed, in words.
-pub(super) fn sweep(state: &Path, clock: &dyn Clock) -> Vec<String> {
+/// Destroys the scratches of drills whose processes are gone; what could not be destroyed, in words. What a
+/// dying sandbox still holds is waited for only by the `patient`: a restore has no time for it.
+pub(crate) fn sweep(state: &Path, clock: &dyn Clock, patient: bool) -> Vec<String> {
     let entries = std::fs::read_dir(state.join(FOLDER));
     let mut left = Vec::new();
     for entry in entries.into_iter().flatten().flatten() {
@@ -55,17 +56,33 @@ pub(super) fn sweep(state: &Path, clock: &dyn Clock) -> Vec<String> {
         let Ok(lock) = StateLock::take(&folder) else {
             continue;
         };
-        let noted = std::fs::read_to_string(folder.join(SCRATCH)).unwrap_or_default();
-        let scratch = Scratch::adopt(Path::new(noted.trim()));
-        match scratch.map(|scratch| scratch.destroy(clock)) {
-            Some(Err(error)) => left.push(tidemark_storage::chain(&error)),
-            Some(Ok(_)) | None => {
-                let noted = Noted {
-                    folder,
-                    _lock: lock,
-                };
-                noted.gone();
+        let noted = Noted {
+            folder,
+            _lock: lock,
+        };
+        let path = std::fs::read_to_string(noted.folder.join(SCRATCH)).unwrap_or_default();
+        let path = Path::new(path.trim());
+        match Scratch::adopt(path) {
+            Some(scratch) if !patient && scratch.is_held() => {
+                scratch.forget();
+                left.push(format!(
+                    "{}: its processes have not ended yet",
+                    path.display()
+                ));
             }
+            Some(scratch) => match scratch.destroy(clock) {
+                Ok(_destroyed) => noted.gone(),
+                Err(error) => left.push(tidemark_storage::chain(&error)),
+            },
+            // Not ours any more, but there: nobody forgets it before a person has looked. One that was just
+            // made and is empty is no loss.
+            None if path.symlink_metadata().is_ok() && std::fs::remove_dir(path).is_err() => {
+                left.push(format!(
+                    "{}: it is there and bears no mark of ours; look at it and remove it by hand",
+                    path.display()
+                ));
+            }
+            None => noted.gone(),
         }
     }
     left
@@ -99,8 +116,20 @@ mod tests {
         // As with a process that was killed: no one destroys, no one unlocks.
         std::mem::forget(dead);
         drop(noted);
-        assert!(sweep(state.path(), &SystemClock).is_empty());
+        assert!(sweep(state.path(), &SystemClock, true).is_empty());
         assert!(!dead_path.exists() && living_path.exists());
+        // AND one that can't be taken over is told, again and again, until a person has removed it
+        let stripped = make();
+        let path = stripped.path().to_owned();
+        drop(Noted::write(state.path(), "stripped", &path).unwrap());
+        stripped.forget();
+        std::fs::remove_file(path.join(".tidemark-scratch")).unwrap();
+        for _ in 0..2 {
+            let told = sweep(state.path(), &SystemClock, false);
+            assert!(told.len() == 1 && told[0].contains("by hand"), "{told:?}");
+        }
+        std::fs::remove_dir_all(&path).unwrap();
+        assert!(sweep(state.path(), &SystemClock, false).is_empty());
         lives.gone();
         assert_eq!(
             std::fs::read_dir(state.path().join(FOLDER))

@@ -18,7 +18,7 @@
 //!
 //! # Cancellation
 //!
-//! When `stop` fires the drill ends as inconclusive; scratch and record as always.
+//! When `stop` fires, or the drill's time is over, it ends as inconclusive; scratch and record as always.
 
 mod boxed;
 mod choose;
@@ -33,6 +33,8 @@ pub mod past;
 mod record;
 pub mod report;
 pub mod request;
+
+use std::time::Duration;
 
 use serde_json::json;
 use tidemark_host::Exit;
@@ -52,6 +54,7 @@ use course::Course;
 use record::Writing;
 
 pub(crate) use choose::context;
+pub(crate) use left::sweep;
 pub use report::DrillReport;
 pub use request::{Assertion, Framework, Governance, Plan, Request, Scenario, Trigger};
 
@@ -100,20 +103,23 @@ pub async fn run(
         )
     });
     course.ended("declare");
+    let (stop, is_late) = limited(stop, request.timeout);
     let climb = Climb {
         request,
         settings,
         tools,
-        stop,
+        stop: &stop,
         writing: &writing,
         begun: begun.as_ref(),
         trust: identity::trust(&identity),
     };
     if let Err(refused) = Box::pin(climb.run(&mut course, holder)).await {
-        if let Some(begun) = begun {
-            begun.ended();
-        }
+        begun.into_iter().for_each(Begun::ended);
         return Err(refused);
+    }
+    stop.cancel();
+    if let (true, Some(limit)) = (is_late.is_cancelled(), request.timeout) {
+        course.ended_late(limit);
     }
     let judged = judge(&course.observed, &course.objectives);
     let fields = writing.fields(&course, &judged);
@@ -149,6 +155,28 @@ pub async fn run(
         report,
         exit,
     })
+}
+
+/// A stop that also comes when the drill's time is over, and whether that was it.
+fn limited(
+    stop: &CancellationToken,
+    timeout: Option<Duration>,
+) -> (CancellationToken, CancellationToken) {
+    let (stop, is_late) = (stop.child_token(), CancellationToken::new());
+    if let Some(timeout) = timeout {
+        let (ends, late) = (stop.clone(), is_late.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                biased;
+                () = ends.cancelled() => {}
+                () = tokio::time::sleep(timeout) => {
+                    late.cancel();
+                    ends.cancel();
+                }
+            }
+        });
+    }
+    (stop, is_late)
 }
 
 /// How a command ends: an inconclusive drill as what kept it from an answer.

@@ -21,7 +21,7 @@ use crate::evidence::begun::{RUN_ID, Unended};
 use crate::evidence::record::{field, linked};
 use crate::plan::RestorePlan;
 use crate::repository::{Repository, Settings, Tools};
-use crate::sandbox::Outcome;
+use crate::sandbox::{Outcome, SandboxError};
 
 /// Everything of a record that is known before the drill begins.
 #[derive(Debug)]
@@ -362,6 +362,16 @@ impl Course {
             .map(|examined| &examined.left_over);
         self.environment
             .set("left_over", &left.filter(|left| !left.is_empty()));
+    }
+
+    /// Nothing isolates here, so nothing of the database was started.
+    pub(super) fn not_isolated(&mut self, error: &SandboxError) {
+        let why = tidemark_storage::chain(error);
+        let isolation = json!({
+            "method": "none", "own_network": false, "netns": false, "egress_probe_result": "not probed", "why": why,
+        });
+        self.environment.set("isolation", &isolation);
+        self.observed.egress = Some(why);
     }
 
     /// What the clocks say.

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -46,6 +47,8 @@ pub struct Request {
     pub pg_bin: Option<PathBuf>,
     /// Libraries of the server that may be loaded.
     pub libraries: Vec<String>,
+    /// The longest that all of it may take; longer is inconclusive.
+    pub timeout: Option<Duration>,
     /// How much of the machine the sandbox may take.
     pub limits: sandbox::Limits,
     /// Who answers for it, and where it is discussed.
@@ -71,6 +74,7 @@ impl Default for Request {
             scratch: None,
             pg_bin: None,
             libraries: Vec::new(),
+            timeout: None,
             limits: sandbox::Limits::default(),
             governance: Governance::default(),
         }

@@ -187,6 +187,25 @@ async fn a_sandbox_ends_when_it_is_told_to() {
     scratch.destroy(&SystemClock).unwrap();
 }
 
+#[tokio::test]
+async fn a_sandbox_whose_time_is_over_says_that_and_nothing_else() {
+    let scratch = scratch();
+    let sql =
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n";
+    let mut job = sqlite(&scratch, sql);
+    job.limits.seconds = 1;
+    let outcome = ran(job, &scratch, &options()).await;
+    let failure = outcome.failure.expect("told");
+    assert_eq!(failure.cause, Cause::Limit);
+    assert!(
+        failure.what.contains("longer than the 1 s"),
+        "{}",
+        failure.what
+    );
+    assert!(failure.cause.is_infrastructure() && outcome.examined.is_none());
+    scratch.destroy(&SystemClock).unwrap();
+}
+
 /// A cluster's files in a scratch, as a restore would leave them.
 fn copied(cluster: &Cluster, scratch: &Scratch) {
     let copied = std::process::Command::new("cp")

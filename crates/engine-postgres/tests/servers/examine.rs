@@ -239,6 +239,97 @@ fn an_index_that_lacks_an_entry_is_found() {
 }
 
 #[test]
+fn a_part_that_is_gone_is_damage_and_a_library_that_is_not_here_is_none() {
+    let Some(postgres) = Postgres::of(15) else {
+        return;
+    };
+    // GIVEN the file of an index that is not there
+    let cluster = Cluster::start(&postgres, &Options::default()).expect("a cluster");
+    cluster.sql(SHOP);
+    let path = cluster.query("SELECT pg_relation_filepath('by_note')");
+    cluster.stop(StopServer::Fast).expect("it stops");
+    std::fs::remove_file(cluster.data_dir().join(path)).expect("it was there");
+    let examined = look(&cluster, &full());
+    let indexes = finding(&examined, "postgres.indexes");
+    assert_eq!(indexes.status, Status::Failed, "{indexes:?}");
+    assert!(why(indexes).contains("by_note"), "{indexes:?}");
+    // GIVEN an index, and a table, of a library that only the source's host has
+    let sql = format!(
+        "{SHOP} CREATE FUNCTION theirs(text) RETURNS text IMMUTABLE STRICT LANGUAGE internal AS 'upper';
+         CREATE INDEX by_theirs ON customer (theirs(mail));
+         UPDATE pg_proc SET probin = '$libdir/not_on_this_host', prolang = (SELECT oid FROM pg_language WHERE lanname = 'c')
+         WHERE proname = 'theirs';"
+    );
+    let cluster = stopped(&postgres, &Options::default(), &sql);
+    let examined = look(&cluster, &full());
+    let indexes = finding(&examined, "postgres.indexes");
+    assert_eq!(indexes.status, Status::Warned, "{indexes:?}");
+    assert!(why(indexes).contains("not_on_this_host"), "{indexes:?}");
+    assert_eq!(examined.counts["postgres.public.customer"], 2000);
+}
+
+#[test]
+fn a_database_that_nobody_may_connect_to_is_looked_into_all_the_same() {
+    let Some(postgres) = Postgres::of(17) else {
+        return;
+    };
+    let sql = "CREATE DATABASE closed TEMPLATE postgres; UPDATE pg_database SET datallowconn = false WHERE datname = 'closed'";
+    let cluster = Cluster::start(&postgres, &Options::default()).expect("a cluster");
+    cluster.sql(SHOP);
+    for statement in sql.split("; ") {
+        cluster.sql(statement);
+    }
+    cluster.stop(StopServer::Fast).expect("it stops");
+    let examined = look(&cluster, &full());
+    assert_eq!(examined.counts["closed.public.customer"], 2000);
+    let databases = finding(&examined, "postgres.databases");
+    assert_eq!(databases.status, Status::Passed);
+    assert!(why(databases).contains("closed"), "{databases:?}");
+    assert!(
+        !examined
+            .counts
+            .keys()
+            .any(|name| name.starts_with("template0"))
+    );
+}
+
+#[test]
+fn a_server_that_is_asked_ends_when_it_is_told_to() {
+    let Some(postgres) = Postgres::of(15) else {
+        return;
+    };
+    let cluster = stopped(&postgres, &Options::default(), SHOP);
+    let sandbox = sandbox(&postgres, &cluster.data_dir());
+    let questions = Questions {
+        statements: vec![Statement {
+            id: "endless".to_owned(),
+            database: None,
+            sql: "SELECT pg_sleep(600)::text".to_owned(),
+        }],
+        ..Questions::default()
+    };
+    let cancel = std::sync::Arc::clone(&sandbox.cancel);
+    let socket = cluster.data_dir().join("postmaster.pid");
+    let stopper = std::thread::spawn(move || {
+        let ready = || std::fs::read_to_string(&socket).is_ok_and(|text| text.contains("ready"));
+        while !ready() {
+            std::thread::yield_now();
+        }
+        cancel.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    let error = sandbox.examine(&questions, None).expect_err("told to end");
+    assert!(
+        matches!(
+            error,
+            ExamineError::Interrupted | ExamineError::Start(RestoreError::Interrupted)
+        ),
+        "{error:?}"
+    );
+    assert!(error.is_infrastructure());
+    stopper.join().expect("it ends");
+}
+
+#[test]
 fn settings_left_over_are_told_and_none_takes_effect() {
     let Some(postgres) = Postgres::of(17) else {
         return;
@@ -288,6 +379,52 @@ fn settings_left_over_are_told_and_none_takes_effect() {
     assert!(!text.contains("of-the-source"), "{text}");
 }
 
+/// What is refused, or ended: a name, the statement, and what is said of it.
+const REFUSED: &[(&str, &str, &str)] = &[
+    ("two", "SELECT 1, 2", "one column"),
+    ("many", "SELECT id FROM customer", "more than one row"),
+    ("none", "SELECT id FROM customer WHERE false", "no row"),
+    ("write", "DELETE FROM customer RETURNING 1", ""),
+    (
+        "modify",
+        "WITH gone AS (DELETE FROM customer RETURNING 1) SELECT count(*) FROM gone",
+        "",
+    ),
+    (
+        "more",
+        "SELECT 1); DROP TABLE customer; SELECT (1",
+        "syntax",
+    ),
+    ("two_statements", "SELECT 1; SELECT 2", "syntax"),
+    ("empty", "", "syntax"),
+    ("load", "LOAD 'dblink'", "syntax"),
+    (
+        "slow",
+        "SELECT count(*) FROM customer a, customer b, customer c, customer d",
+        "longer than it may",
+    ),
+    ("leak", "SELECT mail::int FROM customer LIMIT 1", "22P02"),
+    (
+        "file",
+        "SELECT pg_read_file('/etc/hostname')",
+        "permission denied",
+    ),
+    (
+        "folder",
+        "SELECT count(*) FROM pg_ls_dir('.')",
+        "permission denied",
+    ),
+    ("object", "SELECT lo_import('/etc/hostname')", ""),
+    ("program", "COPY (SELECT 1) TO PROGRAM 'id'", "syntax"),
+    ("reload", "SELECT pg_reload_conf()", "permission denied"),
+    (
+        "writable",
+        "SELECT set_config('transaction_read_only', 'off', false)",
+        "read-write mode",
+    ),
+    ("role", "SELECT set_config('role', 'postgres', false)", ""),
+];
+
 #[test]
 fn statements_answer_one_value_and_can_change_nothing() {
     let Some(postgres) = Postgres::of(15) else {
@@ -295,57 +432,36 @@ fn statements_answer_one_value_and_can_change_nothing() {
     };
     let sql = format!("{SHOP} CREATE DATABASE other; REVOKE ALL ON customer FROM PUBLIC;");
     let cluster = stopped(&postgres, &Options::default(), &sql);
-    let ask = [
-        ("rows", "SELECT count(*) FROM customer;"),
-        ("text", "SELECT mail FROM customer WHERE id = 7 -- one"),
-        ("null", "SELECT NULL::int"),
-        ("two", "SELECT 1, 2"),
-        ("many", "SELECT id FROM customer"),
-        ("none", "SELECT id FROM customer WHERE false"),
-        ("write", "DELETE FROM customer RETURNING 1"),
-        ("more", "SELECT 1); DROP TABLE customer; SELECT (1"),
-        (
-            "slow",
-            "SELECT count(*) FROM customer a, customer b, customer c, customer d",
-        ),
-        ("leak", "SELECT mail::int FROM customer LIMIT 1"),
-        ("file", "SELECT pg_read_file('/etc/hostname')"),
-    ];
     let mut questions = Questions {
         statement_seconds: Some(2),
         ..Questions::default()
     };
-    let statement = |(id, sql): (&str, &str)| Statement {
+    let statement = |id: &str, sql: &str| Statement {
         id: id.to_owned(),
         database: None,
         sql: sql.to_owned(),
     };
-    questions.statements = ask.map(statement).to_vec();
-    questions.statements.push(Statement {
-        database: Some("other".to_owned()),
-        ..statement(("elsewhere", "SELECT current_database() = 'other'"))
-    });
+    questions.statements = vec![
+        statement("rows", "SELECT count(*) FROM customer;"),
+        statement("text", "SELECT mail FROM customer WHERE id = 7 -- one"),
+        statement("null", "SELECT NULL::int"),
+        Statement {
+            database: Some("other".to_owned()),
+            ..statement("elsewhere", "SELECT current_database() = 'other'")
+        },
+    ];
+    let refused = REFUSED.iter();
+    questions
+        .statements
+        .extend(refused.map(|(id, sql, _)| statement(id, sql)));
     let answers = look(&cluster, &questions).answers;
     assert_eq!(answers["rows"], Ok("2000".to_owned()));
     assert_eq!(answers["null"], Ok("null".to_owned()));
     assert_eq!(answers["elsewhere"], Ok("true".to_owned()));
-    assert!(
-        answers["text"]
-            .as_ref()
-            .expect("answered")
-            .starts_with("blake3:")
-    );
-    for (id, word) in [
-        ("two", "one column"),
-        ("many", "more than one row"),
-        ("none", "no row"),
-        ("write", ""),
-        ("more", "syntax"),
-        ("slow", "longer than it may"),
-        ("leak", "22P02"),
-        ("file", "permission denied"),
-    ] {
-        let said = answers[id].as_ref().expect_err(id);
+    let text = answers["text"].as_ref().expect("answered");
+    assert!(text.starts_with("blake3:"), "{text}");
+    for (id, _, word) in REFUSED {
+        let said = answers[*id].as_ref().expect_err(id);
         assert!(said.contains(word), "{id}: {said}");
         assert!(!said.contains("example.org"), "{id}: {said}");
     }
