@@ -38,7 +38,7 @@ fn live(status: &Status, source: &str) -> Value {
 
 /// Waits until the agent has written canary `number`.
 #[track_caller]
-fn wait_written(site: &Site, source: &str, number: u64) -> Value {
+pub(crate) fn wait_written(site: &Site, source: &str, number: u64) -> Value {
     eventually(&format!("canary {number} is written"), SOON, || {
         let canary = live(&site.status(), source);
         (canary["seq"].as_u64() >= Some(number)).then_some(canary)
@@ -217,7 +217,7 @@ fn canary_that_is_switched_off_is_taken_away() {
 }
 
 /// A cluster whose agent writes canaries.
-fn server(form: &str) -> Option<(PgSite, Daemon)> {
+pub(crate) fn server(form: &str) -> Option<(PgSite, Daemon)> {
     let site = PgSite::new(&newest()?, &Options::default());
     with_canary(&site.site, form);
     let daemon = site.start_protected();

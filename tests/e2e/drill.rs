@@ -14,9 +14,9 @@ use crate::process::{Daemon, Ran, SOON, is_root, now, pass, skip};
 use crate::site::Site;
 use crate::writer;
 
-const PASSED: i32 = 0;
-const EXCEPTIONS: i32 = 3;
-const FAILED: i32 = 18;
+pub(crate) const PASSED: i32 = 0;
+pub(crate) const EXCEPTIONS: i32 = 3;
+pub(crate) const FAILED: i32 = 18;
 
 /// Runs a drill from `regions`.
 pub(crate) fn drill_from(site: &Site, regions: &[&str], words: &[&str]) -> Ran {
@@ -31,7 +31,7 @@ pub(crate) fn drill(site: &Site, words: &[&str]) -> Ran {
 }
 
 /// A site that was protected for a while and is not written to any more.
-fn protected() -> Site {
+pub(crate) fn protected() -> Site {
     let site = Site::new();
     protect(&site);
     site
@@ -66,7 +66,7 @@ fn assert_no_scratch(report: &Value) {
 }
 
 /// The record of the newest drill, as it was signed.
-fn newest_record(site: &Site) -> Value {
+pub(crate) fn newest_record(site: &Site) -> Value {
     let listed = site.tool(&["evidence", "list", "--kind", "drills", "--json"]);
     let records = listed.json()["records"].clone();
     let last = records.as_array().and_then(|all| all.last().cloned());

@@ -68,8 +68,8 @@ impl<'a> Bucket<'a> {
 /// A site on buckets, with production custody; what the restore host's URLs are.
 pub(crate) struct Cloud {
     pub(crate) site: Site,
-    restore: Vec<String>,
-    keys: Keys,
+    pub(crate) restore: Vec<String>,
+    pub(crate) keys: Keys,
 }
 
 impl Cloud {

@@ -21,11 +21,11 @@ const STOPS_WITHIN: Duration = Duration::from_secs(30);
 
 /// A small file system, unmounted when dropped.
 #[derive(Debug)]
-struct SmallDisk(PathBuf);
+pub(crate) struct SmallDisk(PathBuf);
 
 impl SmallDisk {
     /// Mounts one of `mebibytes` at `path`; `None`, loudly, where that can't be.
-    fn mount(path: &Path, mebibytes: u32) -> Option<Self> {
+    pub(crate) fn mount(path: &Path, mebibytes: u32) -> Option<Self> {
         if !is_root() {
             skip("only root can mount a small file system");
             return None;
@@ -43,13 +43,18 @@ impl SmallDisk {
         None
     }
 
-    fn resize(&self, mebibytes: u32) {
+    pub(crate) fn resize(&self, mebibytes: u32) {
         let options = format!("remount,size={mebibytes}m");
         let remounted = Command::new("mount")
             .args(["-o", &options])
             .arg(&self.0)
             .status();
         assert!(remounted.unwrap().success(), "room is made");
+    }
+
+    /// Fills it to its last page, by a file of this name.
+    pub(crate) fn fill(&self, name: &str) {
+        fill(&self.0.join(name));
     }
 }
 
