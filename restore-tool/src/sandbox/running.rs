@@ -145,22 +145,26 @@ impl Running {
         if let Some(lines) = self.lines.take() {
             let mut lines = BufReader::new(lines).lines();
             while let Some(line) = lines.next_line().await? {
-                match serde_json::from_str(&line) {
-                    Ok(Line::Told(told)) => {
-                        self.has_begun = true;
-                        if let Some(watch) = &options.watch {
-                            watch(&told);
-                        }
-                    }
-                    Ok(Line::Unusable(why)) => self.unusable = Some(why),
-                    // What a library writes there is nobody's word.
-                    Err(_foreign) => {}
-                }
+                self.hear(&line, options);
             }
         }
         match &mut self.child {
             Some(child) => child.wait().await.map(Some),
             None => Ok(None),
+        }
+    }
+
+    fn hear(&mut self, line: &str, options: &Options) {
+        match serde_json::from_str(line) {
+            Ok(Line::Told(told)) => {
+                self.has_begun = true;
+                if let Some(watch) = &options.watch {
+                    watch(&told);
+                }
+            }
+            Ok(Line::Unusable(why)) => self.unusable = Some(why),
+            // What a library writes there is nobody's word.
+            Err(_foreign) => {}
         }
     }
 
