@@ -13,7 +13,8 @@
 //! - What stands past the end that `latest` reaches is told by [`beyond()`]: an end before it is not all.
 //!   What is damaged there and must have been there is a refusal.
 //! - What the reader's identity can't open is gone round; where that can't be, the refusal says so.
-//! - Of the bases that would do, the one with the fewest bytes to fetch is taken.
+//! - Of the bases that would do, the one with the fewest bytes to fetch is taken; of a server's log every byte
+//!   to replay counts beside: its server replays hardly faster than a region is read.
 //! - Replay never crosses an epoch, a gap or an incarnation.
 
 mod beyond;
@@ -39,7 +40,7 @@ pub use facts::{
 pub use recoverable::{HOLE_IS_NEWS, Hole, HoleWhy, Recoverable, recoverable};
 pub use refusal::{NotRecoverable, Why};
 pub use server::{Mark, ServerLog, ServerPlace};
-pub use timeline::{Reach, RecoverableWindow, windows};
+pub use timeline::{Reach, RecoverableWindow, replay_bytes, windows};
 
 use refusal::refusal;
 use timeline::{Run, Timeline};
@@ -159,6 +160,8 @@ pub struct RestorePlan {
     pub base_bytes: u64,
     /// Bytes of log to fetch.
     pub log_bytes: u64,
+    /// Bytes of log to replay: of a server's log what it held there.
+    pub replay_bytes: u64,
     /// The newest log object there is, if it is past the end.
     pub newest_log: Option<(Epoch, LogSeq)>,
 }
@@ -462,13 +465,19 @@ fn with_base(
         let log_bytes = timeline.log_bytes(base.start, end.seq);
         Some((base, chain, base_bytes, log_bytes))
     });
+    let is_server = timeline
+        .told(end.seq)
+        .is_some_and(|told| told.server.is_some());
+    let replay_bytes = |base: &BaseFact| timeline.replay_bytes(base.start, end.seq);
     // Where replay ends inside an object, a base that becomes usable in the same one may come too late:
     // it is taken only if there is no other, and the engine decides.
     let late = |base: &BaseFact| end.stop != Stop::End && base.usable_from >= end.first;
     let cheapest = costs.min_by_key(|(base, _, base_bytes, log_bytes)| {
         (
             late(base),
-            base_bytes.saturating_add(*log_bytes),
+            base_bytes
+                .saturating_add(*log_bytes)
+                .saturating_add(if is_server { replay_bytes(base) } else { 0 }),
             std::cmp::Reverse(base.start),
         )
     });
@@ -496,6 +505,7 @@ fn with_base(
             .is_some_and(|point| end.seq <= point.log_seq),
         base_bytes,
         log_bytes,
+        replay_bytes: replay_bytes(base),
         newest_log: newest_log.filter(|newest| *newest > (epoch, end.seq)),
     })
 }

@@ -203,7 +203,7 @@ pub fn worst_replay(facts: &Facts, until: Option<Timestamp>) -> Option<RestorePl
         }
         let is_worse = worst
             .as_ref()
-            .is_none_or(|worst| planned.log_bytes > worst.log_bytes);
+            .is_none_or(|worst| planned.replay_bytes > worst.replay_bytes);
         if is_worse {
             worst = Some(planned);
         }

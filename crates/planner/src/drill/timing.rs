@@ -145,8 +145,10 @@ fn milliseconds(time: Duration) -> u64 {
 pub struct Work {
     /// Bytes of bases to fetch.
     pub base_bytes: u64,
-    /// Bytes of log to fetch and to replay.
+    /// Bytes of log to fetch.
     pub log_bytes: u64,
+    /// Bytes of log to replay.
+    pub replay_bytes: u64,
     /// Bytes of the database.
     pub image_bytes: u64,
 }
@@ -158,8 +160,10 @@ pub struct Spent {
     pub fixed: Duration,
     /// With the bases' bytes.
     pub bases: Duration,
-    /// With the log's bytes.
+    /// With the log's bytes as they are stored.
     pub log: Duration,
+    /// With the log's bytes as they are replayed.
+    pub replay: Duration,
     /// With the database's size: proofs and checks that read all of it.
     pub image: Duration,
 }
@@ -181,6 +185,7 @@ pub fn project(spent: &Spent, done: &Work, work: &Work) -> Duration {
         .fixed
         .saturating_add(scaled(spent.bases, done.base_bytes, work.base_bytes))
         .saturating_add(scaled(spent.log, done.log_bytes, work.log_bytes))
+        .saturating_add(scaled(spent.replay, done.replay_bytes, work.replay_bytes))
         .saturating_add(scaled(spent.image, done.image_bytes, work.image_bytes))
 }
 
@@ -227,26 +232,30 @@ mod tests {
         let spent = Spent {
             fixed: SECOND,
             bases: SECOND * 4,
-            log: SECOND * 2,
+            log: SECOND,
+            replay: SECOND,
             image: SECOND * 3,
         };
         let done = Work {
             base_bytes: 100 << 20,
             log_bytes: 10 << 20,
+            replay_bytes: 40 << 20,
             image_bytes: 200 << 20,
         };
         let three = Work {
             base_bytes: 300 << 20,
             log_bytes: 30 << 20,
+            replay_bytes: 120 << 20,
             image_bytes: 600 << 20,
         };
         assert_eq!(project(&spent, &done, &done), SECOND * 10);
         assert_eq!(project(&spent, &done, &three), SECOND * 28);
         let longer = Work {
             log_bytes: 50 << 20,
+            replay_bytes: 400 << 20,
             ..done
         };
-        assert_eq!(project(&spent, &done, &longer), SECOND * 18);
+        assert_eq!(project(&spent, &done, &longer), SECOND * 23);
     }
 
     #[test]

@@ -49,6 +49,13 @@ pub struct RecoverableWindow {
     pub sealed_to: Option<Reach>,
 }
 
+/// What replaying a part of an epoch's log reads, in bytes.
+#[must_use]
+pub fn replay_bytes(facts: &Facts, epoch: Epoch, first: LogSeq, last: LogSeq) -> u64 {
+    let found = facts.epochs.iter().find(|known| known.epoch == epoch);
+    found.map_or(0, |known| Timeline::new(known).replay_bytes(first, last))
+}
+
 /// The windows of a history, oldest first.
 #[must_use]
 pub fn windows(facts: &Facts) -> Vec<RecoverableWindow> {
@@ -270,6 +277,28 @@ impl<'a> Timeline<'a> {
             .iter()
             .filter(|entry| first <= entry.seq && entry.seq <= last);
         wanted.fold(0, |sum, entry| sum.saturating_add(entry.bytes))
+    }
+
+    /// What replaying the same objects reads. A server's log is more than is stored of it, by a factor that
+    /// hangs on what was written; where not every head is known, those that are stand for the others.
+    pub(super) fn replay_bytes(&self, first: LogSeq, last: LogSeq) -> u64 {
+        let stored = self.log_bytes(first, last);
+        let mut known = self
+            .facts
+            .told
+            .range(first..=last)
+            .filter_map(|(seq, told)| {
+                let server = told.server.as_ref()?;
+                Some((*seq, server.start?, server.end?))
+            });
+        let Some(head) = known.next() else {
+            return stored;
+        };
+        let tail = known.next_back().unwrap_or(head);
+        let raw = tail.2.0.saturating_sub(head.1.0);
+        let sample = self.log_bytes(head.0, tail.0);
+        let all = u128::from(raw) * u128::from(stored) / u128::from(sample.max(1));
+        u64::try_from(all).unwrap_or(u64::MAX)
     }
 
     /// Why nothing in a run before its first usable base can be restored: the hole before the run,

@@ -305,3 +305,29 @@ fn facts_that_say_less_than_expected_say_nothing() {
     assert_eq!(ServerLog::read(&facts(odd)), Some(ServerLog::default()));
     assert_eq!(ServerLog::read(&facts(json!("text"))), None);
 }
+
+#[test]
+fn a_base_that_saves_replay_is_worth_more_bytes() {
+    let mut facts = served();
+    // Ten objects of 100 bytes as stored, of 4 KiB each as replayed.
+    let bases = |bytes| vec![base(0, 0, 0, 1, 1000), base(0, 1, 6, 7, bytes)];
+    facts.epochs[0].bases = bases(600 + 6 * 0x1000 - 1);
+    let plan_now = plan(&facts, &Target::Latest).unwrap();
+    assert_eq!(plan_now.first_log, LogSeq(6));
+    assert_eq!((plan_now.log_bytes, plan_now.replay_bytes), (400, 0x4000));
+    facts.epochs[0].bases = bases(600 + 6 * 0x1000 + 1);
+    let plan_now = plan(&facts, &Target::Latest).unwrap();
+    assert_eq!(plan_now.first_log, LogSeq(0));
+    assert_eq!(plan_now.replay_bytes, 0xA000);
+}
+
+#[test]
+fn heads_that_are_known_stand_for_the_others() {
+    let mut facts = served();
+    let epoch = &mut facts.epochs[0];
+    let number = epoch.epoch;
+    epoch.told.retain(|seq, _told| seq.0 >= 8);
+    assert_eq!(replay_bytes(&facts, number, LogSeq(0), LogSeq(9)), 0xA000);
+    facts.epochs[0].told.clear();
+    assert_eq!(replay_bytes(&facts, number, LogSeq(0), LogSeq(9)), 1000);
+}
