@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::join;
 use tidemark_engine_postgres::restore::TablespaceMap;
+use tidemark_format::sign::PublicKey;
 use tidemark_ledger::Trust;
 use tidemark_ledger::history::{LoadOptions, PointsWanted};
 use tidemark_ledger::timeline::{POSTGRESQL, Timeline};
@@ -20,7 +21,7 @@ use super::course::Course;
 use super::fault::words;
 use super::record::Writing;
 use super::request::{Request, Scenario};
-use super::{clocks, examined, ladder, past};
+use super::{clocks, examined, ladder, past, signer};
 use crate::apply::{self, Done, ServerNeeds, ServerOptions, Work, stopped};
 use crate::cli::RestoreArgs;
 use crate::commands::restore::{Prepared, Show, damages, execute, opener};
@@ -41,6 +42,7 @@ pub(super) struct Climb<'a> {
     pub(super) writing: &'a Writing,
     pub(super) begun: Option<&'a Begun>,
     pub(super) trust: Trust,
+    pub(super) signer: PublicKey,
 }
 
 /// What was looked at.
@@ -83,6 +85,10 @@ impl Climb<'_> {
                 return Ok(());
             }
         };
+        if let Some(why) = signer::revoked(&looked.repository.keyring, &self.signer) {
+            course.signer_revoked(why);
+            return Ok(());
+        }
         let ground = Ground::check(self.request, &looked.timeline, course).await?;
         self.note(course);
         let planned = match self.stopped(self.plan(looked, holder, course)).await {
@@ -99,6 +105,10 @@ impl Climb<'_> {
             proved.into_iter().for_each(|check| course.check(check));
         }
         self.in_scratch(&ground, &planned, course).await;
+        let repository = &planned.prepared.repository;
+        if let Some(why) = signer::revoked_by_now(repository, &self.signer).await {
+            course.signer_revoked(why);
+        }
         Ok(())
     }
 
@@ -344,6 +354,7 @@ impl Climb<'_> {
         let done = Amount {
             base_bytes: bases.fold(0, u64::saturating_add),
             log_bytes: plan.log.iter().map(|object| object.size).sum(),
+            replay_bytes: replayed(&planned.field, plan),
             image_bytes: plan.image_bytes(),
         };
         let timing = &course.timing;
@@ -352,13 +363,15 @@ impl Climb<'_> {
                 "declare", "look", "choose", "chain", "scratch", "isolate", "start",
             ]),
             bases: timing.of(&["bases"]),
-            log: timing.of(&["log", "replay"]),
+            log: timing.of(&["log"]),
+            replay: timing.of(&["replay"]),
             image: timing.of(&["prove", "place", "checks", "sandbox"]),
         };
         let timeline = &planned.prepared.timeline;
         let amount = |other: &planner::RestorePlan| Amount {
             base_bytes: other.base_bytes,
             log_bytes: other.log_bytes,
+            replay_bytes: other.replay_bytes,
             image_bytes: image_of(timeline, other).unwrap_or(done.image_bytes),
         };
         let facts = &planned.field.facts;
@@ -433,6 +446,15 @@ fn is_words(error: &Error) -> bool {
             | Error::MixedRepositories { .. }
             | Error::RegionUrl(_)
     )
+}
+
+/// Bytes that were replayed.
+fn replayed(field: &Field, plan: &RestorePlan) -> u64 {
+    let (first, last) = (plan.log.first(), plan.log.last());
+    first.zip(last).map_or(0, |(first, last)| {
+        let (first, last) = (&first.head, &last.head);
+        planner::replay_bytes(&field.facts, last.epoch, first.seq, last.seq)
+    })
 }
 
 /// The size of the database that another plan restores, as its newest base has it.

@@ -33,6 +33,7 @@ pub mod past;
 mod record;
 pub mod report;
 pub mod request;
+mod signer;
 
 use std::time::Duration;
 
@@ -46,7 +47,7 @@ use crate::evidence::access::tell;
 use crate::evidence::begun::Begun;
 use crate::evidence::book::{self, Desk, Pen};
 use crate::evidence::record::Draft;
-use crate::identity::{self, KeyHolder};
+use crate::identity::KeyHolder;
 use crate::repository::{Settings, Tools};
 
 use climb::Climb;
@@ -111,16 +112,16 @@ pub async fn run(
         stop: &stop,
         writing: &writing,
         begun: begun.as_ref(),
-        trust: identity::trust(&identity),
+        trust: pen.trust,
+        signer: pen.key.public(),
     };
     if let Err(refused) = Box::pin(climb.run(&mut course, holder)).await {
         begun.into_iter().for_each(Begun::ended);
         return Err(refused);
     }
     stop.cancel();
-    if let (true, Some(limit)) = (is_late.is_cancelled(), request.timeout) {
-        course.ended_late(limit);
-    }
+    let late = request.timeout.filter(|_| is_late.is_cancelled());
+    late.into_iter().for_each(|limit| course.ended_late(limit));
     let judged = judge(&course.observed, &course.objectives);
     let fields = writing.fields(&course, &judged);
     let now = tools.clock.now();
