@@ -57,6 +57,7 @@ fn first_record(folder: &Path) -> PathBuf {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one story, told in its order")]
 fn restores_are_recorded_reviewed_exported_and_verified_without_our_programs() {
     if !has_tools() {
         skip("openssl and python3 are needed to check a pack as an auditor would");
@@ -118,6 +119,30 @@ fn restores_are_recorded_reviewed_exported_and_verified_without_our_programs() {
         assert_eq!(code, 0, "{script}\n{said}");
     }
     site.tool(&["evidence", "verify", &out]).ok();
+    // AND so is one of a single source
+    let narrow = site.path("narrow");
+    let out_narrow = narrow.display().to_string();
+    let words = [&export[..6], &["--source", "app", "--out", &out_narrow]].concat();
+    site.tool(&words).ok();
+    let (code, said) = in_pack(&narrow, "python3 verify.py");
+    assert_eq!(code, 0, "{said}");
+    let rows = std::fs::read_to_string(narrow.join("evidence.csv")).expect("a table");
+    assert!(
+        rows.lines().count() > 1 && !rows.contains("keys-enrol"),
+        "{rows}"
+    );
+    // AND a later pack has everything that this one has, and not the other way round
+    let later = site.path("later");
+    let later_out = later.display().to_string();
+    let words = [&export[..6], &["--out", &later_out]].concat();
+    site.tool(&["keys", "check"]).ok();
+    site.tool(&words).ok();
+    let since = format!("python3 verify.py --since {out}");
+    assert_eq!(in_pack(&later, &since).0, 0);
+    let since = format!("python3 verify.py --since {}", later.display());
+    let (code, said) = in_pack(&pack, &since);
+    assert_eq!(code, 13, "{said}");
+    assert!(said.contains("the earlier pack has it"), "{said}");
     // AND neither our program nor the recipe takes a pack in which one byte was changed
     assert_refused(&site, &pack, Path::new("evidence.csv"), "INC-42");
     assert_refused(&site, &pack, Path::new("index.html"), "<table>");

@@ -9,6 +9,7 @@ use tidemark_testkit::postgres::{Cluster, MAJORS, Options, Postgres, Stop};
 use tidemark_tests::eventually;
 
 use crate::pg_site::{PgSite, ROLE, SLOT, load, slot};
+use crate::policy::{check, own, stands};
 use crate::process::{Ran, SOON, now};
 use crate::site::{Site, instant};
 
@@ -111,6 +112,11 @@ fn both_programs_name_the_same_windows_and_the_hole_between_two_lives() {
     assert!(from < to && before <= to, "{hole}");
     let screen = site.site.tool(&["status"]);
     assert_eq!(lines(&screen).len(), 3, "{screen}");
+    // An auditor reads it, too.
+    let clauses = ["kind = \"pitr\"\nwithin = \"1ms\"\nover = \"1h\""];
+    let checked = check(&site.site, &own(&site.site, &clauses), 17);
+    let words = ["1 span within the window can't be restored"];
+    stands(&checked, "c0", "FAIL", &words);
     // What is called a hole is refused, with its code, and what is called a window is not.
     let half = i64::midpoint(from.as_millisecond(), to.as_millisecond());
     let middle = Timestamp::from_millisecond(half).unwrap();

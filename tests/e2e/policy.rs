@@ -12,7 +12,7 @@ use crate::writer::write;
 
 /// Judges a policy, which is to end with `code`.
 #[track_caller]
-fn check(site: &Site, policy: &str, code: i32) -> Value {
+pub(crate) fn check(site: &Site, policy: &str, code: i32) -> Value {
     let ran = site.tool(&["policy", "check", "--policy", policy, "--json"]);
     let json = ran.ends_with(code).json();
     assert_eq!(json["schema"], "tidemark-restore.policy-check");
@@ -22,7 +22,7 @@ fn check(site: &Site, policy: &str, code: i32) -> Value {
 
 /// A clause of the only source.
 #[track_caller]
-fn clause<'a>(checked: &'a Value, id: &str) -> &'a Value {
+pub(crate) fn clause<'a>(checked: &'a Value, id: &str) -> &'a Value {
     let clauses = checked["sources"][0]["clauses"]
         .as_array()
         .expect("clauses");
@@ -32,7 +32,7 @@ fn clause<'a>(checked: &'a Value, id: &str) -> &'a Value {
 
 /// The clause stands so, and what was found and is to be done holds each of `words`.
 #[track_caller]
-fn stands(checked: &Value, id: &str, verdict: &str, words: &[&str]) {
+pub(crate) fn stands(checked: &Value, id: &str, verdict: &str, words: &[&str]) {
     let clause = clause(checked, id);
     assert_eq!(clause["verdict"], verdict, "{clause}");
     let text = clause.to_string();
@@ -53,7 +53,7 @@ fn protected() -> Site {
 }
 
 /// Writes a policy of one's own and gives its path.
-fn own(site: &Site, clauses: &[&str]) -> String {
+pub(crate) fn own(site: &Site, clauses: &[&str]) -> String {
     let mut text = "name = \"own\"\ntitle = \"Our own\"\n".to_owned();
     for (number, clause) in clauses.iter().enumerate() {
         text.push_str(&format!(

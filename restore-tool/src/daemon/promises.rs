@@ -125,21 +125,20 @@ fn standings(source: &SourceName, of: &Objectives, facts: &Facts) -> Vec<Promise
         .filter(|((name, ..), _)| !facts.retired || *name == "kept_at_most")
         .map(|((objective, promised, rule), (.., stricter))| {
             let (held, close) = (judge(&rule, facts), judge(&stricter, facts));
-            let (standing, found) = match (held.verdict, close.verdict) {
-                (Verdict::Fail, _) => (Standing::Broken, held),
-                (_, Verdict::Fail) => (Standing::AtRisk, close),
-                _ => (Standing::Held, held),
+            let (standing, next) = match (held.verdict, close.verdict) {
+                (Verdict::Fail, _) => (Standing::Broken, held.next),
+                (_, Verdict::Fail) => (Standing::AtRisk, close.next),
+                _ => (Standing::Held, None),
             };
             let promised = output::duration(promised);
-            let next = found.next.map(|next| format!("; {next}"));
+            let next = next.map_or_else(String::new, |next| format!("; {next}"));
             Promise {
                 source: source.clone(),
                 objective,
                 standing,
                 text: format!(
-                    "{objective} of {promised} is promised of {source}: {}{}",
-                    found.measured,
-                    next.unwrap_or_default()
+                    "{objective} of {promised} is promised of {source}: {}{next}",
+                    held.measured
                 ),
             }
         })

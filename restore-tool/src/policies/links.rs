@@ -43,7 +43,7 @@ pub(super) async fn of(
         })
         .collect();
     let plain = said.iter().rev().find(|(link, _)| *link == "plain");
-    Ok(match plain.or(said.last()) {
+    Ok(match plain.or_else(|| said.last()) {
         Some((link, trace)) => judged(link, asked, Some(trace.clone())),
         None => asked.map_or(ServerLink::Unknown, |asked| judged(asked, None, None)),
     })
