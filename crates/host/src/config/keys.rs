@@ -298,7 +298,7 @@ pub const DRILLS: &[KeySpec] = &[
         "\"\"",
         &[
             "The folder in which restored databases lie meanwhile; nothing stays there. Empty: memory if it fits,",
-            "else the state directory.",
+            "else the state directory. Under systemd another folder needs two drop-ins (RUNBOOK, Drills on a schedule).",
         ],
     ),
     key(
