@@ -102,6 +102,7 @@ fn files(folder: &Path, from: &Path, found: &mut Vec<String>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::too_many_lines, reason = "one story, told in its order")]
 async fn every_command_that_uses_a_key_is_on_record_with_who_when_why_and_what() {
     let world = world(1);
     restore(&world, "INC-1").await;
@@ -233,6 +234,7 @@ async fn whatever_the_command_a_record_that_no_region_takes_waits_and_is_sent_by
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::too_many_lines, reason = "one story, told in its order")]
 async fn what_is_cut_off_at_the_end_is_missed_by_a_review_and_by_an_earlier_pack() {
     let mut world = world(2);
     for reason in ["one", "two"] {
