@@ -458,11 +458,18 @@ fn regions_that_go_in_the_middle_leave_a_drill_without_a_verdict_or_with_the_oth
     for (hidden, folder) in both {
         std::fs::rename(hidden, folder).unwrap();
     }
-    assert_eq!(code, 16, "{said:#}");
-    assert_eq!(said["verdict"], "INCONCLUSIVE", "{said:#}");
     assert_eq!(said["handling"]["teardown"]["verified_absent"], true);
     drill(&site, &[]).ends_with(PASSED);
-    assert!(verdicts(&site).contains(&"INCONCLUSIVE".to_owned()));
+    // It may have read everything before: then it could not compare the regions, and says that.
+    if code == EXCEPTIONS {
+        let exceptions = said["exceptions"].to_string();
+        assert!(exceptions.contains("region"), "{said:#}");
+        assert!(verdicts(&site).contains(&"PASS_WITH_EXCEPTIONS".to_owned()));
+    } else {
+        assert_eq!(code, 16, "{said:#}");
+        assert_eq!(said["verdict"], "INCONCLUSIVE", "{said:#}");
+        assert!(verdicts(&site).contains(&"INCONCLUSIVE".to_owned()));
+    }
 }
 
 #[test]
