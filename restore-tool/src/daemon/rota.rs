@@ -15,8 +15,8 @@ use super::claims::Claims;
 use super::conduct::{Conduct, Outcome};
 use super::notes::{Note, Notes};
 use super::plan::Planned;
-use super::turn::{Ended, Turns};
 use super::promises::Watch;
+use super::turn::{Ended, Turns};
 use crate::error::{Error, Result};
 use crate::evidence::book::Pen;
 use crate::identity;
@@ -52,8 +52,8 @@ pub(super) struct Rota {
     planned: Vec<Planned>,
     notes: Notes,
     claims: Claims,
-    tools: Tools,
     watch: Watch,
+    tools: Tools,
 }
 
 impl Rota {
@@ -71,8 +71,8 @@ impl Rota {
             planned,
             notes,
             claims,
-            tools: tools.clone(),
             watch: Watch::default(),
+            tools: tools.clone(),
         })
     }
 
@@ -83,8 +83,8 @@ impl Rota {
     pub(super) fn change(&mut self, settings: Settings) -> Result<()> {
         (self.claims, self.planned) = prepare(&settings, &self.tools)?;
         self.settings = settings;
-        Ok(())
         self.watch = Watch::default();
+        Ok(())
     }
 
     /// Looks at the regions and judges every drill.
@@ -129,13 +129,13 @@ impl Rota {
             }
         }
         self.board.set(shown);
-        found.due.sort_by_key(|due| due.slot);
-        found
-    }
         if looked.is_ok() {
             let (board, settings) = (&self.board, &self.settings);
             self.watch.look(board, settings, &self.tools).await;
         }
+        found.due.sort_by_key(|due| due.slot);
+        found
+    }
 
     /// A drill's note, kept when it is new: from then on the drill is known here.
     fn note(&self, planned: &Planned, now: Timestamp) -> Note {
