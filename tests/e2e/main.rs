@@ -18,6 +18,7 @@ mod kill;
 mod lost_host;
 mod machine;
 mod manual;
+mod month;
 mod objects;
 mod people;
 mod pg_base;

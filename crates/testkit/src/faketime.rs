@@ -37,6 +37,20 @@ impl FakeTime {
         library.map(|library| Self { library })
     }
 
+    /// The environment of programs whose wall clock is off by what stands in a file, in whole seconds with a
+    /// sign: whoever writes another number there moves it. Waits are as long as ever.
+    #[must_use]
+    pub fn following(&self, file: &Path) -> Vec<(String, String)> {
+        [
+            ("LD_PRELOAD", self.library.display().to_string()),
+            ("FAKETIME_TIMESTAMP_FILE", file.display().to_string()),
+            ("FAKETIME_NO_CACHE", "1".to_owned()),
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .to_vec()
+    }
+
     /// The environment of a program whose wall clock shows `from` at its start and goes `speed` times as
     /// fast as time. If it goes faster than time, the program's waits are shorter by as much.
     #[must_use]

@@ -138,6 +138,20 @@ impl Claims {
         opened.is_some_and(|opened| opened.keyring.member(&self.signer.public()).is_some())
     }
 
+    /// Why this host may drill no more, if its key was revoked.
+    pub(super) fn revoked(&self) -> Option<LedgerError> {
+        let opened = self.opened.as_ref()?;
+        let member = opened.keyring.member(&self.signer.public())?;
+        let revocation = member.revoked.as_ref()?;
+        Some(LedgerError::Revoked {
+            signer: self.own(),
+            name: member.name.clone(),
+            at: revocation.at,
+            reason: revocation.reason.clone(),
+            what: "a turn of this host's".to_owned(),
+        })
+    }
+
     /// Whether a region was ever reached.
     pub(super) const fn is_open(&self) -> bool {
         self.opened.is_some()

@@ -110,7 +110,7 @@ fn doing(doing: &Doing) -> String {
 /// Runs what is due, each drill at most once.
 ///
 /// # Errors
-/// A turn that is due could not be taken.
+/// A turn that is due could not be taken; this host's key was revoked.
 pub(super) async fn run(
     mut rota: Rota,
     conduct: &dyn Conduct,
@@ -120,6 +120,9 @@ pub(super) async fn run(
     let mut ran: Vec<(DrillName, Option<Outcome>)> = Vec::new();
     loop {
         let looked = rota.look().await;
+        if let Some(error) = rota.revoked() {
+            return Err(error.into());
+        }
         let is_new = |name: &DrillName| ran.iter().all(|(done, _)| done != name);
         let due = looked
             .due

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use tidemark_format::DrillName;
 use tidemark_host::codes;
 use tidemark_host::output::{count, instant};
+use tidemark_ledger::LedgerError;
 use tidemark_planner::drill::Verdict;
 use tidemark_planner::rota::{self, Known, Standing, Turn};
 use tokio_util::sync::CancellationToken;
@@ -103,6 +104,8 @@ impl Rota {
             }
         }
         self.tell_of_regions(now);
+        // Nothing that it signs counts: a drill would only read what it may have no business with.
+        let revoked = self.claims.revoked().is_some();
         let mut found = Looked::default();
         let mut shown = BTreeMap::new();
         for planned in &self.planned {
@@ -112,7 +115,7 @@ impl Rota {
             let scheduled = self.scheduled(planned, &standing, looked.is_ok());
             self.tell_of_drill(&drill.name, &scheduled, now);
             shown.insert(drill.name.clone(), scheduled);
-            if looked.is_err() {
+            if looked.is_err() || revoked {
                 continue;
             }
             let soon = standing.look_again();
@@ -212,6 +215,16 @@ impl Rota {
         self.board.clear_but(codes::REGION_AWAY, |about| {
             about == REGIONS || away.keys().any(|region| region.as_str() == about)
         });
+        match self.claims.revoked() {
+            Some(error) => {
+                let text = format!(
+                    "no drill is run here any more: {error}. If this host is to drill again: move identity and \
+                     state_dir away, run tidemark-restore keys new, and enrol what it makes where the root key is"
+                );
+                self.board.alert(codes::SIGNER_REVOKED, HOST, &text, now);
+            }
+            None => self.board.clear(codes::SIGNER_REVOKED, HOST),
+        }
         if self.claims.is_enrolled() {
             self.board.clear(codes::NOT_ENROLLED, HOST);
         } else if self.claims.is_open() {
@@ -282,6 +295,11 @@ impl Rota {
                 Some(outcome)
             }
         })
+    }
+
+    /// Why this host may drill no more, if its key was revoked.
+    pub(super) fn revoked(&self) -> Option<LedgerError> {
+        self.claims.revoked()
     }
 
     /// The drills' own names, as they are planned.

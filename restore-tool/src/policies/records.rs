@@ -69,7 +69,7 @@ fn drill(row: &Row<'_>, source: &SourceName) -> Option<DrillFact> {
             .max(of_seconds(worst_replay(record))),
         pitr_error: of_seconds(drill.pitr_error_ms.map(|ms| ms.abs() / 1000.0)),
         egress_refused: egress_refused(record),
-        destroyed: drill.destroyed,
+        destroyed: destroyed(drill, record),
         rows_exported: record
             .field("/handling/rows_exported")
             .and_then(Value::as_u64),
@@ -113,6 +113,19 @@ fn because(drill: &Drill, record: &Record) -> String {
         })
     });
     told.unwrap_or_else(|| record.cell("/result/error_code"))
+}
+
+/// Whether what was restored is gone. A drill that failed before anything ran in its scratch had nothing to
+/// isolate: that the empty folder is gone asks for no probe.
+fn destroyed(drill: &Drill, record: &Record) -> Option<bool> {
+    let ran = record
+        .field("/environment/isolation")
+        .is_some_and(|isolation| !isolation.is_null());
+    let passed = matches!(
+        drill.verdict,
+        Some(Verdict::Pass | Verdict::PassWithExceptions)
+    );
+    drill.destroyed.filter(|gone| ran || passed || !gone)
 }
 
 /// What a try to reach the network from inside came to. A text that says nothing known says nothing.
