@@ -359,14 +359,19 @@ fn place(named: Option<&Path>, needed: u64) -> Result<PathBuf, SandboxError> {
     place(Some(&disk), needed)
 }
 
-/// A folder that is this user's alone, made if it isn't there.
+/// A folder that is this user's alone, made if it isn't there. Others may pass through root's: as root a restored
+/// server runs as another user.
 fn own_folder(path: &Path) -> Option<PathBuf> {
+    let user = rustix::process::geteuid();
+    let mode = if user.is_root() { 0o711 } else { 0o700 };
     // Whether there was one already shows in what is there.
-    DirBuilder::new().mode(0o700).create(path).ok();
+    if DirBuilder::new().mode(mode).create(path).is_ok() {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).ok()?;
+    }
     let there = path.symlink_metadata().ok()?;
     let is_ours = there.is_dir()
-        && there.uid() == rustix::process::geteuid().as_raw()
-        && there.permissions().mode() & 0o077 == 0;
+        && there.uid() == user.as_raw()
+        && there.permissions().mode() & 0o777 == mode;
     is_ours.then(|| path.to_path_buf())
 }
 

@@ -102,8 +102,8 @@ fn roomy_folder() -> PathBuf {
         Some((found.f_bavail, found.f_blocks, found.f_frsize))
     };
     let temporary = std::env::temp_dir();
-    let short = free(&temporary)
-        .is_some_and(|(free, all, _)| free.saturating_mul(PARTS_FREE_MIN) < all);
+    let short =
+        free(&temporary).is_some_and(|(free, all, _)| free.saturating_mul(PARTS_FREE_MIN) < all);
     let memory = free(Path::new(MEMORY))
         .is_some_and(|(free, _, block)| free.saturating_mul(block) >= MEMORY_MIN);
     if short && memory {
