@@ -244,6 +244,7 @@ fn verify() {
     frozen(
         "verify",
         &VerifyReport {
+            closed: 0,
             quick: false,
             root_pinned: true,
             regions: vec![region("north"), region("south")],

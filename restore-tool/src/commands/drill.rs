@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::{Drill as Command, DrillArgs};
 use crate::daemon::agenda::{self, agenda};
+use crate::daemon::assertion as agenda_assertion;
 use crate::drill::{self, Request, Scenario};
 use crate::error::{Error, Result};
 use crate::evidence::drills::{self, Drill, Rung};
@@ -40,7 +41,8 @@ pub async fn run(
             crate::daemon::run_due(settings.clone(), tools, stop).await
         }
         Command::Run(args) => {
-            let request = request(&args, tools)?;
+            let mut request = request(&args, tools)?;
+            assert_as_configured(&mut request, settings);
             let drilled = Box::pin(drill::run(&request, settings, tools, stop)).await?;
             tools.console.show(&drilled.report);
             Ok(drilled.exit)
@@ -71,9 +73,14 @@ fn request(args: &DrillArgs, tools: &Tools) -> Result<Request> {
     };
     let seconds = |text: &Option<String>| {
         let parsed = text.as_ref().map(|text| {
-            duration::parse(text)
-                .map(|time| time.as_secs())
-                .map_err(|error| Error::TargetText(error.to_string()))
+            let time =
+                duration::parse(text).map_err(|error| Error::TargetText(error.to_string()))?;
+            if time.as_secs() == 0 || time.subsec_nanos() > 0 {
+                return Err(Error::TargetText(format!(
+                    "{text}: a promise is whole seconds, and at least one"
+                )));
+            }
+            Ok(time.as_secs())
         });
         parsed.transpose()
     };
@@ -85,6 +92,41 @@ fn request(args: &DrillArgs, tools: &Tools) -> Result<Request> {
     request.objectives.rto_target_s = seconds(&args.rto)?;
     request.objectives.pitr_precision_target_s = seconds(&args.precision)?;
     Ok(request)
+}
+
+/// By hand too, what the config's drills of the source ask of it is asked.
+fn assert_as_configured(request: &mut Request, settings: &Settings) {
+    let drills = &settings.drills.drills;
+    let mut sources: Vec<&SourceName> = drills.iter().map(|drill| &drill.source).collect();
+    sources.dedup();
+    let source = match (&settings.source, sources.as_slice()) {
+        (Some(source), _) => source,
+        (None, [only]) => *only,
+        (None, _) => return,
+    };
+    let own = drills.iter().filter(|drill| drill.source == *source);
+    let mut names = Vec::new();
+    for drill in own.filter(|drill| !drill.assertions.is_empty()) {
+        names.push(drill.name.to_string());
+        for one in &drill.assertions {
+            let mut asked = agenda_assertion(one);
+            if request.assertions.contains(&asked) {
+                continue;
+            }
+            // Two drills may have another question each under one name.
+            if request.assertions.iter().any(|known| known.id == asked.id) {
+                asked.id = format!("{}.{}", drill.name, asked.id);
+            }
+            request.assertions.push(asked);
+        }
+    }
+    if !names.is_empty() {
+        request.notes.push(format!(
+            "{} of the config asked, too (of drill {})",
+            output::count(request.assertions.len(), "assertion"),
+            names.join(", ")
+        ));
+    }
 }
 
 /// `drill list`.

@@ -59,6 +59,7 @@ use rota::Rota;
 pub use agenda::agenda;
 pub use due::DrillsDue;
 pub use plan::CHECKS;
+pub(crate) use plan::assertion;
 
 /// Runs the daemon until `stop`.
 ///

@@ -117,7 +117,8 @@ fn framework(id: &str) -> Framework {
     Framework { id: id.to_owned() }
 }
 
-fn assertion(one: &tidemark_host::config::Assertion) -> Assertion {
+/// An assertion of the config, as a drill asks it.
+pub(crate) fn assertion(one: &tidemark_host::config::Assertion) -> Assertion {
     let number = |text: &String| text.parse().unwrap_or_default();
     Assertion {
         id: one.id.clone(),

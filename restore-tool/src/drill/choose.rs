@@ -8,6 +8,7 @@ use tidemark_host::time_spec::TimeContext;
 use tidemark_host::{RngExt as _, output};
 use tidemark_ledger::survey::{Avoid, Scope, Survey};
 use tidemark_ledger::timeline::Timeline;
+use tidemark_open::Opener;
 use tidemark_planner::drill::select::{self, Chosen, Select};
 use tidemark_planner::drill::{Check, CheckStatus, Rung};
 use tidemark_planner::restore::{self as planner, Facts, HoleWhy};
@@ -15,6 +16,7 @@ use tidemark_planner::restore::{self as planner, Facts, HoleWhy};
 use super::course::Course;
 use super::request::{Request, Scenario};
 use crate::cli::RestoreArgs;
+use crate::commands::restore::closed;
 use crate::error::{Error, Result};
 use crate::plan::{Asked, Goal};
 use crate::repository::{Settings, Tools};
@@ -64,11 +66,11 @@ pub(super) fn proof(scenario: &Scenario, settings: &Settings, host_is_other: boo
         let own = [
             (
                 settings.config_file.is_some(),
-                "a config file of this host was read",
+                "a config file of this host was read: give everything by options, with --config /dev/null",
             ),
             (
                 !host_is_other,
-                "this is the host that the source runs on, or nothing says that it isn't",
+                "this is the host that the source runs on, or nothing says that it isn't: run it on a machine that was made for this",
             ),
         ];
         for why in own.into_iter().filter_map(|(is, why)| is.then_some(why)) {
@@ -109,6 +111,7 @@ impl Field {
     pub(super) async fn look(
         timeline: &Timeline,
         request: &Request,
+        opener: &Opener,
         course: &mut Course,
     ) -> Result<Self> {
         let until = match request.scenario {
@@ -119,6 +122,19 @@ impl Field {
         for base in timeline.epochs().iter().flat_map(|view| &view.bases) {
             if until.is_some_and(|until| base.head.finished_at > until) {
                 avoid.bases.push(base.link);
+            }
+        }
+        // Of what nobody named, only what this identity opens is chosen.
+        if !matches!(request.select, Select::Latest | Select::Named(_)) {
+            avoid
+                .closed
+                .extend(closed::of_bases(opener, timeline).await);
+            if !avoid.closed.is_empty() {
+                let closed = output::count(avoid.closed.len(), "session");
+                course.notes.push(format!(
+                    "chosen within what this identity opens: bases of {closed} were sealed to others, and what rests on \
+                     those alone was not looked at"
+                ));
             }
         }
         let mut survey = Survey::new(timeline, &avoid, Scope::Whole).await?;

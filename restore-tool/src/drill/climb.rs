@@ -6,13 +6,13 @@ use std::time::Duration;
 use futures_util::future::join;
 use tidemark_engine_postgres::restore::TablespaceMap;
 use tidemark_format::sign::PublicKey;
-use tidemark_ledger::Trust;
 use tidemark_ledger::history::{LoadOptions, PointsWanted};
 use tidemark_ledger::timeline::{POSTGRESQL, Timeline};
-use tidemark_open::Opener;
+use tidemark_ledger::{LedgerError, Trust};
+use tidemark_open::{Error as OpenError, Opener};
 use tidemark_planner::drill::timing::{Spent, Work as Amount, project};
-use tidemark_planner::drill::{Baseline, Check, CheckStatus, Rung, Select, reached, select};
-use tidemark_planner::restore::{self as planner, Target as Goal};
+use tidemark_planner::drill::{Check, CheckStatus, Rung, Select, reached, select};
+use tidemark_planner::restore::{self as planner, Target as Goal, Why};
 use tokio_util::sync::CancellationToken;
 
 use super::boxed::{Ground, Sandboxed};
@@ -24,7 +24,7 @@ use super::request::{Request, Scenario};
 use super::{clocks, examined, ladder, past, signer};
 use crate::apply::{self, Done, ServerNeeds, ServerOptions, Work, stopped};
 use crate::cli::RestoreArgs;
-use crate::commands::restore::{Prepared, Show, damages, execute, opener};
+use crate::commands::restore::{Prepared, Show, closed, damages, execute, opener};
 use crate::error::{Error, Result};
 use crate::evidence::begun::Begun;
 use crate::identity::KeyHolder;
@@ -49,7 +49,7 @@ pub(super) struct Climb<'a> {
 struct Looked {
     repository: Repository,
     timeline: Timeline,
-    baseline: Option<Baseline>,
+    past: past::Past,
     notes: Vec<String>,
 }
 
@@ -80,10 +80,13 @@ impl Climb<'_> {
         let looked = match self.stopped(self.look(&settings, course)).await {
             Ok(looked) => looked,
             Err(error) if is_words(&error) && !self.is_lost(&error) => return Err(error),
-            Err(error) => {
-                course.stopped_by(&error);
-                return Ok(());
-            }
+            Err(error) => match self.of_another_repository(&error) {
+                Some(refused) => return Err(refused),
+                None => {
+                    course.stopped_by(&error);
+                    return Ok(());
+                }
+            },
         };
         if let Some(why) = signer::revoked(&looked.repository.keyring, &self.signer) {
             course.signer_revoked(why);
@@ -95,6 +98,9 @@ impl Climb<'_> {
             Ok(planned) => planned,
             Err(error) if is_words(&error) => return Err(error),
             Err(error) => {
+                if let Some(refused) = self.means_nothing(&error, course) {
+                    return Err(refused);
+                }
                 course.stopped_by(&error);
                 return Ok(());
             }
@@ -115,6 +121,45 @@ impl Climb<'_> {
     /// Whether a source is gone that a plan knows: nobody mistyped its name.
     fn is_lost(&self, error: &Error) -> bool {
         matches!(error, Error::NoSource { .. }) && self.request.plan.plan_id.is_some()
+    }
+
+    /// Whether the identity given is another repository's: whoever runs a drill by hand took the wrong one.
+    fn of_another_repository(&self, error: &Error) -> Option<Error> {
+        let Error::AllRegionsFailed { first, .. } = error else {
+            return None;
+        };
+        let by_hand = self.request.plan.plan_id.is_none();
+        match first.as_ref() {
+            Error::Ledger(LedgerError::OtherRepository { found, expected }) if by_hand => {
+                Some(Error::Open(OpenError::WrongRepository {
+                    identity: *expected,
+                    found: *found,
+                    key: "every region given".to_owned(),
+                }))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether somebody named an instant that is still to come, or a place that never was.
+    fn means_nothing(&self, error: &Error, course: &Course) -> Option<Error> {
+        let Error::NotRecoverable(refused) = error else {
+            return None;
+        };
+        let named = matches!(self.request.select, Select::Named(_));
+        if !named || self.request.plan.plan_id.is_some() {
+            return None;
+        }
+        let asked = course.recovery_pt.0.get("target_time");
+        let asked = asked.and_then(|at| at.as_str()?.parse::<jiff::Timestamp>().ok());
+        let to_come = asked.is_some_and(|at| at > course.timing.declared_at());
+        let nowhere = matches!(refused.refusal().why, Why::Unknown(_));
+        (to_come || nowhere).then(|| {
+            Error::TargetText(format!(
+                "--select {}: no drill was made, and nothing is on record: {refused}",
+                self.request.select
+            ))
+        })
     }
 
     async fn stopped<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
@@ -142,8 +187,10 @@ impl Climb<'_> {
         };
         let options = LoadOptions { points };
         let timeline = repository.timeline(&source, &options);
-        let (timeline, past) = join(timeline, past::baseline(&repository, &source)).await;
-        let (timeline, (baseline, notes)) = (timeline?, past);
+        let (timeline, past) = join(timeline, past::read(&repository, &source)).await;
+        let (timeline, (past, notes)) = (timeline?, past);
+        let failed = timeline.failed.len();
+        course.unread = repository.away.len().saturating_add(failed);
         course.describe(&timeline, &repository, settings);
         tools.access.note("source", &course.source.0);
         tools.access.regions(
@@ -154,7 +201,7 @@ impl Climb<'_> {
         Ok(Looked {
             repository,
             timeline,
-            baseline,
+            past,
             notes,
         })
     }
@@ -169,16 +216,16 @@ impl Climb<'_> {
         let Looked {
             repository,
             timeline,
-            baseline,
+            mut past,
             notes,
         } = looked;
-        course.baseline = baseline;
+        course.earlier = std::mem::take(&mut past.earlier);
         course.notes.extend(notes);
         course.rung = Rung::Chain;
-        let field = Field::look(&timeline, self.request, course).await?;
+        let opener = Arc::new(opener(&repository, holder.identity()?, self.tools)?);
+        let field = Field::look(&timeline, self.request, &opener, course).await?;
         let asked = field.choose(self.request, self.tools, course)?;
         course.ended("choose");
-        let opener = Arc::new(opener(&repository, holder.identity()?, self.tools)?);
         let mut prepared = Prepared {
             asked,
             // Nothing is written before the scratch is there.
@@ -191,12 +238,15 @@ impl Climb<'_> {
             accept_older: false,
         };
         prepared.check_freshness(&RestoreArgs::default(), self.tools)?;
-        let plan = prepared.plan(&field.avoid).await?;
+        let plan = prepared.plan(&field.avoid).await;
+        let plan = plan.map_err(|error| closed::told(error, &prepared, opener.identity()))?;
         course.passed(
             Rung::Chain,
             format!("{} bases, {} log objects", plan.bases.len(), plan.log.len()),
         );
         course.plan(&plan);
+        let (goal, timeline) = (&prepared.asked.goal, &prepared.timeline);
+        past.kept(self.request, goal, &plan, timeline, course);
         let server = ServerOptions {
             no_finish: true,
             ..ServerOptions::default()

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use tidemark_format::evidence::Subject;
 use tidemark_host::{Clock, Monotonic};
 use tidemark_planner::drill::timing::Timing;
-use tidemark_planner::drill::{Baseline, Check, Objectives, Observed, Rung};
+use tidemark_planner::drill::{Check, Earlier, Objectives, Observed, Rung};
 
 use super::fault::Fault;
 use super::ladder::Found;
@@ -69,8 +69,10 @@ pub(super) struct Course {
     pub(super) handling: Section,
     /// The clocks.
     pub(super) clocks: Section,
-    /// What the last passed drill counted.
-    pub(super) baseline: Option<Baseline>,
+    /// What earlier drills found.
+    pub(super) earlier: Vec<Earlier>,
+    /// How many of the regions given were not read.
+    pub(super) unread: usize,
     /// Milliseconds that a restore of everything would take.
     pub(super) projected_full_ms: Option<u64>,
     /// And one of the state with the most log.
@@ -98,7 +100,8 @@ impl Course {
             recovery: Section::default(),
             handling: Section::default(),
             clocks: Section::default(),
-            baseline: None,
+            earlier: Vec::new(),
+            unread: 0,
             projected_full_ms: None,
             projected_worst_ms: None,
         }

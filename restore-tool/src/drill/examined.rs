@@ -6,7 +6,7 @@ use tidemark_engine::{EndProof, ProofResult};
 use tidemark_format::evidence::Sha256;
 use tidemark_ledger::timeline::POSTGRESQL;
 use tidemark_planner::drill::measure::{CANARY_EVERY_SECONDS, Canary, Measured, Witness};
-use tidemark_planner::drill::{Check, CheckStatus, Expectation, Rung, expect};
+use tidemark_planner::drill::{Baseline, Check, CheckStatus, Expectation, Rung, expect};
 
 use super::course::Course;
 use super::fault::words;
@@ -131,10 +131,17 @@ impl Seen<'_> {
     /// Counts, schema, the user's own statements.
     fn answers(&self, examined: &Examined, course: &mut Course) {
         let reached = self.last_commit(examined);
-        let baseline = course.baseline.take().filter(|known| known.suits(reached));
-        let fall = self.request.count_fall_percent;
-        for check in expect::counts(&examined.counts, baseline.as_ref(), fall) {
-            course.check(check);
+        let mut baseline = Baseline::of(&course.earlier, reached);
+        if self.request.counts {
+            if let Some(baseline) = baseline.as_mut().filter(|_| !counted_all(examined)) {
+                // What was not counted is not gone.
+                let counted = |table: &String| examined.counts.contains_key(table);
+                baseline.counts.retain(|table, _| counted(table));
+            }
+            let fall = self.request.count_fall_percent;
+            let counts = expect::counts(&examined.counts, baseline.as_ref(), fall);
+            counts.into_iter().for_each(|check| course.check(check));
+            course.recovery.set("counts", &examined.counts);
         }
         let schema = expect::schema(examined.schema_digest.as_deref(), baseline.as_ref());
         schema.into_iter().for_each(|check| course.check(check));
@@ -145,7 +152,6 @@ impl Seen<'_> {
         if let Some(baseline) = &baseline {
             course.recovery.set("compared_with", &baseline.evidence_id);
         }
-        course.recovery.set("counts", &examined.counts);
         course
             .recovery
             .set("schema_digest", &examined.schema_digest);
@@ -231,6 +237,12 @@ impl Seen<'_> {
             course.recovery.set("pitr_basis", &precision.basis);
         }
     }
+}
+
+/// Whether every table was counted: neither broken, nor left for want of time.
+fn counted_all(examined: &Examined) -> bool {
+    let mut readable = examined.findings.iter();
+    readable.all(|finding| !finding.id.ends_with(".readable") || finding.status == Status::Passed)
 }
 
 /// Milliseconds as seconds, for records.

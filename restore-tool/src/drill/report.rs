@@ -8,11 +8,15 @@ use serde_json::Value;
 use tidemark_host::output::{self, Document, Table};
 use tidemark_planner::drill::measure::{Basis, Witness};
 use tidemark_planner::drill::{
-    Check, CheckStatus, Judged, Loss, Objectives, Phase, Precision, Rung, Verdict,
+    Check, CheckStatus, Judged, Loss, Objectives, Phase, Precision, Rung, Verdict, expect,
 };
 
 use super::course::Course;
+use super::past;
 use super::request::Request;
+
+/// Times below are shown to the millisecond.
+const EXACT_BELOW_MS: u64 = 10_000;
 
 /// `drill run`.
 #[derive(Debug, Clone, Serialize)]
@@ -124,7 +128,7 @@ impl DrillReport {
             fixes: observed.fixes.clone(),
             environment: Value::Object(course.environment.0.clone()),
             handling: Value::Object(course.handling.0.clone()),
-            next: next(judged, evidence_id.as_deref()),
+            next: next(judged, &observed.checks, evidence_id.as_deref()),
             evidence_id,
             not_stored,
         }
@@ -145,7 +149,7 @@ impl DrillReport {
     }
 
     fn rto(&self) -> Option<String> {
-        let took = output::duration(Duration::from_millis(self.rto_ms?));
+        let took = exactly(self.rto_ms?);
         let mut line = format!("back after {took}");
         line.push_str(&promised(self.rto_met, self.objectives.rto_target_s));
         let time = |ms: u64| output::duration(Duration::from_millis(ms));
@@ -162,11 +166,7 @@ impl DrillReport {
 
     fn rpo(&self) -> Option<String> {
         let loss = self.loss?;
-        let mut line = format!(
-            "{} lost, {}",
-            output::duration(Duration::from_millis(loss.lost_ms)),
-            loss.basis.words()
-        );
+        let mut line = format!("{} lost, {}", exactly(loss.lost_ms), loss.basis.words());
         if loss.witness == Witness::Unwitnessed {
             line.push_str(" (the clocks are unwitnessed)");
         }
@@ -180,7 +180,7 @@ impl DrillReport {
             (0, Basis::Log) => "exactly the state of that instant, by the log".to_owned(),
             (error, basis) => format!(
                 "{} before the instant asked for, {}",
-                output::duration(Duration::from_millis(error)),
+                exactly(error),
                 basis.words()
             ),
         };
@@ -274,6 +274,14 @@ impl DrillReport {
     }
 }
 
+/// Short times to the millisecond, so that a promise that was missed by little is seen to be.
+fn exactly(ms: u64) -> String {
+    if !(1000..EXACT_BELOW_MS).contains(&ms) || ms.is_multiple_of(1000) {
+        return output::duration(Duration::from_millis(ms));
+    }
+    format!("{}.{:03} s", ms / 1000, ms % 1000)
+}
+
 fn promised(met: Option<bool>, target_s: Option<u64>) -> String {
     let (Some(met), Some(target)) = (met, target_s) else {
         return String::new();
@@ -283,7 +291,38 @@ fn promised(met: Option<bool>, target_s: Option<u64>) -> String {
     format!(" (promised {target}: {kept})")
 }
 
-fn next(judged: &Judged, evidence: Option<&str>) -> Vec<String> {
+/// What to do about findings that stay until a person accepts them.
+fn accept(checks: &[Check], evidence: Option<&str>) -> Vec<String> {
+    let found = |is: fn(&str) -> bool| {
+        let mut bad = checks.iter();
+        bad.any(|check| {
+            matches!(check.status, CheckStatus::Failed | CheckStatus::Warned) && is(&check.id)
+        })
+    };
+    let mut next = Vec::new();
+    let mut meant = Vec::new();
+    if found(|id| id == past::KEPT) {
+        next.push(
+            "give the regions that still have the end of the log, or bring it back from the buckets' older versions; \
+             their access logs say who removed it"
+                .to_owned(),
+        );
+        meant.push("the log ends earlier on purpose");
+    }
+    if found(|id| expect::counted(id).is_some()) {
+        meant.push("the rows went on purpose");
+    }
+    if let (Some(id), false) = (evidence, meant.is_empty()) {
+        next.push(format!(
+            "tidemark-restore evidence sign-off {id} --reviewer NAME --ticket TICKET --decision approved   # only if {}: \
+             later drills then measure by this one, and find it again until then",
+            meant.join(", and ")
+        ));
+    }
+    next
+}
+
+fn next(judged: &Judged, checks: &[Check], evidence: Option<&str>) -> Vec<String> {
     let show = evidence
         .map(|id| format!("tidemark-restore evidence show {id}   # every check, as it was signed"));
     let mut next = match judged.verdict {
@@ -313,6 +352,7 @@ fn next(judged: &Judged, evidence: Option<&str>) -> Vec<String> {
             ]
         }
     };
+    next.extend(accept(checks, evidence));
     next.extend(show);
     next
 }

@@ -33,9 +33,11 @@ pub struct Request {
     pub objectives: Objectives,
     /// What the restored database must answer.
     pub assertions: Vec<Assertion>,
+    /// What the reader should know of how it was put together.
+    pub notes: Vec<String>,
     /// Whether rows are counted, table by table.
     pub counts: bool,
-    /// Rows that may be fewer than in the last passed drill, in percent.
+    /// Rows that may be fewer than an earlier drill counted, in percent.
     pub count_fall_percent: u8,
     /// Every check that reads everything.
     pub full: bool,
@@ -67,6 +69,7 @@ impl Default for Request {
             plan: Plan::default(),
             objectives: Objectives::default(),
             assertions: Vec::new(),
+            notes: Vec::new(),
             counts: true,
             count_fall_percent: COUNT_FALL_PERCENT,
             full: true,

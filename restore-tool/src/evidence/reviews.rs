@@ -74,10 +74,10 @@ impl Decision {
 
 /// All decisions, by the record that they are about.
 #[derive(Debug, Default)]
-pub(super) struct Reviews<'a>(BTreeMap<(KeyId, u64), Vec<(&'a Chain, &'a Record)>>);
+pub(crate) struct Reviews<'a>(BTreeMap<(KeyId, u64), Vec<(&'a Chain, &'a Record)>>);
 
 impl<'a> Reviews<'a> {
-    pub(super) fn of(chains: &'a [Chain]) -> Self {
+    pub(crate) fn of(chains: &'a [Chain]) -> Self {
         let mut all: BTreeMap<_, Vec<_>> = BTreeMap::new();
         let records = chains
             .iter()
@@ -95,7 +95,7 @@ impl<'a> Reviews<'a> {
     }
 
     /// The decisions about `record`, the oldest first.
-    pub(super) fn about(&self, record: &Record) -> Vec<Decision> {
+    pub(crate) fn about(&self, record: &Record) -> Vec<Decision> {
         let place = (record.signer.id(), record.seq());
         let all = self.0.get(&place).into_iter().flatten();
         all.filter(|(_, review)| is_about(review, record))

@@ -48,6 +48,23 @@ impl NotRecoverable {
         *self.code
     }
 
+    /// Whether it is there, and the identity doesn't open it.
+    #[must_use]
+    pub const fn is_closed(&self) -> bool {
+        matches!(self.refusal.why, Why::Closed { .. })
+    }
+
+    /// Whether the identity opens nothing of the source at all.
+    #[must_use]
+    pub const fn opens_nothing(&self) -> bool {
+        self.is_closed() && self.refusal.earliest.is_none()
+    }
+
+    /// Says more.
+    pub(crate) fn add(&mut self, line: String) {
+        self.more.push(line);
+    }
+
     /// What `planner` said.
     #[must_use]
     pub const fn refusal(&self) -> &planner::NotRecoverable {
@@ -541,11 +558,7 @@ fn refused(survey: &Survey<'_>, refusal: Box<planner::NotRecoverable>) -> Error 
             Some(_) | None => codes::MISSING_OBJECT,
         },
     };
-    let none_opens = matches!(refusal.why, Why::Closed { .. }) && refusal.earliest.is_none();
-    let none_opens = none_opens.then(|| {
-        "the identity given opens nothing of this source yet: take another one or the escrow; it will open what comes from the next generation's complete base on".to_owned()
-    });
-    let more = damaged.into_iter().chain(missing).chain(none_opens);
+    let more = damaged.into_iter().chain(missing);
     Error::NotRecoverable(NotRecoverable {
         refusal,
         more: more.collect(),

@@ -4,7 +4,7 @@ use tidemark_format::LogSeq;
 use tidemark_format::recipient::RecipientKey;
 use tidemark_host::Exit;
 
-use crate::world::{Ran, World};
+use crate::world::{Ran, RegionDir, World};
 
 /// A world and the identity file of a recipient that was added to it later.
 struct Joined {
@@ -154,4 +154,88 @@ async fn a_recipient_that_was_taken_out_restores_up_to_there_when_it_asks_for_th
     assert_eq!(ran.exit, Exit::Ok, "{ran:?}");
     joined.world.assert_restored(last);
     assert!(LogSeq(0) < last);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_damaged_is_the_cause_and_not_that_the_rest_is_sealed_to_others() {
+    // GIVEN one base that the newcomer opens, and a pack of it that is gone
+    let mut joined = Joined::new().await;
+    joined.world.new_generation();
+    let older = joined.world.regions[0].files("data/pack");
+    joined.world.base();
+    joined.world.insert(100);
+    joined.world.point(None);
+    let mut packs = joined.world.regions[0].files("data/pack");
+    packs.retain(|pack| !older.contains(pack));
+    std::fs::remove_file(&packs[0]).unwrap();
+    // THEN a restore names the pack, and says that the others are not for this identity
+    let refused = joined.restore("latest").await;
+    assert_eq!(refused.exit, Exit::Integrity, "{refused:?}");
+    assert!(
+        refused.err.contains("data/pack/") && refused.err.contains("TM1303"),
+        "{refused:?}"
+    );
+    assert!(
+        refused.err.contains("sealed to other identities"),
+        "{refused:?}"
+    );
+    let ran = joined.world.restore("latest").await;
+    assert_ne!(ran.exit, Exit::Key, "{ran:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verify_checks_what_it_opens_counts_the_rest_and_names_what_is_gone_of_either() {
+    let mut joined = Joined::new().await;
+    let closed = joined.world.regions[0].files("data/pack");
+    joined.world.new_generation();
+    joined.world.base();
+    joined.world.insert(100);
+    joined.world.point(None);
+    let words = ["verify", "--identity", joined.identity.as_str()];
+    let ran = joined.world.run(&words).await;
+    assert_eq!(ran.exit, Exit::Ok, "{ran:?}");
+    assert!(ran.json()["closed"].as_u64().unwrap() >= 5, "{ran:?}");
+    // WHEN a pack that it opens, or one that it doesn't, is gone
+    let all = joined.world.regions[0].files("data/pack");
+    let open = all.iter().find(|pack| !closed.contains(pack)).unwrap();
+    for pack in [open, &closed[0]] {
+        let bytes = std::fs::read(pack).unwrap();
+        std::fs::remove_file(pack).unwrap();
+        for words in [&words[..], &["verify", "--quick"]] {
+            let ran = joined.world.run(words).await;
+            assert_eq!(ran.exit, Exit::Integrity, "{words:?}: {ran:?}");
+            let damages = ran.json()["damages"].to_string();
+            assert!(damages.contains("data/pack/"), "{damages}");
+        }
+        std::fs::write(pack, bytes).unwrap();
+    }
+    // AND a flipped byte needs no identity to be seen
+    RegionDir::flip(&closed[0]);
+    let ran = joined.world.run(&words).await;
+    assert_eq!(ran.exit, Exit::Integrity, "{ran:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn never_enrolled_enrolled_too_late_and_revoked_are_told_apart() {
+    let mut joined = Joined::new().await;
+    joined.world.base();
+    joined.world.insert(100);
+    joined.world.point(None);
+    let refused = joined.restore("latest").await;
+    assert!(refused.err.contains("was never enrolled"), "{refused:?}");
+    assert!(refused.err.contains("keys enrol"), "{refused:?}");
+    let (root, recipient) = (joined.world.path("root"), joined.recipient.to_string());
+    let enrol = ["keys", "enrol", "--recipient", &recipient, "--root", &root];
+    assert_eq!(joined.world.run(&enrol).await.exit, Exit::Ok);
+    let refused = joined.restore("latest").await;
+    assert!(refused.err.contains("snapshot --base"), "{refused:?}");
+    let id = joined.recipient.id().to_string();
+    let why = ["--reason", "laptop lost", "--root", &root, "--yes"];
+    let revoke = [&["keys", "revoke", &id], &why[..]].concat();
+    assert_eq!(joined.world.run(&revoke).await.exit, Exit::Ok);
+    let refused = joined.restore("latest").await;
+    assert!(
+        refused.err.contains("was revoked on") && refused.err.contains("laptop lost"),
+        "{refused:?}"
+    );
 }

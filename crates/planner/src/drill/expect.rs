@@ -1,8 +1,8 @@
-//! Whether a value is as expected: a user's assertion, or what the last passed drill counted.
+//! Whether a value is as expected: a user's assertion, or what earlier drills counted.
 //!
 //! **Invariant:** without an expectation a value is recorded, never passed. A user's assertion that isn't
-//! met fails; a count that fell against the last passed drill asks for a look, for data may be deleted
-//! on purpose.
+//! met fails; a count that fell asks for a look, for data may be deleted on purpose, and asks again until a
+//! person accepts it: a count that was found wanting measures nothing.
 
 use std::collections::BTreeMap;
 
@@ -157,15 +157,40 @@ pub fn assertion(
     }
 }
 
-/// What the last passed drill of a source counted.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Baseline {
+/// A passed drill of a source: what of it later ones may be measured by.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Earlier {
     /// The drill's record.
     pub evidence_id: String,
+    /// When that was made.
+    pub made_at: Timestamp,
     /// The instant that it restored.
     pub reached_at: Option<Timestamp>,
+    /// Rows by table, as far as nothing was wrong with them or a person accepted them since; none of a
+    /// table whose absence a person accepted.
+    pub counts: BTreeMap<String, Option<u64>>,
+    /// The schema.
+    pub schema_digest: Option<String>,
+    /// Collations and their versions.
+    pub collations: BTreeMap<String, String>,
+}
+
+/// Rows that a drill counted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Counted {
+    /// How many.
+    pub rows: u64,
+    /// The drill's record.
+    pub evidence_id: String,
+}
+
+/// What a drill is measured by.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Baseline {
+    /// The newest drill's record of those it is of.
+    pub evidence_id: String,
     /// Rows by table.
-    pub counts: BTreeMap<String, u64>,
+    pub counts: BTreeMap<String, Counted>,
     /// The schema.
     pub schema_digest: Option<String>,
     /// Collations and their versions.
@@ -173,14 +198,46 @@ pub struct Baseline {
 }
 
 impl Baseline {
-    /// Whether it may be compared with a state of `reached`: an older state may have fewer rows.
+    /// Of `earlier` drills, for a state of `reached`: a later state says nothing of it. Of each table the
+    /// latest state counts whose count was as it must be, so that a loss that was found once is found
+    /// again until a person accepts it.
     #[must_use]
-    pub fn suits(&self, reached: Option<Timestamp>) -> bool {
-        matches!((self.reached_at, reached), (Some(then), Some(now)) if then <= now)
+    pub fn of(earlier: &[Earlier], reached: Option<Timestamp>) -> Option<Self> {
+        let suits = |then: Option<Timestamp>| matches!((then, reached), (Some(then), Some(now)) if then <= now);
+        let suiting = earlier.iter().filter(|drill| suits(drill.reached_at));
+        let mut suiting: Vec<&Earlier> = suiting.collect();
+        suiting.sort_by_key(|drill| (drill.reached_at, drill.made_at));
+        let newest = suiting.last()?;
+        let mut counts = BTreeMap::new();
+        for drill in &suiting {
+            for (table, rows) in &drill.counts {
+                let evidence_id = drill.evidence_id.clone();
+                match *rows {
+                    Some(rows) => counts.insert(table.clone(), Counted { rows, evidence_id }),
+                    None => counts.remove(table),
+                };
+            }
+        }
+        let schema = suiting.iter().rev();
+        Some(Self {
+            evidence_id: newest.evidence_id.clone(),
+            counts,
+            schema_digest: schema.clone().find_map(|drill| drill.schema_digest.clone()),
+            collations: newest.collations.clone(),
+        })
     }
 }
 
-/// Judges rows by table against the last passed drill.
+/// How the id of a table's check begins.
+const COUNT: &str = "count.";
+
+/// The table that a check counted, if that is what it did.
+#[must_use]
+pub fn counted(check_id: &str) -> Option<&str> {
+    check_id.strip_prefix(COUNT)
+}
+
+/// Judges rows by table, if they were counted, against the drills before.
 #[must_use]
 pub fn counts(
     found: &BTreeMap<String, u64>,
@@ -188,11 +245,11 @@ pub fn counts(
     fall_percent: u8,
 ) -> Vec<Check> {
     let check = |table: &str, status| {
-        let id = format!("count.{table}");
+        let id = format!("{COUNT}{table}");
         Check::new(Rung::Logical, id, format!("rows of {table}"), status)
     };
-    let against = |table: &str, rows: u64, before: u64| {
-        let least = least(before, fall_percent);
+    let against = |table: &str, rows: u64, before: &Counted| {
+        let least = least(before.rows, fall_percent);
         let status = if rows >= least {
             CheckStatus::Passed
         } else {
@@ -202,11 +259,18 @@ pub fn counts(
             .expected(format!("at least {least}"))
             .actual(rows.to_string());
         check.tolerance = Some(format!(
-            "{fall_percent} % fewer than the {before} of the last passed drill"
+            "{fall_percent} % fewer than the {} of drill {}",
+            before.rows, before.evidence_id
         ));
+        if status == CheckStatus::Warned {
+            check.why = Some(format!(
+                "drill {} counted {}",
+                before.evidence_id, before.rows
+            ));
+        }
         check
     };
-    let known = |table: &str| baseline.and_then(|baseline| baseline.counts.get(table).copied());
+    let known = |table: &str| baseline.and_then(|baseline| baseline.counts.get(table));
     let mut all: Vec<Check> = found
         .iter()
         .map(|(table, rows)| match known(table) {
@@ -215,11 +279,14 @@ pub fn counts(
         })
         .collect();
     let before = baseline.into_iter().flat_map(|baseline| &baseline.counts);
-    for (table, rows) in before.filter(|(table, _)| !found.contains_key(*table)) {
+    for (table, before) in before.filter(|(table, _)| !found.contains_key(*table)) {
         let gone = check(table, CheckStatus::Warned)
-            .expected(format!("at least {}", least(*rows, fall_percent)))
+            .expected(format!("at least {}", least(before.rows, fall_percent)))
             .actual("no such table")
-            .why("the last passed drill counted it");
+            .why(format!(
+                "drill {} counted {}",
+                before.evidence_id, before.rows
+            ));
         all.push(gone);
     }
     all
@@ -314,15 +381,8 @@ mod tests {
                 .iter()
                 .all(|check| check.status == CheckStatus::Recorded)
         );
-        let baseline = Baseline {
-            counts: [
-                ("a".to_owned(), 100),
-                ("b".to_owned(), 100),
-                ("d".to_owned(), 7),
-            ]
-            .into(),
-            ..Baseline::default()
-        };
+        let before = earlier("2026-11-20T00:00:00Z", &[("a", 100), ("b", 100), ("d", 7)]);
+        let baseline = Baseline::of(&[before], at("2026-11-20T00:00:00Z")).unwrap();
         let judged = counts(&found, Some(&baseline), 20);
         let statuses: Vec<_> = judged.iter().map(|check| check.status).collect();
         assert_eq!(
@@ -337,17 +397,72 @@ mod tests {
         assert!(judged[3].sentence().contains("rows of d"));
     }
 
+    fn at(text: &str) -> Option<Timestamp> {
+        text.parse().ok()
+    }
+
+    fn earlier(reached: &str, counts: &[(&str, u64)]) -> Earlier {
+        let counts = counts
+            .iter()
+            .map(|(table, rows)| ((*table).to_owned(), Some(*rows)));
+        Earlier {
+            evidence_id: format!("of {reached}"),
+            reached_at: at(reached),
+            counts: counts.collect(),
+            ..Earlier::default()
+        }
+    }
+
     #[test]
     fn an_older_state_is_not_measured_by_a_newer_one() {
-        let at = |text: &str| text.parse::<Timestamp>().ok();
-        let baseline = Baseline {
-            reached_at: at("2026-11-20T00:00:00Z"),
-            ..Baseline::default()
+        let before = [earlier("2026-11-20T00:00:00Z", &[("a", 1)])];
+        assert!(Baseline::of(&before, at("2026-11-20T00:00:00Z")).is_some());
+        assert!(Baseline::of(&before, at("2026-11-19T00:00:00Z")).is_none());
+        assert!(Baseline::of(&before, None).is_none());
+        let nowhere = [Earlier::default()];
+        assert!(Baseline::of(&nowhere, at("2026-11-19T00:00:00Z")).is_none());
+    }
+
+    #[test]
+    fn a_loss_is_found_again_until_a_person_accepts_it() {
+        let now = at("2026-11-25T00:00:00Z");
+        let good = earlier("2026-11-20T00:00:00Z", &[("a", 2500), ("b", 10)]);
+        // A drill that found fewer leaves nothing of that table to be measured by; one of an older state,
+        // made later, is older all the same.
+        let mut fewer = earlier("2026-11-21T00:00:00Z", &[("b", 10)]);
+        let older = Earlier {
+            made_at: now.unwrap(),
+            ..earlier("2026-11-01T00:00:00Z", &[("a", 100)])
         };
-        assert!(baseline.suits(at("2026-11-20T00:00:00Z")));
-        assert!(!baseline.suits(at("2026-11-19T00:00:00Z")));
-        assert!(!baseline.suits(None));
-        assert!(!Baseline::default().suits(at("2026-11-19T00:00:00Z")));
+        let status = |earlier: &[Earlier], found: &[(&str, u64)]| {
+            let found = found
+                .iter()
+                .map(|(table, rows)| ((*table).to_owned(), *rows));
+            let baseline = Baseline::of(earlier, now);
+            let all = counts(&found.collect(), baseline.as_ref(), 20);
+            all.iter().map(|check| check.status).collect::<Vec<_>>()
+        };
+        let all = [good.clone(), fewer.clone(), older.clone()];
+        assert_eq!(
+            status(&all, &[("a", 1300), ("b", 10)]),
+            [CheckStatus::Warned, CheckStatus::Passed]
+        );
+        assert_eq!(
+            status(&all, &[("b", 10)]),
+            [CheckStatus::Passed, CheckStatus::Warned]
+        );
+        // WHEN somebody accepts the count, or that the table is gone
+        fewer.counts.insert("a".to_owned(), Some(1300));
+        let accepted = [good.clone(), fewer.clone(), older.clone()];
+        assert_eq!(
+            status(&accepted, &[("a", 1300), ("b", 10)]),
+            [CheckStatus::Passed, CheckStatus::Passed]
+        );
+        fewer.counts.insert("a".to_owned(), None);
+        assert_eq!(
+            status(&[good, fewer, older], &[("b", 10)]),
+            [CheckStatus::Passed]
+        );
     }
 
     #[test]

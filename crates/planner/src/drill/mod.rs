@@ -23,7 +23,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-pub use expect::{Baseline, Expectation, Tolerance};
+pub use expect::{Baseline, Earlier, Expectation, Tolerance};
 pub use measure::{Loss, Measured, Precision, Witness};
 pub use select::{Chosen, Select};
 pub use timing::{Phase, Timing};

@@ -17,6 +17,9 @@ use serde::{Deserialize, Serialize};
 use super::measure::{Loss, Precision};
 use super::{Check, CheckStatus, Rung, reached};
 
+/// Seconds below which milliseconds matter to whoever reads them.
+const EXACT_BELOW_SECONDS: u64 = 10;
+
 /// What a drill means, the worse the later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Verdict {
@@ -178,9 +181,9 @@ pub fn judge(observed: &Observed, objectives: &Objectives) -> Judged {
     ];
     for (met, name, measured, target) in missed {
         if let (Some(false), Some(measured), Some(target)) = (met, measured, target) {
-            let seconds = measured.div_ceil(1000);
+            let measured = exactly(measured);
             causes.push(format!(
-                "objective missed: {name} of {seconds} s, and {target} s were promised"
+                "objective missed: {name} of {measured} s, and {target} s were promised"
             ));
         }
     }
@@ -216,6 +219,15 @@ pub fn judge(observed: &Observed, objectives: &Objectives) -> Judged {
         rto_met,
         pitr_met,
     }
+}
+
+/// Milliseconds in seconds, so that what was missed can be told from what was promised.
+fn exactly(ms: u64) -> String {
+    let (seconds, rest) = (ms / 1000, ms % 1000);
+    if rest == 0 || seconds >= EXACT_BELOW_SECONDS {
+        return ms.div_ceil(1000).to_string();
+    }
+    format!("{seconds}.{rest:03}")
 }
 
 fn failures(observed: &Observed) -> Vec<String> {

@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 
 use futures_util::stream::{self, StreamExt as _};
 use tidemark_format::SessionId;
-use tidemark_host::Exit;
+use tidemark_host::{Exit, output};
 use tidemark_ledger::timeline::Timeline;
-use tidemark_open::{Error as OpenError, Opener};
+use tidemark_open::{Error as OpenError, Identity, Opener};
 
+use super::prepare::Prepared;
 use crate::error::Error;
 use crate::plan::{Avoid, RestorePlan};
 use crate::policy;
@@ -41,6 +42,53 @@ pub(super) async fn look(
     let (closed, _) = tried(opener, others).await;
     avoid.closed.extend(closed);
     Some(Error::Open(first))
+}
+
+/// Tries the sessions of all bases; those that are not for this identity.
+pub(crate) async fn of_bases(opener: &Opener, timeline: &Timeline) -> Vec<SessionId> {
+    let bases = timeline.epochs().iter().flat_map(|view| &view.bases);
+    let sessions: BTreeSet<SessionId> = bases.map(|base| base.head.session).collect();
+    tried(opener, sessions).await.0
+}
+
+/// The error, with why that is so and what to do about it, as far as the keyring knows.
+pub(crate) fn told(error: Error, prepared: &Prepared, identity: &Identity) -> Error {
+    let Error::NotRecoverable(mut refused) = error else {
+        return error;
+    };
+    if !refused.is_closed() {
+        return Error::NotRecoverable(refused);
+    }
+    let key = identity.recipient();
+    let entries = prepared.repository.keyring.head().recipients.iter();
+    let entry = entries.rev().find(|entry| entry.key == key);
+    let id = key.id();
+    let source = prepared.timeline.source();
+    match entry.map(|entry| (entry, &entry.revoked)) {
+        None => refused.add(format!(
+            "this identity ({id}) was never enrolled here: take one that is (tidemark-restore keys list) or the escrow; to \
+             add it, tidemark-restore keys enrol --recipient {key} --root FILE, and it opens what comes from the next \
+             complete base on"
+        )),
+        Some((_, Some(revoked))) => refused.add(format!(
+            "this identity ({id}) was revoked on {} ({}), and nothing is sealed to it since: take another one or the escrow",
+            output::instant(revoked.at),
+            revoked.reason
+        )),
+        Some((entry, None)) => {
+            refused.add(format!(
+                "this identity ({id}) was enrolled on {}, and what was sealed before stays closed to it: for that, take \
+                 another one or the escrow",
+                output::instant(entry.added_at)
+            ));
+            if refused.opens_nothing() {
+                refused.add(format!(
+                    "no complete base of {source} was made since: tidemark-agent snapshot --base, on its host, makes one"
+                ));
+            }
+        }
+    }
+    Error::NotRecoverable(refused)
 }
 
 /// Whether an error says that the identity doesn't open what is needed, and what it does open.

@@ -7,7 +7,7 @@
 //! fetched. Where there is no other way nothing is delivered, and the error names what can be had.
 
 mod again;
-mod closed;
+pub(crate) mod closed;
 mod over;
 mod prepare;
 mod report;
@@ -205,22 +205,20 @@ async fn settle(
 ) -> Result<RestorePlan> {
     loop {
         let planned = stopped(stop, prepared.plan(&found.avoid)).await;
-        let plan = match (planned, found.damage.take()) {
-            (Err(Error::Interrupted), _) => return Err(Error::Interrupted),
-            // Says itself what the identity opens.
-            (Err(without), Some(_)) if closed::is_closed(&without) => return Err(without),
-            (Err(without), Some((damage, _))) => {
-                return Err(instead_of(damage, nearest(&without)));
-            }
-            (Err(error), None) => return Err(error),
+        let met = found.damage.take();
+        let plan = match (planned, &met) {
             // Past the newest recovery point the log may end earlier: that is less than was asked for.
-            (Ok(plan), Some((damage, asked)))
+            (Ok(plan), Some((_, asked)))
                 if !prepared.accept_older
                     && (plan.end.epoch, plan.end.seq) < (asked.epoch, asked.seq) =>
             {
-                return Err(instead_of(damage, Some(plan.end)));
+                let damage = met.map(|(damage, _)| damage);
+                return Err(damage.map_or(Error::Interrupted, |damage| {
+                    instead_of(damage, Some(plan.end))
+                }));
             }
             (Ok(plan), _) => plan,
+            (Err(without), _) => return Err(refused(without, met, prepared, opener)),
         };
         let Some(opener) = opener else {
             return Ok(plan);
@@ -229,8 +227,45 @@ async fn settle(
             async { Ok(closed::look(opener, &prepared.timeline, &plan, &mut found.avoid).await) };
         match stopped(stop, looked).await? {
             None => return Ok(plan),
-            Some(error) => found.damage = Some((error, plan.end)),
+            // What is damaged is the cause; that the others are not for this identity comes of it.
+            Some(error) => {
+                let damaged = met.filter(|(damage, _)| !is_of_key(damage));
+                found.damage = damaged.or(Some((error, plan.end)));
+            }
         }
+    }
+}
+
+/// Whether an error is that the identity doesn't open something.
+fn is_of_key(error: &Error) -> bool {
+    matches!(error, Error::Open(error) if error.kind() == ErrorKind::Key)
+}
+
+/// Why no plan can be made any more, after what was met on the way.
+fn refused(
+    without: Error,
+    met: Option<(Error, Reached)>,
+    prepared: &Prepared,
+    opener: Option<&Opener>,
+) -> Error {
+    if matches!(without, Error::Interrupted) {
+        return without;
+    }
+    let is_closed = closed::is_closed(&without);
+    match met {
+        Some((damage, _)) if is_closed && !is_of_key(&damage) => Error::DamagedOnTheWay {
+            what: "is damaged",
+            instead: "everything else that leads there was sealed to other identities than the one given: take another \
+                      one, or the escrow, or give a region that has a good copy"
+                .to_owned(),
+            damage: Box::new(damage),
+        },
+        // Says itself what the identity opens.
+        Some((damage, _)) if !is_closed => instead_of(damage, nearest(&without)),
+        _ => match opener {
+            Some(opener) => closed::told(without, prepared, opener.identity()),
+            None => without,
+        },
     }
 }
 

@@ -1,19 +1,19 @@
 //! One source in one region: every head, and with an identity every body.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures_util::stream::{self, StreamExt as _};
 use tidemark_format::body::PackRef;
-use tidemark_format::envelope::Envelope;
-use tidemark_format::envelope::Kind;
-use tidemark_format::heads::{BaseHead, PackHead, Role};
+use tidemark_format::envelope::{Envelope, Head, Kind};
+use tidemark_format::heads::{BaseHead, LogHead, PackHead, Role};
 use tidemark_format::{Hash, Key, LogSeq, SessionId, keys};
 use tidemark_host::Cpu;
 use tidemark_host::output;
 use tidemark_ledger::history::{LogState, SourceHistory};
 use tidemark_ledger::{Verified, list_all};
 use tidemark_open::{Error as OpenError, ErrorKind as OpenKind, Opener, RegionReader, RegionSet};
+use tidemark_storage::ErrorKind as StoreKind;
 
 use crate::error::{Error, Result};
 use crate::identity::KeyHolder;
@@ -27,7 +27,7 @@ const OBJECTS_AT_ONCE: usize = 5;
 /// What the bodies' check goes through.
 pub(super) struct Heads {
     logs: Vec<(Key, Hash, u64)>,
-    bases: Vec<Verified<BaseHead>>,
+    pub(super) bases: Vec<Verified<BaseHead>>,
 }
 
 /// One source in one region.
@@ -126,6 +126,36 @@ impl Check<'_> {
         Ok(())
     }
 
+    /// The packs that bases say they have, by number and size: which ones they are only their index says,
+    /// which is sealed.
+    pub(super) async fn packs_are_there(&mut self, bases: &[Verified<BaseHead>]) -> Result<()> {
+        let mut said: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+        for base in bases {
+            let head = &base.head;
+            let place = keys::packs(&head.source, head.epoch, head.generation);
+            let (packs, bytes) = said.entry(place).or_default();
+            *packs = packs.saturating_add(head.packs.into());
+            *bytes = bytes.saturating_add(head.stored_bytes);
+        }
+        for (place, (packs, bytes)) in said {
+            let listed = list_all(self.region.store.read.as_ref(), &place).await?;
+            let found = u64::try_from(listed.len()).unwrap_or(u64::MAX);
+            let stored = listed.iter().map(|entry| entry.size);
+            let stored = stored.fold(0, u64::saturating_add);
+            if found < packs || stored < bytes {
+                self.damage(
+                    &place,
+                    format!(
+                        "{found} packs of {} are there, and its bases have {packs} of {}: packs are missing",
+                        output::bytes(stored),
+                        output::bytes(bytes)
+                    ),
+                );
+            }
+        }
+        Ok(())
+    }
+
     /// Reads from this region alone.
     pub(super) fn opener(
         &self,
@@ -171,7 +201,7 @@ impl Check<'_> {
             .fold(0, u64::saturating_add);
         let progress = Progress::begin(&tools.console, &tools.clock, "verify", total, 0);
         self.logs(opener, &heads.logs, &progress).await?;
-        let mut listed = Vec::new();
+        let (mut listed, mut closed) = (Vec::new(), Vec::new());
         for base in &heads.bases {
             match opener.base(&base.key, base.link).await {
                 Ok(opened) => {
@@ -183,16 +213,21 @@ impl Check<'_> {
                         listed.push((key, Some(pack)));
                     }
                 }
+                Err(OpenError::NotARecipient { .. }) => {
+                    self.closed::<BaseHead>(&base.key).await;
+                    closed.push(base.clone());
+                }
                 Err(error) => self.opened(&base.key, error)?,
             }
         }
+        self.packs_are_there(&closed).await?;
         let named: BTreeSet<Key> = listed.iter().map(|(key, _)| key.clone()).collect();
         let orphans: Vec<Key> = packs
             .into_iter()
             .map(|entry| entry.key)
             .filter(|key| !named.contains(key))
             .collect();
-        if !orphans.is_empty() {
+        if !orphans.is_empty() && closed.is_empty() {
             self.report.notes.push(format!(
                 "{}: {} of no base: one is being made, or was given up, or is damaged",
                 self.region.name(),
@@ -232,6 +267,7 @@ impl Check<'_> {
             match read {
                 Ok(Ok(part)) => parts.extend(part),
                 Ok(Err(why)) => self.damage(&key, why),
+                Err(OpenError::NotARecipient { .. }) => self.closed::<LogHead>(&key).await,
                 Err(error) => self.opened(&key, error)?,
             }
         }
@@ -259,6 +295,7 @@ impl Check<'_> {
             self.checked(1);
             match read {
                 Ok(size) => progress.add(size),
+                Err(OpenError::NotARecipient { .. }) => self.closed::<PackHead>(&key).await,
                 Err(error) => self.opened(&key, error)?,
             }
         }
@@ -276,15 +313,30 @@ impl Check<'_> {
             match opener.session(session).await {
                 Ok(_secret) => {}
                 // Made before this recipient was added, or after it was removed.
-                Err(error @ OpenError::NotARecipient { .. }) => {
-                    self.report
-                        .notes
-                        .push(format!("{}: {error}", self.region.name()));
+                Err(OpenError::NotARecipient { .. }) => {
+                    self.report.closed = self.report.closed.saturating_add(1);
                 }
                 Err(error) => self.opened(&entry.key, error)?,
             }
         }
         Ok(())
+    }
+
+    /// An object that is sealed to others: that its bytes are as signed can be seen all the same.
+    async fn closed<H: Head>(&mut self, key: &Key) {
+        self.report.closed = self.report.closed.saturating_add(1);
+        match self.region.store.read.get(key).await {
+            Ok(bytes) => {
+                if let Err(error) = Envelope::open::<H>(&bytes) {
+                    self.damage(key, tidemark_storage::chain(&error));
+                }
+            }
+            Err(error) => match error.kind() {
+                StoreKind::Missing => self.damage(key, "it is not there".to_owned()),
+                StoreKind::Corrupt => self.damage(key, tidemark_storage::chain(&error)),
+                _ => self.unread(key, tidemark_storage::chain(&error)),
+            },
+        }
     }
 
     /// Sorts what opening an object said; a wrong key ends the whole command.
