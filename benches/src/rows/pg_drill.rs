@@ -54,8 +54,8 @@ pub(super) fn measure(setting: &Setting) -> Result<Row> {
         setting: format!(
             "A PostgreSQL {} cluster of {} and {} MB of log after its base, from a folder into memory that was \
              touched before. The drill: restore, replay in the sandbox, every page's checksum, settings, counts of all rows, \
-             schema, the record in the region, the scratch destroyed; amcheck of every table and index takes {:.1} s more \
-             and is left aside. The restore: recovered and proved, too.",
+             schema, the record in the region, the scratch destroyed; amcheck of every table and index, beside which pages are \
+             read and rows counted, takes {:.1} s and is left aside. The restore: recovered and proved, too.",
             cluster::MAJOR,
             cluster::size(setting),
             LOG_BYTES / 1_000_000,
