@@ -69,6 +69,8 @@ struct ClauseChecked {
     proof: Vec<String>,
     /// What to do next.
     next: Option<String>,
+    /// What of the policy's words this verdict does not speak of.
+    not_decided: Option<String>,
 }
 
 /// Runs one of them.
@@ -157,6 +159,7 @@ fn judged(source: &SourceName, policy: &Policy, facts: &Facts) -> SourceChecked 
                 measured: judged.measured,
                 proof: judged.proof,
                 next: judged.next,
+                not_decided: clause.not_decided.clone(),
             }
         })
         .collect();
@@ -231,6 +234,9 @@ impl ClauseChecked {
         if !self.proof.is_empty() {
             table.row(["proof".to_owned(), self.proof.join(", ")]);
         }
+        if let Some(open) = &self.not_decided {
+            table.row(["open".to_owned(), format!("not decided here: {open}")]);
+        }
         if let Some(next) = &self.next {
             table.row(["next".to_owned(), next.clone()]);
         }
@@ -270,6 +276,7 @@ mod tests {
             "“Service data is encrypted-at-rest.”",
             "basis  measured",
             "next   tidemark-agent snapshot --base on its host",
+            "open   not decided here: how the database itself and other services store their data",
         ] {
             assert!(screen.contains(words), "no {words:?} in:\n{screen}");
         }

@@ -273,6 +273,23 @@ pub fn tell(written: &Written, what: &str, console: &Console) {
     }
 }
 
+/// Records that somebody had removed stand in their regions again: nobody should find only that.
+fn put_back(written: &Written, console: &Console) {
+    for (region, numbers) in &written.put_back {
+        let shown: Vec<String> = numbers.iter().take(3).map(u64::to_string).collect();
+        let more = match numbers.len().saturating_sub(shown.len()) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        console.note(&format!(
+            "warning: evidence had been removed in region {region}: record {}{more} of signer {} was not there, and later \
+             ones were; it is stored there again. Find out who can delete there",
+            shown.join(", "),
+            written.record.signer.id()
+        ));
+    }
+}
+
 /// The same, but for what is to be said last.
 fn told(written: &Written, what: &str, console: &Console) -> Option<String> {
     if written.asked {
@@ -282,6 +299,7 @@ fn told(written: &Written, what: &str, console: &Console) -> Option<String> {
              tidemark-restore keys enrol {key} --root FILE.root"
         ));
     }
+    put_back(written, console);
     if !written.stored.is_empty() {
         return None;
     }

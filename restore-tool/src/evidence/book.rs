@@ -110,6 +110,9 @@ pub struct Written {
     pub asked: bool,
     /// How many of the records that were to come before it are stored.
     pub before: usize,
+    /// Numbers of records that had been removed in regions, and stand there again: a region gets a record
+    /// only after all before it.
+    pub put_back: BTreeMap<RegionName, Vec<u64>>,
 }
 
 impl Written {
@@ -170,6 +173,7 @@ pub async fn append_after(
         asked: false,
         left: left.unwrap_or_default(),
         before: 0,
+        put_back: BTreeMap::new(),
     };
     // What was done until then counts; what wasn't is found out next time.
     drop(tokio::time::timeout(TIME_MAX, writer.send(desk, before, draft)).await);
@@ -234,6 +238,8 @@ struct Writer<'a> {
     left: Vec<Left>,
     /// Of the records that come before, those that are stored.
     before: usize,
+    /// Records that were removed in a region, by what stands after them there.
+    put_back: BTreeMap<RegionName, Vec<u64>>,
 }
 
 impl Writer<'_> {
@@ -413,6 +419,7 @@ impl Writer<'_> {
                 continue;
             };
             let lacking: Vec<u64> = wanted.difference(&region.numbers).copied().collect();
+            let (name, last) = (region.name.clone(), region.numbers.last().copied());
             for seq in lacking {
                 if left == 0 {
                     let why =
@@ -421,11 +428,15 @@ impl Writer<'_> {
                     break;
                 }
                 left = left.saturating_sub(1);
-                if let Some(record) = self.find(seq).await
-                    && let Err(why) = self.create(place, &record).await
-                {
+                let Some(record) = self.find(seq).await else {
+                    continue;
+                };
+                if let Err(why) = self.create(place, &record).await {
                     self.leave_out(place, why.words());
                     break;
+                }
+                if last > Some(seq) {
+                    self.put_back.entry(name.clone()).or_default().push(seq);
                 }
             }
         }
@@ -563,6 +574,7 @@ impl Writer<'_> {
                 waits: None,
                 asked: self.asked,
                 before: self.before,
+                put_back: self.put_back,
             });
         }
         // What still waits comes before it.
@@ -584,6 +596,7 @@ impl Writer<'_> {
             waits,
             asked: false,
             before: self.before,
+            put_back: self.put_back,
         })
     }
 }

@@ -42,13 +42,16 @@ pub enum Weight {
     Exception,
 }
 
+/// A record that regions had and have no more, of which this machine has a copy.
+const REMOVED: &str = "removed";
+
 /// Something that is not as it should be.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Finding {
     /// How much it weighs.
     pub weight: Weight,
-    /// What it is, for scripts: `damaged`, `reordered`, `missing`, `broken-link`, `forked`, `only-in`,
-    /// `not-enrolled`, `not-trusted`, `foreign-repository`.
+    /// What it is, for scripts: `damaged`, `reordered`, `missing`, `removed`, `broken-link`, `forked`,
+    /// `only-in`, `not-enrolled`, `not-trusted`, `foreign-repository`.
     pub what: &'static str,
     /// Whose chain.
     pub signer: KeyId,
@@ -125,7 +128,10 @@ impl Chain {
     pub fn doubt(&self, record: &Record) -> Option<String> {
         let mut findings = self.findings.iter();
         let wrong = findings.find(|finding| {
-            finding.weight == Weight::Integrity && finding.seq == Some(record.seq())
+            // What was removed in regions is whole where it is left: what it says counts, most of all a failure.
+            finding.weight == Weight::Integrity
+                && finding.what != REMOVED
+                && finding.seq == Some(record.seq())
         });
         if let Some(finding) = wrong {
             return Some(finding.why.clone());
@@ -346,10 +352,24 @@ impl Judge {
             .filter(|number| !regions().any(|place| holds(place, number)))
             .copied()
             .collect();
-        if let (Some(first), true) = (lost.first(), regions().next().is_some()) {
+        // A region gets a record only after all before it: later ones show that these were there.
+        let last = regions()
+            .flat_map(|place| place.records.keys().chain(place.unfit.keys()))
+            .max();
+        let (removed, cut): (Vec<u64>, Vec<u64>) =
+            lost.iter().partition(|number| last > Some(*number));
+        for number in removed {
+            let why = "it was removed: it stands in no region that was read, and later records of this signer do; \
+                       this machine has a copy, which the next command that leaves a record with this identity \
+                       stores again, and says so"
+                .to_owned();
+            self.find((Weight::Integrity, REMOVED), Some(number), None, why);
+        }
+        if let (Some(first), true) = (cut.first(), regions().next().is_some()) {
             let why = format!(
-                "{} that this machine wrote stand in no region that was read: they wait, or were removed there",
-                counted(lost.len())
+                "{} that this machine stored are in no region that was read: cut off there at the chain's end, or in a \
+                 region that is not given here",
+                counted(cut.len())
             );
             self.find((Weight::Exception, "only-in"), Some(*first), None, why);
         }
@@ -647,6 +667,31 @@ mod tests {
         assert_eq!(whats(&keyring, &whole), Vec::<&str>::new());
         let cut = [place("a", &[(0, &all[0])]), local(&[(1, &all[1])])];
         assert_eq!(whats(&keyring, &cut), ["only-in"]);
+    }
+
+    #[tokio::test]
+    async fn a_record_that_only_this_machine_has_while_regions_have_later_ones_was_removed() {
+        let keyring = keyring(Some(Role::Drill)).await;
+        let all = chain(&keyring, 3);
+        let regions = [(0, &all[0]), (2, &all[2])];
+        let own = Place {
+            is_local: true,
+            ..place("this machine", &[(1, &all[1])])
+        };
+        let places = [place("a", &regions), place("b", &regions), own];
+        let chain = judge(key().public().id(), &places, &keyring, &BTreeMap::new());
+        let found: Vec<_> = chain
+            .findings
+            .iter()
+            .map(|one| (one.weight, one.what, one.seq))
+            .collect();
+        assert_eq!(found, [(Weight::Integrity, "removed", Some(1))]);
+        let told = chain.findings[0].sentence();
+        assert!(told.contains("it was removed"), "{told}");
+        // What it says counts: a failure is not undone by removing its record.
+        assert_eq!(chain.doubt(&all[1]), None);
+        // Without the copy it is missing, as before.
+        assert_eq!(whats(&keyring, &places[..2]), ["missing"]);
     }
 
     #[tokio::test]

@@ -127,6 +127,27 @@ async fn keyrings(repository: &Repository) -> Result<Vec<(tidemark_format::Key, 
     Ok(all)
 }
 
+/// The root's public key, of which the repository's name pins the fingerprint.
+///
+/// # Errors
+/// The keyring's first version can't be read, or is not signed by that root.
+pub async fn root(repository: &Repository) -> Result<PublicKey> {
+    let region = repository.regions.first().ok_or(Error::NoRegion)?;
+    let key = keys::keyring(1);
+    let first = region.store.read.get(&key).await?;
+    let root = root_key(&[(key.clone(), first)])?;
+    if root.id() == repository.trust.root {
+        return Ok(root);
+    }
+    Err(Error::Ledger(LedgerError::Format {
+        key: key.to_string(),
+        source: FormatError::Invalid {
+            what: "keyring",
+            why: "another key than the root's signed it",
+        },
+    }))
+}
+
 fn root_key(keyrings: &[(tidemark_format::Key, Bytes)]) -> Result<PublicKey> {
     let Some((key, first)) = keyrings.first() else {
         return Err(Error::NoRegion);
@@ -197,6 +218,16 @@ pub async fn verify(folder: &Path, trust: Option<Trust>) -> Result<(Shelf, Vec<S
     let root = root_key(&[(first.clone(), store.get(&first).await?)])?;
     wrong.extend(check_keys(folder, &shelf, &root));
     Ok((shelf, wrong))
+}
+
+/// What was wrong with the chains where the pack in `folder` was made, as its unsigned list says.
+///
+/// # Errors
+/// It is no pack.
+pub fn found_at_export(folder: &Path) -> Result<Vec<String>> {
+    let meta: Meta =
+        serde_json::from_slice(&read(&folder.join(TABLE_META))?).map_err(|_bad| no_pack(folder))?;
+    Ok(meta.findings)
 }
 
 /// Every listed file is as it was, and no other is there.

@@ -72,6 +72,8 @@ pub struct Clause {
     pub words: String,
     /// How it is decided.
     pub rule: Rule,
+    /// What of its words is not decided by that.
+    pub not_decided: Option<String>,
 }
 
 impl Policy {
@@ -106,6 +108,7 @@ impl Policy {
                 title: clause.title,
                 words: clause.words,
                 rule,
+                not_decided: clause.not_decided,
             })
         });
         Self {
@@ -218,6 +221,7 @@ fn own(id: &str, written: &str, rule: Rule) -> Clause {
         title: title.to_owned(),
         words: format!("{id} = {written}"),
         rule,
+        not_decided: None,
     }
 }
 

@@ -17,6 +17,8 @@ use crate::evidence::rows::{Kind, Row, Selection};
 pub const KEYS_LIST: &str = "keys-list";
 /// What a restore's record is called.
 const RESTORE: &str = "restore";
+/// A decision that lets something count.
+const APPROVED: &str = "approved";
 /// Scenarios that are none.
 const PLAIN: [&str; 2] = ["", "none"];
 
@@ -73,11 +75,30 @@ fn drill(row: &Row<'_>, source: &SourceName) -> Option<DrillFact> {
         rows_exported: record
             .field("/handling/rows_exported")
             .and_then(Value::as_u64),
-        signed_off: row
-            .decision()
-            .filter(|decision| decision.decision == "approved")
-            .map(|decision| decision.reviewer.clone()),
+        signed_off: approved(row),
     })
+}
+
+/// Who approved a record last, and who had rejected it before.
+fn approved(row: &Row<'_>) -> Option<String> {
+    let decision = row.decision().filter(|one| one.decision == APPROVED)?;
+    let reviewer = decision.reviewer.clone();
+    Some(match rejected(row) {
+        Some(before) => format!("{reviewer}, after it was rejected {before}"),
+        None => reviewer,
+    })
+}
+
+/// The newest decision that counts and that another one replaced, if it was no approval.
+fn rejected(row: &Row<'_>) -> Option<String> {
+    let counting = row.decisions.iter().rev().filter(|one| one.counts());
+    let before = counting.skip(1).find(|one| one.decision != APPROVED)?;
+    Some(format!(
+        "by {} at {} ({})",
+        before.reviewer,
+        before.at.strftime("%Y-%m-%d %H:%M:%S UTC"),
+        before.ticket
+    ))
 }
 
 /// How long it would take with as much log to replay as ever lies between two images.
@@ -181,7 +202,8 @@ fn review(row: &Row<'_>) -> Option<ReviewFact> {
         reviewer: decision
             .map(|decision| decision.reviewer.clone())
             .unwrap_or_default(),
-        approved: decision.is_some_and(|decision| decision.decision == "approved"),
+        approved: decision.is_some_and(|decision| decision.decision == APPROVED),
+        rejected: rejected(row),
         discounted: row.chain.doubt(row.record),
     })
 }

@@ -379,3 +379,66 @@ async fn no_byte_of_a_pack_can_be_changed_unseen() {
         "{ran:?}"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_removed_in_every_region_is_named_by_whoever_has_a_copy_and_put_back_aloud() {
+    let world = world(2);
+    for reason in ["one", "two", "three"] {
+        restore(&world, reason).await;
+    }
+    enrol(&world).await;
+    assert_eq!(world.run(&["evidence", "verify"]).await.exit, Exit::Ok);
+    // WHEN the second restore's record is removed in both regions, and later ones stand there
+    let all = records(&world).await;
+    let second = all.iter().find(|one| one["reason"] == "two").unwrap();
+    let number = format!("{:016}", second["seq"].as_u64().unwrap());
+    for region in 0..2 {
+        let mut own = stored(&world, region).into_iter();
+        let own = own.find(|path| {
+            let signer = second["signer"].as_str().unwrap();
+            path.ends_with(format!("{signer}/{number}"))
+        });
+        fs::remove_file(own.unwrap()).unwrap();
+    }
+    // THEN this machine, which has a copy, says that it was removed
+    let verified = world.run(&["evidence", "verify"]).await;
+    assert_eq!(verified.exit, Exit::Integrity, "{verified:?}");
+    assert_eq!(whats(&verified.json()), ["removed"], "{verified:?}");
+    assert_eq!(verified.json()["findings"][0]["seq"], second["seq"]);
+    // AND so do the clause on the record of uses, and a pack
+    let heretask = world
+        .run(&["policy", "check", "--policy", "heretask"])
+        .await;
+    let clauses = heretask.json()["sources"][0]["clauses"].clone();
+    let clauses = clauses.as_array().unwrap();
+    let log = clauses.iter().find(|one| one["id"] == "access-log");
+    let log = log.unwrap();
+    assert_eq!(log["verdict"], "FAIL", "{log}");
+    assert!(log.to_string().contains("it was removed"), "{log}");
+    let out = world.path("pack");
+    let words = ["evidence", "export", "--kind", "all", "--format", "pack"];
+    let exported = world.run(&[&words[..], &["--out", &out]].concat()).await;
+    assert_eq!(exported.exit, Exit::Integrity, "{exported:?}");
+    let checked = world.run(&["evidence", "verify", &out]).await;
+    assert_eq!(checked.exit, Exit::Ok, "its own copy is whole: {checked:?}");
+    let found = "found when it was exported";
+    assert!(checked.out.contains(found), "{checked:?}");
+    let by_python = std::process::Command::new("python3")
+        .arg(Path::new(&out).join("verify.py"))
+        .output()
+        .unwrap();
+    let printed = String::from_utf8_lossy(&by_python.stdout);
+    assert!(
+        printed.contains("FOUND WHEN IT WAS EXPORTED") && printed.contains("it was removed"),
+        "{printed}"
+    );
+    // AND what the root's key is, the list of keys says as verify.py prints it
+    let listed = run(&world, &["keys", "list"]).await;
+    let root = listed.json()["root_public_key"].clone();
+    let root = root.as_str().unwrap();
+    assert!(printed.contains(&format!("of root {root}")), "{printed}");
+    // AND the next record puts it back
+    run(&world, &["keys", "check"]).await;
+    let verified = world.run(&["evidence", "verify"]).await;
+    assert_eq!(verified.exit, Exit::Ok, "{verified:?}");
+}

@@ -63,7 +63,6 @@ async fn a_month_is_judged_over_all_of_it_and_beats_say_that_an_idle_source_lost
         "kind = \"snapshots\"\nevery = \"1d\"\nover = \"30d\"",
         "kind = \"full-backups\"\nevery = \"1d\"\nover = \"30d\"",
         "kind = \"kept-at-most\"\nwithin = \"33d\"",
-        "kind = \"removal-of-access\"",
         "kind = \"encrypted-at-rest\"",
     ] {
         let (exit, judged) = clause(&world, rule).await;
@@ -72,8 +71,20 @@ async fn a_month_is_judged_over_all_of_it_and_beats_say_that_an_idle_source_lost
     let (exit, judged) = clause(&world, "kind = \"kept-at-most\"\nwithin = \"31d\"").await;
     assert_eq!(exit, Exit::Policy, "{judged}");
     said(&judged, &["older than 31 d", "meta/"]);
+    // Nobody's access was removed, no TLS was seen, of the database itself nothing is known: none is a pass.
+    for (rule, why) in [
+        ("removal-of-access", "no removal to judge"),
+        ("encrypted-in-transit", "no connection with TLS was seen"),
+        ("database-encrypted-at-rest", "the database itself"),
+    ] {
+        let (exit, judged) = clause(&world, &format!("kind = \"{rule}\"")).await;
+        assert_eq!(exit, Exit::Exceptions, "{judged}");
+        said(&judged, &["NOT_PROVED", why]);
+    }
     let loadster = check(&world, "loadster").await;
     assert_eq!(loadster.exit, Exit::Exceptions, "{loadster:?}");
+    let open = "\"not_decided\":\"what the application itself transmits\"";
+    assert!(loadster.out.contains(open), "{loadster:?}");
     // WHEN five hours of silence lie three weeks back
     let beats: Vec<_> = (0..2)
         .map(|region| world.regions[region].files("meta/beat/"))
@@ -127,4 +138,36 @@ async fn a_gap_is_told_with_its_time_and_a_young_history_with_its_days() {
     let (exit, judged) = clause(&world, "kind = \"pitr\"\nwithin = \"1m\"\nover = \"1h\"").await;
     assert_eq!(exit, Exit::Policy, "{judged}");
     said(&judged, &["can't be restored", "the spool was full"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_review_that_was_rejected_first_is_told_with_the_approval_that_followed() {
+    let mut world = World::new(1);
+    world.insert(5);
+    world.point(None);
+    world.state = Some(world.dir.path().join("state"));
+    let root = world.path("root");
+    let run = async |words: &[&str]| {
+        let ran = world.run(words).await;
+        assert_eq!(ran.exit, Exit::Ok, "{words:?}: {ran:?}");
+        ran
+    };
+    run(&["keys", "list", "--for-review"]).await;
+    run(&["keys", "enrol", "--all", "--root", &root]).await;
+    let listed = run(&["evidence", "list", "--kind", "access"]).await.json();
+    let records = listed["records"].as_array().unwrap().clone();
+    let own = records.iter().find(|one| one["action"] == "keys-list");
+    let id = own.unwrap()["id"].as_str().unwrap();
+    for decision in ["rejected", "approved"] {
+        let words = ["evidence", "sign-off", id, "--reviewer", "Ann"];
+        let more = ["--ticket", "T-1", "--decision", decision];
+        run(&[&words[..], &more].concat()).await;
+    }
+    let rule = "kind = \"access-review\"\nover = \"366d\"";
+    let (exit, judged) = clause(&world, rule).await;
+    assert_eq!(exit, Exit::Ok, "{judged}");
+    said(
+        &judged,
+        &["was approved, after it was rejected by Ann at ", "(T-1)"],
+    );
 }

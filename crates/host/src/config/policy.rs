@@ -54,6 +54,8 @@ pub struct PolicyClause {
     pub signed_off: bool,
     /// Only what was probed counts.
     pub probed: bool,
+    /// What of the policy's words is not decided by it.
+    pub not_decided: Option<String>,
 }
 
 /// How often something is to happen.
@@ -94,6 +96,7 @@ struct RawClause {
     scenario: Option<Spanned<bool>>,
     signed_off: Option<Spanned<bool>>,
     probed: Option<Spanned<bool>>,
+    not_decided: Option<Spanned<String>>,
 }
 
 impl PolicyFile {
@@ -186,7 +189,10 @@ fn one(
     let (Some(id), Some(title), Some(words), Some(kind)) = (id, title, words, kind) else {
         return (None, id_at);
     };
-    for text in [&id, &words] {
+    for text in [Some(&id), Some(&words), raw.not_decided.as_ref()]
+        .into_iter()
+        .flatten()
+    {
         if text.get_ref().trim().is_empty() {
             findings.value(&Some(text.span()), "this can't be empty");
         }
@@ -205,6 +211,7 @@ fn one(
         scenario: flag(raw.scenario),
         signed_off: flag(raw.signed_off),
         probed: flag(raw.probed),
+        not_decided: raw.not_decided.map(Spanned::into_inner),
     };
     if let Err((key, why)) = check(&clause) {
         let place = spans.iter().find(|(name, _)| *name == key);

@@ -198,7 +198,7 @@ pub struct DrillFact {
     pub destroyed: Option<bool>,
     /// Rows that left the sandbox.
     pub rows_exported: Option<u64>,
-    /// Who signed it off, if somebody did.
+    /// Who signed it off, if somebody did; and who rejected it before.
     pub signed_off: Option<String>,
 }
 
@@ -329,6 +329,8 @@ pub struct ReviewFact {
     pub reviewer: String,
     /// Whether it was approved.
     pub approved: bool,
+    /// Who rejected it before that decision, and when; none if nobody did.
+    pub rejected: Option<String>,
     /// Why it doesn't count, whatever it says.
     pub discounted: Option<String>,
 }

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::facts::{Facts, Holder, RegionFact, ServerLink, Transport};
+use super::loss::examples;
 use super::words::{before, between, count, day, instant, lasting, listed};
-use super::{Basis, Judged};
+use super::{Basis, Judged, Verdict};
 
 /// An agent's session ends within a day; the next one adopts the keyring.
 const SESSION_MAX: Duration = Duration::from_secs(25 * 3600);
@@ -119,7 +120,7 @@ fn too_few(
         Judged::unproved(Basis::Declared, measured)
     };
     let next = if late.is_empty() {
-        "add a [[region]] elsewhere to agent.toml, then tidemark-agent config reload"
+        "add a [[region]] elsewhere to agent.toml, then restart the agent (systemctl restart tidemark-agent)"
     } else {
         "tidemark-agent status on the source's host says why that region gets nothing"
     };
@@ -247,6 +248,11 @@ pub(super) fn in_transit(facts: &Facts) -> Judged {
         return Judged::unproved(Basis::Measured, measured)
             .then("an agent of this version signs it with its next recovery point");
     }
+    ways(facts)
+}
+
+/// Nothing goes unencrypted that is known of: what was seen to be encrypted, and what has no network.
+fn ways(facts: &Facts) -> Judged {
     let tls: Vec<&RegionFact> = facts
         .regions
         .iter()
@@ -258,12 +264,15 @@ pub(super) fn in_transit(facts: &Facts) -> Judged {
         .filter(|one| one.transport == Transport::Directory)
         .collect();
     let mut told = vec!["everything is encrypted before it leaves the database's host".to_owned()];
-    if !tls.is_empty() {
+    let tls_seen = tls.len();
+    if tls_seen > 0 {
         told.push(format!("TLS to {}", listed(&names(tls))));
     }
-    if !directories.is_empty() {
+    let local = directories.len();
+    if local > 0 {
         told.push(format!(
-            "no network that is known of to {} (a directory)",
+            "no network that is known of to {} (a directory, by its URL; whether it is mounted from elsewhere is not \
+             looked at)",
             listed(&names(directories))
         ));
     }
@@ -276,7 +285,21 @@ pub(super) fn in_transit(facts: &Facts) -> Judged {
         told.push(format!("the agent reaches its server by {how}"));
         proof.extend(said.clone());
     }
-    Judged::pass(Basis::Measured, told.join("; ")).by(proof)
+    let server_tls =
+        matches!(&facts.server_link, ServerLink::Safe(how, _) if how.starts_with("TLS"));
+    if tls_seen == 0 && !server_tls {
+        told.push("no connection with TLS was seen, so there was nothing to judge".to_owned());
+        return Judged::unproved(Basis::Declared, told.join("; "))
+            .by(proof)
+            .then("a region that is reached by https, or what shows the auditor that nothing leaves this machine");
+    }
+    // That no network leads to a directory is what its URL says.
+    let basis = if local > 0 {
+        Basis::Declared
+    } else {
+        Basis::Measured
+    };
+    Judged::pass(basis, told.join("; ")).by(proof)
 }
 
 pub(super) fn at_rest(facts: &Facts) -> Judged {
@@ -293,12 +316,27 @@ pub(super) fn at_rest(facts: &Facts) -> Judged {
         return Judged::unproved(Basis::Measured, "no object with data was looked at");
     }
     let measured = format!(
-        "each of {} looked at is encrypted with AES-256-GCM under a key of its own, sealed to recipients' public keys; \
-         the format knows no other",
+        "the backups: each of {} looked at is encrypted with AES-256-GCM under a key of its own, sealed to recipients' \
+         public keys; the format knows no other",
         count(facts.bodies, "object")
     );
     Judged::pass(Basis::Measured, measured)
         .by(facts.sessions.last().map(|session| session.key.clone()))
+}
+
+/// What is said of the database itself is no property of its backups.
+pub(super) fn database_at_rest(facts: &Facts) -> Judged {
+    let backups = at_rest(facts);
+    if backups.verdict != Verdict::Pass {
+        return backups;
+    }
+    let measured = format!(
+        "how the database itself is stored is not looked at, and nothing on record says it; {}",
+        backups.measured
+    );
+    Judged::unproved(Basis::Measured, measured)
+        .by(backups.proof)
+        .then("show the auditor the encryption of the volume that the database is on, or the provider's statement of it")
 }
 
 pub(super) fn named_people(facts: &Facts, people_max: Option<usize>) -> Judged {
@@ -357,7 +395,7 @@ pub(super) fn access_log(facts: &Facts) -> Judged {
     if !log.broken.is_empty() {
         let measured = format!(
             "the record of uses is not as it was written: {}",
-            log.broken.join("; ")
+            examples(&log.broken, Clone::clone)
         );
         return Judged::fail(Basis::Measured, measured).then("tidemark-restore evidence verify");
     }
@@ -395,6 +433,9 @@ pub(super) fn access_review(facts: &Facts, over: Duration) -> Judged {
         newest.reviewer,
         day(at)
     );
+    let rejected = newest.rejected.as_ref();
+    let rejected = rejected.map(|who| format!(", after it was rejected {who}"));
+    let rejected = rejected.unwrap_or_default();
     if !newest.approved {
         return Judged::fail(Basis::Measured, format!("{of}, was rejected"))
             .by([newest.id.clone()])
@@ -417,7 +458,11 @@ pub(super) fn access_review(facts: &Facts, over: Duration) -> Judged {
             count(usize::try_from(some).unwrap_or(usize::MAX), "change")
         ),
     };
-    Judged::pass(Basis::Measured, format!("{of}, was approved; {changes}")).by([newest.id.clone()])
+    Judged::pass(
+        Basis::Measured,
+        format!("{of}, was approved{rejected}; {changes}"),
+    )
+    .by([newest.id.clone()])
 }
 
 pub(super) fn removal_of_access(facts: &Facts) -> Judged {
@@ -451,7 +496,7 @@ pub(super) fn removal_of_access(facts: &Facts) -> Judged {
                 );
                 return Judged::fail(Basis::Measured, measured)
                     .by([session.key.clone()])
-                    .then("take the key out of recipients in agent.toml, then tidemark-agent config reload");
+                    .then("take the key out of recipients in agent.toml, then restart the agent (systemctl restart tidemark-agent)");
             }
         }
     }
@@ -460,17 +505,23 @@ pub(super) fn removal_of_access(facts: &Facts) -> Judged {
         .iter()
         .filter_map(|one| Some(format!("{} on {}", one.name, day(one.revoked_at?))))
         .collect();
-    let told = if removed.is_empty() {
-        "nobody's access was removed so far".to_owned()
-    } else {
-        format!(
-            "removed: {}; nothing newer is sealed to them",
-            listed(&removed)
-        )
-    };
-    let measured = format!(
-        "{told}; {} looked at, each sealed to keys that the root signed",
+    let sealed = format!(
+        "{} looked at, each sealed to keys that the root signed",
         count(facts.sessions.len(), "session")
+    );
+    if removed.is_empty() {
+        let measured =
+            format!("nobody's access was removed so far: there is no removal to judge; {sealed}");
+        return Judged::unproved(Basis::Measured, measured)
+            .by([newest.key.clone()])
+            .then(
+                "nothing until somebody leaves; then tidemark-restore keys revoke KEY --reason TEXT, and this clause shows \
+                 that nothing newer opens with that key",
+            );
+    }
+    let measured = format!(
+        "removed: {}; nothing newer is sealed to them; {sealed}",
+        listed(&removed)
     );
     Judged::pass(Basis::Measured, measured).by([newest.key.clone()])
 }

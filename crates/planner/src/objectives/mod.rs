@@ -6,7 +6,10 @@
 //! **Invariants.** Nothing is decided from a configuration: what somebody merely wrote down is
 //! [`Basis::Declared`] and says so. What can't be decided is [`Verdict::NotProved`] with the reason, and
 //! a history that is younger than what the clause speaks of is [`Verdict::NotYet`]; neither is a pass.
-//! What is already broken is [`Verdict::Fail`], however young the history is.
+//! A clause about a time (exposure, instants, images, points) speaks of its whole window; one about what is
+//! to happen every so often (drills) of the newest: it passes as soon as one counts and none is overdue, and
+//! says "so far" while the history is younger than its window. What is already broken is
+//! [`Verdict::Fail`], however young the history is.
 
 mod exposure;
 mod facts;
@@ -62,6 +65,8 @@ pub enum Basis {
     Measured,
     /// An attempt that was made and must fail, with a signed result.
     Probed,
+    /// Computed from what was measured, for what was not tried itself.
+    Projected,
     /// What a person wrote down; nobody checked it.
     Declared,
 }
@@ -71,6 +76,7 @@ impl fmt::Display for Basis {
         f.write_str(match self {
             Self::Measured => "measured",
             Self::Probed => "probed",
+            Self::Projected => "projected",
             Self::Declared => "declared",
         })
     }
@@ -148,6 +154,7 @@ pub fn judge(rule: &Rule, facts: &Facts) -> Judged {
         Rule::LeastPrivilege => guard::least_privilege(facts),
         Rule::EncryptedInTransit => guard::in_transit(facts),
         Rule::EncryptedAtRest => guard::at_rest(facts),
+        Rule::DatabaseAtRest => guard::database_at_rest(facts),
         Rule::NamedPeople { people_max } => guard::named_people(facts, *people_max),
         Rule::AccessLog => guard::access_log(facts),
         Rule::AccessReview { over } => guard::access_review(facts, *over),

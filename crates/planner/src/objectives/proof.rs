@@ -7,6 +7,7 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
 use super::facts::{DrillFact, DrillVerdict, Facts};
+use super::loss::examples;
 use super::rule::Every;
 use super::words::{before, between, count, day, instant, lasting, listed};
 use super::{Basis, Judged, Verdict};
@@ -50,19 +51,25 @@ pub(super) fn rto(facts: &Facts, within: Duration, over: Duration) -> Judged {
     let projected = drill.rto_projected.unwrap_or(took);
     let worst = took.max(projected);
     let measured = format!(
-        "back in {} by the drill of {}, {} for the full size and the worst replay; at most {}",
+        "back in {} by the drill of {}, by projection {} for the full size and the worst replay; at most {}",
         lasting(took),
         day(drill.at),
         lasting(projected),
         lasting(within)
     );
+    // What was tried breaks it by itself; that the worst would hold too is computed, not tried.
+    let basis = if took > within || projected <= took {
+        Basis::Measured
+    } else {
+        Basis::Projected
+    };
     if worst > within {
         let next = "restore from a faster region, or make bases more often, so that less is to be replayed";
-        return Judged::fail(Basis::Measured, measured)
+        return Judged::fail(basis, measured)
             .by([drill.id.clone()])
             .then(next);
     }
-    Judged::pass(Basis::Measured, measured).by([drill.id.clone()])
+    Judged::pass(basis, measured).by([drill.id.clone()])
 }
 
 /// Whether drills came often enough. `filter` is whether only drills of a disaster count, and only those
@@ -81,7 +88,8 @@ pub(super) fn cadence(facts: &Facts, every: Every, over: Duration, filter: (bool
         .copied()
         .filter(|drill| !signed_off || drill.signed_off.is_some())
         .collect();
-    if let Some(waiting) = right.last().filter(|_| counted.is_empty()) {
+    let failed = newest_failed(facts, since, scenario);
+    if let (None, true, Some(waiting)) = (failed, counted.is_empty(), right.last()) {
         return unsigned(waiting);
     }
     let begins = facts.begins.unwrap_or(facts.now).max(since);
@@ -95,6 +103,9 @@ pub(super) fn cadence(facts: &Facts, every: Every, over: Duration, filter: (bool
         "drill"
     };
     let notes = not_counted(facts, since);
+    let young = facts.too_young(over);
+    let so_far = young.map(|age| format!("so far ({} of {}): ", lasting(age), lasting(over)));
+    let so_far = so_far.unwrap_or_default();
     if !missed.is_empty() {
         let more = missed.len().saturating_sub(MONTHS_MAX);
         let mut shown: Vec<String> = missed.into_iter().take(MONTHS_MAX).collect();
@@ -107,6 +118,9 @@ pub(super) fn cadence(facts: &Facts, every: Every, over: Duration, filter: (bool
             .by(counted.last().map(|drill| drill.id.clone()))
             .then(next_of(scenario));
     }
+    if let Some(failed) = failed {
+        return broken(failed, &counted, what);
+    }
     let Some(newest) = counted.last() else {
         let judged = Judged::new(
             Verdict::NotYet,
@@ -118,7 +132,41 @@ pub(super) fn cadence(facts: &Facts, every: Every, over: Duration, filter: (bool
         );
         return judged.then(next_of(scenario));
     };
-    held(&counted, newest, (what, begins), &notes)
+    held(&counted, newest, (what, begins), (&so_far, &notes))
+}
+
+/// The newest drill that says anything, if it failed: what passed before it is no proof of today.
+fn newest_failed(facts: &Facts, since: Timestamp, scenario: bool) -> Option<&DrillFact> {
+    let newest = facts.drills.iter().rev().find(|drill| {
+        drill.at > since
+            && drill.discounted.is_none()
+            && drill.verdict != DrillVerdict::Inconclusive
+            && (!scenario || drill.scenario.is_some())
+    });
+    newest.filter(|drill| drill.verdict == DrillVerdict::Fail)
+}
+
+/// They came often enough, and the newest failed.
+fn broken(failed: &DrillFact, counted: &[&DrillFact], what: &str) -> Judged {
+    let before = counted.last().map_or_else(
+        || "none before it counts".to_owned(),
+        |last| {
+            format!(
+                "{} before it passed, the last at {}",
+                count(counted.len(), what),
+                instant(last.at)
+            )
+        },
+    );
+    let measured = format!(
+        "the newest {what}, of {}, failed: {}; {before}",
+        instant(failed.at),
+        failed.because
+    );
+    let next = format!("{}; then another drill", show(failed));
+    Judged::fail(Basis::Measured, measured)
+        .by([failed.id.clone()])
+        .then(next)
 }
 
 /// One that passed and that nobody has looked at.
@@ -141,7 +189,7 @@ fn held(
     counted: &[&DrillFact],
     newest: &DrillFact,
     (what, begins): (&str, Timestamp),
-    notes: &str,
+    (so_far, notes): (&str, &str),
 ) -> Judged {
     let exceptions = if newest.verdict == DrillVerdict::PassWithExceptions {
         format!(" with exceptions ({})", newest.because)
@@ -151,7 +199,7 @@ fn held(
     let reviewed = newest.signed_off.as_ref();
     let reviewed = reviewed.map(|who| format!(", signed off by {who}"));
     let measured = format!(
-        "{} since {}, the newest of {} passed{exceptions}{}{notes}",
+        "{so_far}{} since {}, the newest of {} passed{exceptions}{}{notes}",
         count(counted.len(), what),
         day(begins),
         day(newest.at),
@@ -177,12 +225,11 @@ fn not_counted(facts: &Facts, since: Timestamp) -> String {
         .rev()
         .filter(|drill| drill.at > since)
         .filter_map(|drill| Some(format!("{}: {}", day(drill.at), drill.flaw()?)))
-        .take(3)
         .collect();
     if flaws.is_empty() {
         String::new()
     } else {
-        format!("; not counted: {}", flaws.join("; "))
+        format!("; not counted: {}", examples(&flaws, Clone::clone))
     }
 }
 
@@ -243,27 +290,34 @@ fn times_without(
 
 pub(super) fn isolated(facts: &Facts, over: Duration) -> Judged {
     let since = before(facts.now, over);
-    let all: Vec<&DrillFact> = facts
+    let (all, empty): (Vec<&DrillFact>, Vec<&DrillFact>) = facts
         .drills
         .iter()
         .filter(|drill| drill.at > since)
-        .collect();
+        .partition(|drill| restored(drill));
+    let aside = match empty.len() {
+        0 => String::new(),
+        some => format!(
+            "; {} that ended before anything was restored had nothing to isolate",
+            count(some, "drill")
+        ),
+    };
     if all.is_empty() {
         let measured = format!(
-            "no drill of the last {} shows where restored data goes",
+            "no drill of the last {} shows where restored data goes{aside}",
             lasting(over)
         );
         return Judged::unproved(Basis::Probed, measured).then(RUN_ONE);
     }
     let (wrong, unknown) = leaks(&all);
     let tell = |all: &[Leak<'_>]| {
-        let text: Vec<String> = all.iter().take(3).map(|(_, why)| why.clone()).collect();
+        let text = examples(all, |(_, why)| why.clone());
         let ids: Vec<String> = all
             .iter()
             .take(3)
             .map(|(drill, _)| drill.id.clone())
             .collect();
-        (text.join("; "), ids)
+        (text, ids)
     };
     if let Some((first, _)) = wrong.first() {
         let next = show(first);
@@ -285,7 +339,8 @@ pub(super) fn isolated(facts: &Facts, over: Duration) -> Judged {
             .then(RUN_ONE);
     }
     let measured = format!(
-        "{}: from inside the network could not be reached, no row left, what was restored was destroyed and is absent",
+        "{}: from inside the network could not be reached, no row left, what was restored was destroyed and is \
+         absent{aside}",
         count(all.len(), "drill")
     );
     Judged::pass(Basis::Probed, measured).by(all.iter().rev().take(3).map(|drill| drill.id.clone()))
@@ -293,6 +348,18 @@ pub(super) fn isolated(facts: &Facts, over: Duration) -> Judged {
 
 /// A drill, and what is wrong with where its data went.
 type Leak<'a> = (&'a DrillFact, String);
+
+/// Whether there was anything to isolate: one that ended before it restored anything had nothing.
+fn restored(drill: &DrillFact) -> bool {
+    let passed = match drill.verdict {
+        DrillVerdict::Pass | DrillVerdict::PassWithExceptions => true,
+        DrillVerdict::Fail | DrillVerdict::Inconclusive => false,
+    };
+    passed
+        || drill.egress_refused.is_some()
+        || drill.destroyed.is_some()
+        || drill.rows_exported.is_some_and(|rows| rows > 0)
+}
 
 /// What left a sandbox, and of which drills nobody can tell.
 fn leaks<'a>(all: &[&'a DrillFact]) -> (Vec<Leak<'a>>, Vec<Leak<'a>>) {
@@ -312,13 +379,7 @@ fn leaks<'a>(all: &[&'a DrillFact]) -> (Vec<Leak<'a>>, Vec<Leak<'a>>) {
         if drill.rows_exported.is_some_and(|rows| rows > 0) {
             wrong.push((*drill, format!("{on}: rows left the sandbox")));
         }
-        // One that ended before it restored anything had nothing to isolate.
-        let passed = match drill.verdict {
-            DrillVerdict::Pass | DrillVerdict::PassWithExceptions => true,
-            DrillVerdict::Fail | DrillVerdict::Inconclusive => false,
-        };
-        let restored = passed || drill.egress_refused.is_some() || drill.destroyed.is_some();
-        if restored && (drill.egress_refused.is_none() || drill.destroyed.is_none()) {
+        if drill.egress_refused.is_none() || drill.destroyed.is_none() {
             unknown.push((*drill, format!("{on}: its record does not say")));
         }
     }

@@ -92,8 +92,10 @@ pub enum Rule {
     LeastPrivilege,
     /// What crosses a network is encrypted there.
     EncryptedInTransit,
-    /// What is stored is encrypted.
+    /// The backups that are stored are encrypted.
     EncryptedAtRest,
+    /// The database itself is stored encrypted.
+    DatabaseAtRest,
     /// Only named people can decrypt.
     NamedPeople {
         /// At most so many.
@@ -170,6 +172,7 @@ const KINDS: &[(&str, &[&str], &[&str])] = &[
     ("least-privilege", &[], &[]),
     ("encrypted-in-transit", &[], &[]),
     ("encrypted-at-rest", &[], &[]),
+    ("database-encrypted-at-rest", &[], &[]),
     ("named-people", &[], &["people_max"]),
     ("access-log", &[], &[]),
     ("access-review", &["over"], &[]),
@@ -271,6 +274,7 @@ impl Rule {
             "least-privilege" => Self::LeastPrivilege,
             "encrypted-in-transit" => Self::EncryptedInTransit,
             "encrypted-at-rest" => Self::EncryptedAtRest,
+            "database-encrypted-at-rest" => Self::DatabaseAtRest,
             "named-people" => Self::NamedPeople {
                 people_max: p.people_max,
             },

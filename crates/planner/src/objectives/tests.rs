@@ -8,7 +8,7 @@ mod proof;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tidemark_format::{Epoch, LogSeq};
+use tidemark_format::{Epoch, LogSeq, PointSeq};
 
 use super::*;
 

@@ -45,10 +45,15 @@ pub(super) async fn exported(
     let verified = if path.is_dir() {
         let trust = identity::trust_if_at_hand(settings);
         let (shelf, files) = pack::verify(path, trust).await?;
+        let found = pack::found_at_export(path)?.into_iter();
+        let found = found.map(|finding| format!("found when it was exported: {finding}"));
         let mut verified = Verified {
             root_pinned: trust.is_some(),
             files,
-            notes: not_pinned(trust.is_some()).into_iter().collect(),
+            notes: not_pinned(trust.is_some())
+                .into_iter()
+                .chain(found)
+                .collect(),
             ..of_shelf(&shelf)
         };
         if let Some(since) = since {

@@ -6,6 +6,7 @@ use tidemark_host::Exit;
 use tidemark_host::output::{self, Document};
 
 use crate::error::Result;
+use crate::evidence::pack;
 use crate::identity;
 use crate::repository::{Repository, Settings, Tools};
 
@@ -16,6 +17,8 @@ pub(super) struct Card {
     pub repository: String,
     /// The root's fingerprint.
     pub root: String,
+    /// The root's public key itself, as `keys/root.pem` of an evidence pack holds it, in hex.
+    pub root_public_key: String,
     /// Region URLs.
     pub regions: Vec<String>,
     /// Who can read: name and key id.
@@ -38,6 +41,7 @@ pub(super) async fn run(settings: &Settings, tools: &Tools) -> Result<Exit> {
     tools.console.show(&Card {
         repository: repository.trust.repo.to_string(),
         root: repository.trust.root.to_string(),
+        root_public_key: pack::root(&repository).await?.to_string(),
         regions: settings
             .regions
             .iter()
@@ -68,11 +72,13 @@ impl Document for Card {
             "================================ BREAK GLASS ================================\n\
              Tidemark repository {}\n\
              Root fingerprint    {}\n\
+             Root public key     {}\n\
              Printed             {}\n\
              Sources             {}\n\n\
              Where the copies are\n",
             self.repository,
             self.root,
+            self.root_public_key,
             output::instant(self.at),
             self.sources.join(", "),
         ));
@@ -97,7 +103,8 @@ impl Document for Card {
              \x20 tidemark-restore restore --source {source} --to latest --target PATH \\\n\
              \x20     --identity FILE {regions}\n\
              After a wrong statement: --before 'YYYY-MM-DD HH:MM:SS UTC' instead of --to latest.\n\
-             Compare the root fingerprint above with the one that list prints.\n\
+             Compare the root fingerprint above with the one that list prints, the root public key\n\
+             with the one that verify.py of an evidence pack prints.\n\
              =============================================================================\n"
         ));
     }

@@ -141,6 +141,9 @@ pub(super) struct RequestListed {
     pub at: Timestamp,
 }
 
+/// Before the root's public key.
+const ROOT_KEY: &str = "The root's public key, as keys/root.pem of an evidence pack holds it:\n  ";
+
 /// `keys list`.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct KeysListed {
@@ -148,6 +151,9 @@ pub(super) struct KeysListed {
     pub repository: String,
     /// The root's fingerprint.
     pub root: String,
+    /// The root's public key itself, as `keys/root.pem` of a pack holds it, in hex; none if no keyring
+    /// shows it yet.
+    pub root_public_key: Option<String>,
     /// Whether it was pinned by an identity.
     pub root_pinned: bool,
     /// The keyring's version.
@@ -207,6 +213,7 @@ impl Document for KeysListed {
             table.row([entry.key.to_string(), name, since, revoked]);
         }
         table.write("  ", out);
+        self.public_keys(out);
         if !self.requests.is_empty() {
             out.push_str(
                 "Ask to be enrolled (tidemark-restore keys enrol KEYID --root FILE.root):\n",
@@ -221,6 +228,23 @@ impl Document for KeysListed {
                 ]);
             }
             table.write("  ", out);
+        }
+    }
+}
+
+impl KeysListed {
+    /// The public keys themselves, which nobody can compute from the short names above.
+    fn public_keys(&self, out: &mut String) {
+        let active = self.recipients.iter();
+        let active: Vec<&RecipientListed> = active.filter(|one| one.revoked_at.is_none()).collect();
+        if !active.is_empty() {
+            out.push_str("Their public keys (keys new --repository takes any of them):\n");
+        }
+        for entry in active {
+            out.push_str(&format!("  {}\n", entry.recipient));
+        }
+        if let Some(key) = &self.root_public_key {
+            out.push_str(&format!("{ROOT_KEY}{key}\n"));
         }
     }
 }

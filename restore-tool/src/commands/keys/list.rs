@@ -13,6 +13,7 @@ use tidemark_storage::{OpenOptions, region};
 
 use super::documents::{KeysListed, MemberListed, RecipientListed, RequestListed};
 use crate::error::Result;
+use crate::evidence::pack;
 use crate::identity;
 use crate::repository::{Repository, Settings, Tools};
 
@@ -54,6 +55,7 @@ pub(super) async fn run(for_review: bool, settings: &Settings, tools: &Tools) ->
     let shown = KeysListed {
         repository: repository.trust.repo.to_string(),
         root: repository.trust.root.to_string(),
+        root_public_key: Some(pack::root(&repository).await?.to_string()),
         root_pinned: repository.pinned,
         version: keyring.version(),
         members: keyring
@@ -144,6 +146,7 @@ async fn before_the_first_keyring(
     Some(KeysListed {
         repository: repo?.to_string(),
         root: trust.map_or_else(|| "unknown".to_owned(), |trust| trust.root.to_string()),
+        root_public_key: None,
         root_pinned: trust.is_some(),
         version: 0,
         members: Vec::new(),

@@ -169,6 +169,50 @@ fn in_transit_passes_over_tls_and_fails_over_plain_http_or_to_the_server() {
 }
 
 #[test]
+fn directories_alone_show_no_encryption_in_transit() {
+    let rule = Rule::EncryptedInTransit;
+    let mut facts = good();
+    facts.regions[0].transport = Transport::Directory;
+    let mixed = judged(&rule, &facts, Verdict::Pass, &["TLS to b", "by its URL"]);
+    assert_eq!(mixed.basis, Basis::Declared);
+    facts.regions[1].transport = Transport::Directory;
+    judged(
+        &rule,
+        &facts,
+        Verdict::NotProved,
+        &["a and b (a directory", "no connection with TLS was seen"],
+    );
+    let socket = "a socket on the same machine".to_owned();
+    facts.server_link = ServerLink::Safe(socket, None);
+    judged(&rule, &facts, Verdict::NotProved, &["a socket"]);
+    facts.server_link = ServerLink::Safe("TLS".to_owned(), None);
+    judged(&rule, &facts, Verdict::Pass, &["its server by TLS"]);
+}
+
+#[test]
+fn that_backups_are_encrypted_says_nothing_of_the_database_itself() {
+    let mut facts = good();
+    facts.bodies = 12;
+    judged(
+        &Rule::DatabaseAtRest,
+        &facts,
+        Verdict::NotProved,
+        &[
+            "the database itself",
+            "the backups: each of 12 objects",
+            "volume",
+        ],
+    );
+    facts.plain_bodies.push("meta/log/app/1/3".to_owned());
+    judged(
+        &Rule::DatabaseAtRest,
+        &facts,
+        Verdict::Fail,
+        &["1 object not encrypted"],
+    );
+}
+
+#[test]
 fn at_rest_passes_by_the_format_and_fails_by_a_plain_object() {
     let mut facts = good();
     facts.bodies = 12;
@@ -176,7 +220,7 @@ fn at_rest_passes_by_the_format_and_fails_by_a_plain_object() {
         &Rule::EncryptedAtRest,
         &facts,
         Verdict::Pass,
-        &["12 objects", "AES-256-GCM"],
+        &["the backups: each of 12 objects", "AES-256-GCM"],
     );
     facts.plain_bodies.push("meta/log/app/1/3".to_owned());
     judged(
@@ -272,6 +316,7 @@ fn a_review_of_access_passes_once_it_is_signed_off_and_fails_when_it_is_old_or_r
         at: None,
         reviewer: String::new(),
         approved: false,
+        rejected: None,
         discounted: None,
     });
     judged(
@@ -289,6 +334,13 @@ fn a_review_of_access_passes_once_it_is_signed_off_and_fails_when_it_is_old_or_r
         Verdict::Pass,
         &["version 3", "reviewed by Ann", "1 change since"],
     );
+    facts.reviews[0].rejected = Some("by Ann at 2026-11-12 11:59:58 UTC (T-1)".to_owned());
+    judged(
+        &rule,
+        &facts,
+        Verdict::Pass,
+        &["was approved, after it was rejected by Ann at 2026-11-12 11:59:58 UTC"],
+    );
     facts.reviews[0].approved = false;
     judged(&rule, &facts, Verdict::Fail, &["was rejected"]);
     facts.reviews[0].approved = true;
@@ -304,6 +356,14 @@ fn access_is_removed_if_nothing_newer_opens_with_the_key() {
         session("old", DAY * 6, &["k1", "k2"]),
         session("new", DAY, &["k1"]),
     ];
+    let mut nobody = facts.clone();
+    nobody.holders[1].revoked_at = None;
+    judged(
+        &Rule::RemovalOfAccess,
+        &nobody,
+        Verdict::NotProved,
+        &["no removal to judge", "keys revoke"],
+    );
     judged(
         &Rule::RemovalOfAccess,
         &facts,

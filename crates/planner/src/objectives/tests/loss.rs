@@ -42,6 +42,28 @@ fn rpo_passes_by_the_longest_exposure_of_the_window_and_fails_by_one_that_is_lon
 }
 
 #[test]
+fn an_exposure_that_points_alone_show_is_called_an_upper_bound() {
+    let mut facts = good();
+    let by_log = judged(&RPO, &facts, Verdict::Pass, &[]);
+    assert!(!by_log.measured.contains("upper bound"), "{by_log:?}");
+    let point = |seq| Trace::Point(Epoch(1), PointSeq(seq));
+    facts.gaps.push(Gap {
+        after: point(7),
+        before: Some(point(8)),
+        ..gap(DAY, DAY - MINUTE * 3, 77)
+    });
+    judged(
+        &RPO,
+        &facts,
+        Verdict::Pass,
+        &[
+            "longest exposure 3 min",
+            "upper bound: where recovery points",
+        ],
+    );
+}
+
+#[test]
 fn rpo_fails_by_a_gap_that_nobody_can_restore() {
     let mut facts = good();
     facts.holes.push(HoleFact {

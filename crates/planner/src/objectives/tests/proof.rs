@@ -47,6 +47,10 @@ fn time_to_be_back_passes_by_the_newest_drill_and_fails_by_its_projection() {
             "d1",
         ],
     );
+    // What was not tried itself is not called measured.
+    assert_eq!(judge(&rule, &facts).basis, Basis::Projected);
+    facts.drills[0].rto_projected = Some(MINUTE * 20);
+    assert_eq!(judge(&rule, &facts).basis, Basis::Measured);
     facts.drills[0].rto_projected = Some(DAY + HOUR);
     judged(&rule, &facts, Verdict::Fail, &["1 d 1 h for the full size"]);
     let mut failed = drill("d2", DAY);
@@ -122,6 +126,78 @@ fn drills_that_ran_beside_production_failed_or_were_inconclusive_do_not_count() 
     judged(&monthly(), &facts, Verdict::Pass, &["with exceptions"]);
     facts.drills[0].discounted = Some("its signer is not enrolled".to_owned());
     refused(&facts, "not enrolled");
+}
+
+#[test]
+fn a_newest_drill_that_failed_fails_the_clause_although_those_before_it_passed() {
+    let mut facts = good();
+    facts.drills.push(drill("d1", DAY * 10));
+    let mut failed = drill("d2", DAY);
+    failed.verdict = DrillVerdict::Fail;
+    failed.because = "a page is wrong".to_owned();
+    facts.drills.push(failed);
+    for rule in [yearly(false, false), monthly()] {
+        judged(
+            &rule,
+            &facts,
+            Verdict::Fail,
+            &[
+                "the newest drill, of 2026-11-21 12:00:00 UTC, failed: a page is wrong",
+                "1 drill before it passed, the last at 2026-11-12",
+                "evidence show d2",
+            ],
+        );
+    }
+    // One that says nothing takes nothing away, and a plain one says nothing of a disaster.
+    facts.drills[1].verdict = DrillVerdict::Inconclusive;
+    judged(&yearly(false, false), &facts, Verdict::Pass, &["d1"]);
+    facts.drills[1].verdict = DrillVerdict::Fail;
+    facts.drills[0].scenario = Some("fresh-host".to_owned());
+    judged(&yearly(true, false), &facts, Verdict::Pass, &["d1"]);
+    facts.drills[1].scenario = Some("fresh-host".to_owned());
+    judged(&yearly(true, true), &facts, Verdict::Fail, &["d2"]);
+    // The next one that passes mends it.
+    facts.drills.push(drill("d3", HOUR));
+    judged(
+        &yearly(false, false),
+        &facts,
+        Verdict::Pass,
+        &[
+            "the newest of 2026-11-22 passed",
+            "2026-11-21: it failed",
+            "d3",
+        ],
+    );
+}
+
+#[test]
+fn a_history_younger_than_the_window_passes_so_far_and_says_so() {
+    let mut facts = good();
+    facts.begins = Some(ago(MINUTE * 4));
+    facts.drills.push(drill("d1", MINUTE));
+    for rule in [monthly(), yearly(false, false)] {
+        judged(&rule, &facts, Verdict::Pass, &["so far (4 min of "]);
+    }
+    facts.begins = Some(ago(DAY * 800));
+    facts.drills.insert(0, drill("d0", DAY * 366));
+    let whole = judged(&yearly(false, false), &facts, Verdict::Pass, &["2 drills"]);
+    assert!(!whole.measured.contains("so far"), "{whole:?}");
+}
+
+#[test]
+fn of_many_drills_that_do_not_count_three_are_told_and_how_many_more() {
+    let mut facts = good();
+    for hour in (1..=5).rev() {
+        let mut beside = drill(&format!("b{hour}"), HOUR * hour);
+        beside.segregated = false;
+        facts.drills.push(beside);
+    }
+    judged(
+        &yearly(false, false),
+        &facts,
+        Verdict::NotYet,
+        &["own host; and 2 more"],
+    );
 }
 
 #[test]
@@ -219,6 +295,23 @@ fn restored_data_stays_in_its_sandbox_or_the_clause_fails() {
     judged(&rule, &unsaid, Verdict::NotProved, &["does not say"]);
     let beside = with(&|drill| drill.segregated = false);
     judged(&rule, &beside, Verdict::NotProved, &["own host"]);
+    // One that ended before anything was restored says nothing, wherever it ran.
+    let mut ended = drill("d2", HOUR);
+    ended.verdict = DrillVerdict::Fail;
+    (ended.segregated, ended.egress_refused, ended.destroyed) = (false, None, None);
+    let mut with_ended = facts.clone();
+    with_ended.drills.push(ended.clone());
+    judged(
+        &rule,
+        &with_ended,
+        Verdict::Pass,
+        &[
+            "1 drill: ",
+            "1 drill that ended before anything was restored",
+        ],
+    );
+    with_ended.drills = vec![ended];
+    judged(&rule, &with_ended, Verdict::NotProved, &["no drill of"]);
 }
 
 #[test]
