@@ -193,6 +193,31 @@ fn a_count_passes_only_against_an_earlier_drill() {
         third["exceptions"].to_string().contains("rows of"),
         "{third:#}"
     );
+    // AND again, until a person approves what was found; what isn't counted isn't gone
+    let fourth = drill(&site, &[]).ends_with(EXCEPTIONS).json();
+    assert_eq!(checks(&fourth, "warned"), checks(&third, "warned"));
+    drill(&site, &["--no-counts"]).ends_with(PASSED);
+    let id = fourth["evidence_id"].as_str().expect("a record");
+    let sign = ["evidence", "sign-off", id, "--reviewer", "Ann"];
+    let how = ["--ticket", "T-1", "--decision", "approved"];
+    site.tool(&[&sign[..], &how].concat()).ok();
+    drill(&site, &[]).ends_with(PASSED);
+    // AND a log that ends before what was restored fails, with regions that are whole otherwise
+    remove_the_end_of_the_log(&site);
+    let shorter = drill(&site, &[]).ends_with(FAILED).json();
+    let causes = shorter["causes"].to_string();
+    assert!(causes.contains("is in no region any more"), "{shorter:#}");
+}
+
+/// Takes the newest recovery points, and the log that they cover, out of every region.
+fn remove_the_end_of_the_log(site: &Site) {
+    for region in 0..site.regions.len() {
+        let folder = site.region_folder(region);
+        for kind in ["meta/point/", "meta/log/"] {
+            let all = objects(&folder, kind);
+            all.values().rev().take(2).for_each(|path| remove(path));
+        }
+    }
 }
 
 #[test]

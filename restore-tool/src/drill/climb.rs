@@ -74,6 +74,7 @@ impl Climb<'_> {
     /// # Errors
     /// What keeps it from being a drill.
     pub(super) async fn run(&self, course: &mut Course, holder: KeyHolder) -> Result<()> {
+        course.notes.extend(self.request.notes.iter().cloned());
         let scenario = self.request.scenario.as_ref();
         let settings = choose::regions(scenario, self.settings)?;
         course.observed.scenario = scenario.is_some();

@@ -87,7 +87,6 @@ pub async fn run(
     stop: &CancellationToken,
 ) -> Result<Drilled> {
     let mut course = Course::declared(&tools.clock, &request.objectives);
-    course.notes.extend(request.notes.iter().cloned());
     begin_access(request, settings, tools);
     let holder = KeyHolder::find(settings, &tools.console)?;
     let identity = holder.identity()?;

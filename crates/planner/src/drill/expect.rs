@@ -218,11 +218,11 @@ impl Baseline {
                 };
             }
         }
-        let schema = suiting.iter().rev();
+        let mut schemas = suiting.iter().rev();
         Some(Self {
             evidence_id: newest.evidence_id.clone(),
             counts,
-            schema_digest: schema.clone().find_map(|drill| drill.schema_digest.clone()),
+            schema_digest: schemas.find_map(|drill| drill.schema_digest.clone()),
             collations: newest.collations.clone(),
         })
     }
