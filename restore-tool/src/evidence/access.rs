@@ -287,6 +287,13 @@ fn put_back(written: &Written, console: &Console) {
             shown.join(", "),
             written.record.signer.id()
         ));
+        console.event(&json!({
+            "schema": "tidemark-restore.evidence-put-back",
+            "version": 1,
+            "region": region.as_str(),
+            "signer": written.record.signer.id(),
+            "seqs": numbers,
+        }));
     }
 }
 

@@ -437,8 +437,14 @@ async fn a_record_removed_in_every_region_is_named_by_whoever_has_a_copy_and_put
     let root = listed.json()["root_public_key"].clone();
     let root = root.as_str().unwrap();
     assert!(printed.contains(&format!("of root {root}")), "{printed}");
-    // AND the next record puts it back
-    run(&world, &["keys", "check"]).await;
+    // AND the next record puts it back, and says so
+    let next = run(&world, &["keys", "check"]).await;
+    for region in ["north", "south"] {
+        let told = next.err.lines().any(|line| {
+            line.contains("evidence-put-back") && line.contains(&format!("\"{region}\""))
+        });
+        assert!(told, "{region}: {next:?}");
+    }
     let verified = world.run(&["evidence", "verify"]).await;
     assert_eq!(verified.exit, Exit::Ok, "{verified:?}");
 }
