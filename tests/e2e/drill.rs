@@ -9,6 +9,7 @@ use rusqlite::Connection;
 use serde_json::Value;
 use tidemark_tests::eventually;
 
+use crate::drill_defects::scratch_of;
 use crate::objects::{copy_folder, flip, objects, read, remove, swap, truncate, write};
 use crate::process::{Daemon, Ran, SOON, is_root, now, pass, skip};
 use crate::site::Site;
@@ -590,13 +591,7 @@ fn a_drill_that_is_killed_is_inconclusive_on_record_and_leaves_nothing() {
     command.arg("--identity").arg(&site.identity);
     // GIVEN a drill that dies in the middle
     let mut daemon = Daemon::start(&mut command, &site.path("drill-log"));
-    let noted = site.path("state-home/tidemark/drills");
-    let scratch = eventually("the drill's scratch is noted", SOON, || {
-        let notes = objects(&noted, "").into_iter();
-        let mut scratches = notes.filter(|(key, _)| key.ends_with("/scratch"));
-        let path = std::fs::read_to_string(scratches.next()?.1).ok()?;
-        (!path.is_empty()).then(|| PathBuf::from(path))
-    });
+    let scratch = scratch_of(&site);
     daemon.kill();
     assert!(scratch.exists(), "nobody could destroy it");
     // WHEN the next command uses the identity

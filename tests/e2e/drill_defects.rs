@@ -113,11 +113,12 @@ pub(crate) fn report(daemon: &Daemon) -> Value {
 /// The scratch of the drill that runs.
 pub(crate) fn scratch_of(site: &Site) -> PathBuf {
     let noted = site.path("state-home/tidemark/drills");
-    eventually("the drill's scratch is noted", SOON, || {
+    // It is noted before it is made.
+    eventually("the drill's scratch is noted and there", SOON, || {
         let notes = objects(&noted, "").into_iter();
         let mut scratches = notes.filter(|(key, _)| key.ends_with("/scratch"));
         let path = std::fs::read_to_string(scratches.next()?.1).ok()?;
-        (!path.is_empty()).then(|| PathBuf::from(path))
+        Some(PathBuf::from(path)).filter(|path| path.exists())
     })
 }
 
