@@ -6,10 +6,10 @@ use std::time::Duration;
 use futures_util::future::join;
 use tidemark_engine_postgres::restore::TablespaceMap;
 use tidemark_format::sign::PublicKey;
+use tidemark_ledger::Trust;
 use tidemark_ledger::history::{LoadOptions, PointsWanted};
 use tidemark_ledger::timeline::{POSTGRESQL, Timeline};
-use tidemark_ledger::{LedgerError, Trust};
-use tidemark_open::{Error as OpenError, Opener};
+use tidemark_open::Opener;
 use tidemark_planner::drill::timing::{Spent, Work as Amount, project};
 use tidemark_planner::drill::{Check, CheckStatus, Rung, Select, reached, select};
 use tidemark_planner::restore::{self as planner, Target as Goal, Why};
@@ -81,13 +81,10 @@ impl Climb<'_> {
         let looked = match self.stopped(self.look(&settings, course)).await {
             Ok(looked) => looked,
             Err(error) if is_words(&error) && !self.is_lost(&error) => return Err(error),
-            Err(error) => match self.of_another_repository(&error) {
-                Some(refused) => return Err(refused),
-                None => {
-                    course.stopped_by(&error);
-                    return Ok(());
-                }
-            },
+            Err(error) => {
+                course.stopped_by(&error);
+                return Ok(());
+            }
         };
         if let Some(why) = signer::revoked(&looked.repository.keyring, &self.signer) {
             course.signer_revoked(why);
@@ -122,24 +119,6 @@ impl Climb<'_> {
     /// Whether a source is gone that a plan knows: nobody mistyped its name.
     fn is_lost(&self, error: &Error) -> bool {
         matches!(error, Error::NoSource { .. }) && self.request.plan.plan_id.is_some()
-    }
-
-    /// Whether the identity given is another repository's: whoever runs a drill by hand took the wrong one.
-    fn of_another_repository(&self, error: &Error) -> Option<Error> {
-        let Error::AllRegionsFailed { first, .. } = error else {
-            return None;
-        };
-        let by_hand = self.request.plan.plan_id.is_none();
-        match first.as_ref() {
-            Error::Ledger(LedgerError::OtherRepository { found, expected }) if by_hand => {
-                Some(Error::Open(OpenError::WrongRepository {
-                    identity: *expected,
-                    found: *found,
-                    key: "every region given".to_owned(),
-                }))
-            }
-            _ => None,
-        }
     }
 
     /// Whether somebody named an instant that is still to come, or a place that never was.
