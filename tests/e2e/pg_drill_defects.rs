@@ -8,9 +8,7 @@ use tidemark_tests::eventually;
 
 use crate::canary::{server, wait_written};
 use crate::drill::{EXCEPTIONS, FAILED, PASSED};
-use crate::drill_defects::{
-    a_mount_stays_in_the_scratch, begun, check, processes_of, report, scratch_of,
-};
+use crate::drill_defects::{a_mount_stays_in_the_scratch, check, held, processes_of, report};
 use crate::objects::{objects, read, remove, write};
 use crate::pg_restore::newest;
 use crate::pg_site::{PgSite, load};
@@ -176,8 +174,8 @@ fn a_server_that_hangs_ends_with_the_drill_s_time_and_what_is_mounted_in_its_scr
     protect(&site);
     let bin = bin(&site);
     // GIVEN a restored server that stands still from its first moment on
-    let mut daemon = begun(&site.site, &["--pg-bin", &bin, "--timeout", "4s"]);
-    let scratch = scratch_of(&site.site);
+    let (mut daemon, scratch) = held(&site.site, &["--pg-bin", &bin, "--timeout", "8s"]);
+    daemon.signal("CONT");
     let server = eventually("the restored server runs", SOON, || {
         let all = processes_of(&scratch.join("data")).into_iter();
         let mut servers = all.filter(|(_, words)| words.contains("postgres -D"));
