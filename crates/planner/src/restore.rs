@@ -26,6 +26,7 @@ mod server;
 mod tests;
 mod timeline;
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use jiff::Timestamp;
@@ -193,6 +194,53 @@ pub fn plan(facts: &Facts, target: &Target) -> Result<RestorePlan, Box<NotRecove
         let why = closed(facts, target).unwrap_or(why);
         Box::new(refusal(facts, &timelines, target, why))
     })
+}
+
+/// A history that is laid out once and planned for several targets.
+pub(crate) struct Laid<'a> {
+    facts: &'a Facts,
+    timelines: Vec<Timeline<'a>>,
+}
+
+impl<'a> Laid<'a> {
+    pub(crate) fn out(facts: &'a Facts) -> Self {
+        Self {
+            facts,
+            timelines: timelines(facts),
+        }
+    }
+
+    /// As [`plan()`], without the words of a refusal.
+    pub(crate) fn plan(&self, target: &Target) -> Option<RestorePlan> {
+        decide(self.facts, &self.timelines, target).ok()
+    }
+
+    /// The restore positions from which the most must be replayed: the last ones before another base can be
+    /// used, and those at the ends of what replay can pass.
+    pub(crate) fn last_positions(&self) -> impl Iterator<Item = Target> {
+        self.timelines.iter().flat_map(|timeline| {
+            let bases = timeline.facts.bases.iter();
+            let before = bases.filter_map(|base| base.usable_from.previous());
+            let ends = timeline.runs().iter().map(|run| run.last);
+            let all = before.chain(ends);
+            let epoch = timeline.facts.epoch;
+            let position = |seq| timeline.last_position(seq);
+            let positions: BTreeSet<LogSeq> = all.filter_map(position).collect();
+            positions
+                .into_iter()
+                .map(move |seq| Target::Position { epoch, seq })
+        })
+    }
+
+    /// The last restore position of each epoch that stands for an instant up to this one.
+    pub(crate) fn last_positions_by(&self, at: Timestamp) -> impl Iterator<Item = Target> {
+        self.timelines.iter().filter_map(move |timeline| {
+            let in_time = |seq: &LogSeq| timeline.time(*seq).is_some_and(|time| time <= at);
+            let seq = timeline.positions().rev().find(in_time)?;
+            let epoch = timeline.facts.epoch;
+            Some(Target::Position { epoch, seq })
+        })
+    }
 }
 
 fn timelines(facts: &Facts) -> Vec<Timeline<'_>> {

@@ -15,7 +15,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use tidemark_format::{Epoch, LogSeq};
 
-use crate::restore::{Facts, Reach, RecoverableWindow, RestorePlan, Target, plan};
+use crate::restore::{Facts, Laid, Reach, RecoverableWindow, RestorePlan, Target};
 
 const MINUTE_SECONDS: i64 = 60;
 
@@ -190,37 +190,28 @@ fn within(span: &Span, random: u64) -> Timestamp {
 /// ends of windows.
 #[must_use]
 pub fn worst_replay(facts: &Facts, until: Option<Timestamp>) -> Option<RestorePlan> {
-    let mut worst: Option<RestorePlan> = None;
-    let mut consider = |target: Target| {
-        let planned = plan(facts, &target).or_else(|refused| {
-            let before = refused.before.ok_or(())?;
-            let (epoch, seq) = (before.epoch, before.seq);
-            plan(facts, &Target::Position { epoch, seq }).map_err(|_none| ())
-        });
-        let Ok(planned) = planned else { return };
-        if until.is_some_and(|until| planned.reached > until) {
-            return;
+    let laid = Laid::out(facts);
+    let newest = match until {
+        Some(until) => {
+            let mut targets: Vec<Target> = laid.last_positions_by(until).collect();
+            targets.push(Target::At(until));
+            targets
         }
+        None => vec![Target::Latest],
+    };
+    let mut worst: Option<RestorePlan> = None;
+    for target in laid.last_positions().chain(newest) {
+        let planned = laid.plan(&target);
+        let in_time = |planned: &RestorePlan| until.is_none_or(|until| planned.reached <= until);
+        let Some(planned) = planned.filter(in_time) else {
+            continue;
+        };
         let is_worse = worst
             .as_ref()
             .is_none_or(|worst| planned.replay_bytes > worst.replay_bytes);
         if is_worse {
             worst = Some(planned);
         }
-    };
-    for epoch in &facts.epochs {
-        let ends = epoch
-            .bases
-            .iter()
-            .filter_map(|base| base.usable_from.previous());
-        for seq in ends.chain(epoch.log.last().map(|last| last.seq)) {
-            let epoch = epoch.epoch;
-            consider(Target::Position { epoch, seq });
-        }
-    }
-    match until {
-        Some(until) => consider(Target::At(until)),
-        None => consider(Target::Latest),
     }
     worst
 }
@@ -322,6 +313,65 @@ mod tests {
         assert_eq!(worst, Some(Chosen::Position(Epoch(1), LogSeq(12))));
         let planned = worst_replay(&history(), None).unwrap();
         assert_eq!(planned.log_bytes, 12 * 1000 + 10);
+    }
+
+    #[test]
+    fn worst_replay_ends_where_it_can_where_the_object_before_a_base_is_no_position() {
+        let mut facts = history();
+        // A change that goes on in the next object, and one whose head nobody read.
+        for seq in [11, 12] {
+            let entry = &mut facts.epochs[0].log[seq];
+            entry.state = match entry.state.clone() {
+                LogState::Object(object) if seq == 11 => LogState::Object(ObjectFact {
+                    restorable: false,
+                    ..object
+                }),
+                _ => LogState::Unread,
+            };
+        }
+        let worst = worst_replay(&facts, None).unwrap();
+        assert_eq!((worst.first_log, worst.last_log), (LogSeq(0), LogSeq(10)));
+        // AND where a hole ends a window there is as much to replay as anywhere
+        let mut facts = history();
+        facts.epochs[0].log[12].bytes = 100_000;
+        facts.epochs[0].log[14].state = LogState::Missing;
+        facts.epochs[0].bases[1] = base(1, 15, 16);
+        let worst = worst_replay(&facts, None).unwrap();
+        assert_eq!(worst.last_log, LogSeq(13));
+    }
+
+    /// A million objects and three hundred bases: a plan for each base, each of which weighs all of them.
+    #[test]
+    fn a_long_history_is_laid_out_once_to_find_its_worst_replay() {
+        const OBJECTS: u64 = 1_000_000;
+        const BASES: u32 = 300;
+        let every = OBJECTS / u64::from(BASES);
+        let mut epoch = EpochFacts::new(Epoch(1));
+        let log = (0..OBJECTS).map(|seq| {
+            // Like a survey: heads around the bases are known, and all others are not.
+            let mut fact = object(seq, i64::try_from(seq).unwrap(), 100 + seq / every);
+            if seq % every > 20 && seq % every < every - 20 {
+                fact.state = LogState::Unread;
+            }
+            fact
+        });
+        epoch.log = log.collect();
+        let full = |number: u32| (number / 10) * 10 == number;
+        let bases = (0..BASES).map(|number| {
+            let start = u64::from(number) * every;
+            let mut base = base(number, start, start + 1);
+            base.parent = base.parent.filter(|_| !full(number));
+            base
+        });
+        epoch.bases = bases.collect();
+        let facts = Facts {
+            epochs: vec![epoch],
+            caught_up: None,
+        };
+        let worst = worst_replay(&facts, None).unwrap();
+        // The newest objects are the largest; behind the last base there are as many as between any two.
+        assert!(worst.last_log > LogSeq(OBJECTS - every - 2), "{worst:?}");
+        assert!(worst.replay_bytes >= every * (100 + u64::from(BASES) - 1));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! One epoch's log laid out: instants that never decrease, runs without a hole, and the windows in
 //! which every instant can be restored.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use jiff::Timestamp;
@@ -90,12 +91,20 @@ pub(super) struct Timeline<'a> {
     pub(super) facts: &'a EpochFacts,
     /// One for each entry of the log: the largest commit time up to it.
     times: Vec<Option<Timestamp>>,
+    /// One for each entry of the log, and one more: the bytes before it. A sum is asked for every base of a
+    /// history that may hold a million objects.
+    bytes_before: Vec<u64>,
     runs: Vec<Run>,
+    /// Those that open, by their ids.
+    bases: BTreeMap<BaseId, &'a BaseFact>,
 }
 
 impl<'a> Timeline<'a> {
     pub(super) fn new(facts: &'a EpochFacts) -> Self {
         let mut times = Vec::with_capacity(facts.log.len());
+        let mut bytes_before = Vec::with_capacity(facts.log.len().saturating_add(1));
+        let mut bytes = 0_u64;
+        bytes_before.push(bytes);
         let mut time: Option<Timestamp> = None;
         let mut life: Option<Incarnation> = None;
         let mut commits_seen = false;
@@ -116,11 +125,16 @@ impl<'a> Timeline<'a> {
                 time = time.max(own);
             }
             times.push(time);
+            bytes = bytes.saturating_add(entry.bytes);
+            bytes_before.push(bytes);
         }
+        let open = facts.bases.iter().filter(|base| base.opens);
         Self {
             facts,
             times,
+            bytes_before,
             runs: runs(&facts.log),
+            bases: open.map(|base| (base.id, base)).collect(),
         }
     }
 
@@ -187,6 +201,16 @@ impl<'a> Timeline<'a> {
         let log: &'a [LogFact] = &self.facts.log;
         log.iter()
             .filter(|entry| is_position(&entry.state))
+            .map(|entry| entry.seq)
+    }
+
+    /// The last restore position up to `seq`.
+    pub(super) fn last_position(&self, seq: LogSeq) -> Option<LogSeq> {
+        let log = &self.facts.log;
+        let end = log.partition_point(|entry| entry.seq <= seq);
+        let mut before = log.get(..end)?.iter().rev();
+        before
+            .find(|entry| is_position(&entry.state))
             .map(|entry| entry.seq)
     }
 
@@ -260,8 +284,7 @@ impl<'a> Timeline<'a> {
             if chain.last().is_none_or(|last| id >= *last) {
                 return None;
             }
-            let mut bases = self.facts.bases.iter();
-            let base = bases.find(|base| base.id == id && base.opens)?;
+            let base = self.bases.get(&id)?;
             chain.push(id);
             bytes = bytes.saturating_add(base.stored_bytes);
             parent = base.parent;
@@ -271,12 +294,11 @@ impl<'a> Timeline<'a> {
     }
 
     pub(super) fn log_bytes(&self, first: LogSeq, last: LogSeq) -> u64 {
-        // Asked for every base of a history that may hold a million objects.
-        let from = self.facts.log.partition_point(|entry| entry.seq < first);
-        let wanted = self.facts.log.iter().skip(from);
-        wanted
-            .take_while(|entry| entry.seq <= last)
-            .fold(0, |sum, entry| sum.saturating_add(entry.bytes))
+        let log = &self.facts.log;
+        let from = log.partition_point(|entry| entry.seq < first);
+        let to = log.partition_point(|entry| entry.seq <= last);
+        let before = |index: usize| self.bytes_before.get(index).copied().unwrap_or(0);
+        before(to).saturating_sub(before(from))
     }
 
     /// What replaying the same objects reads. A server's log is more than is stored of it, by a factor that
