@@ -158,9 +158,10 @@ async fn logged_in(
             match attempt(info, address, mode, encrypted).await {
                 // What we refuse ourselves has its own remedy.
                 Err(second @ WireError::Login { .. }) => Err(second),
+                // Without TLS there, only the second try was one: what it says is the cause.
+                opened if opened.is_ok() || matches!(error, WireError::NoTls(_)) => opened,
                 // What the server said first is what people should hear.
-                Err(_second) => Err(error),
-                opened => opened,
+                _second => Err(error),
             }
         }
         (opened, _) => opened,
@@ -263,12 +264,7 @@ async fn wrap(
     match stream.read_u8().await.map_err(gone)? {
         b'S' => {}
         b'N' => {
-            return Err(WireError::Tls {
-                peer: peer.to_owned(),
-                why: "the server has no TLS: set ssl = on there, or sslmode=disable here"
-                    .to_owned(),
-                source: None,
-            });
+            return Err(WireError::NoTls(peer.to_owned()));
         }
         _ => {
             return Err(WireError::Protocol(

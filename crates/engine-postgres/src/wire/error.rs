@@ -95,6 +95,9 @@ pub enum WireError {
         #[source]
         source: Option<Box<dyn std::error::Error + Send + Sync>>,
     },
+    /// TLS is wanted, and the server answered that it has none.
+    #[error("TLS with {0}: the server has no TLS: set ssl = on there, or sslmode=disable here")]
+    NoTls(String),
     /// Log-in fails on our side.
     #[error("log-in to {peer}: {why}")]
     Login {
@@ -146,7 +149,7 @@ impl WireError {
                 WireErrorKind::Gone
             }
             Self::NoTarget(_) => WireErrorKind::Busy,
-            Self::Tls { .. } => WireErrorKind::Tls,
+            Self::Tls { .. } | Self::NoTls(_) => WireErrorKind::Tls,
             Self::Login { .. } => WireErrorKind::Denied,
             Self::TooLong(_) | Self::Protocol(_) => WireErrorKind::Protocol,
             Self::Server(error) => match error.code.get(..2).unwrap_or_default() {
