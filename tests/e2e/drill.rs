@@ -9,7 +9,7 @@ use rusqlite::Connection;
 use serde_json::Value;
 use tidemark_tests::eventually;
 
-use crate::drill_defects::held;
+use crate::drill_defects::{held, report};
 use crate::objects::{copy_folder, flip, objects, read, remove, swap, truncate, write};
 use crate::process::{Daemon, Ran, SOON, is_root, now, pass, skip};
 use crate::site::Site;
@@ -629,47 +629,20 @@ fn a_scratch_that_stays_fails_a_drill_that_proved_everything() {
         return;
     }
     std::fs::remove_file(&probe).unwrap();
-    // GIVEN a file in the scratch that can't be removed
-    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let (folder, stopped) = (scratch.clone(), std::sync::Arc::clone(&stop));
-    let nailing = std::thread::spawn(move || {
-        let mut nailed = Vec::new();
-        while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
-            for path in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
-                let file = path.path().join("nail");
-                // Once the database is being laid out, nothing else there changes hands.
-                let begun = ["data", ".data.tidemark-partial"]
-                    .iter()
-                    .any(|name| path.path().join(name).exists());
-                if begun
-                    && !nailed.contains(&file)
-                    && std::fs::write(&file, "x").is_ok()
-                    && immovable("+i", &file)
-                {
-                    nailed.push(file);
-                }
-            }
-            pass(Duration::from_millis(2));
-        }
-        nailed
-    });
-    let ran = drill(&site, &["--scratch", &scratch.display().to_string()]);
-    stop.store(true, std::sync::atomic::Ordering::Relaxed);
-    let nailed = nailing.join().unwrap();
-    for file in &nailed {
-        assert!(immovable("-i", file), "{}", file.display());
-    }
-    assert!(
-        !nailed.is_empty(),
-        "no scratch was made in {}: {ran}",
-        scratch.display()
-    );
+    // GIVEN a file in the scratch that can't be removed; once the database is being laid out, nothing else
+    // there changes hands
+    let place = scratch.display().to_string();
+    let (mut daemon, own) = held(&site, &["--scratch", &place]);
+    let nail = own.join("nail");
+    std::fs::write(&nail, "x").unwrap();
+    assert!(immovable("+i", &nail), "{}", nail.display());
+    daemon.go_on();
+    let code = daemon.wait();
+    assert!(immovable("-i", &nail), "{}", nail.display());
     // THEN the drill fails, and names what is left
-    assert_eq!(ran.code, FAILED, "{ran}");
-    let cause = ran.json()["causes"][0]
-        .as_str()
-        .expect("a cause")
-        .to_owned();
+    assert_eq!(code, FAILED, "{}", daemon.log());
+    let said = report(&daemon);
+    let cause = said["causes"][0].as_str().expect("a cause");
     assert!(cause.contains("scratch"), "{cause}");
 }
 

@@ -2,6 +2,7 @@
 //! killed, a disk that fills up, a region or a key that goes in the middle. Every one is named, none passes, and
 //! nothing of the restored database is left lying about.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -80,7 +81,7 @@ fn a_wrong_clock_of_the_source_is_told_by_the_regions_and_corrected() {
     site.agent(&["snapshot"]).ok();
     daemon.kill();
     // WHEN it is drilled by a host whose clock is right
-    let ran = drill_from(site, &[&cloud.restore[0]], &["--rpo", "2m"]);
+    let ran = drill_from(site, &[&cloud.restore[0]], &["--rpo", "4m"]);
     let report = ran.json();
     // THEN the difference is an exception that names it, and no loss of five minutes is made of it
     assert_eq!(ran.code, EXCEPTIONS, "{ran}");
@@ -92,7 +93,7 @@ fn a_wrong_clock_of_the_source_is_told_by_the_regions_and_corrected() {
         "{ran}"
     );
     assert_eq!(report["rpo_met"], true, "{ran}");
-    assert!(report["loss"]["lost_ms"].as_u64() < Some(120_000), "{ran}");
+    assert!(report["loss"]["lost_ms"].as_u64() < Some(240_000), "{ran}");
     let apart = &report["environment"]["segregated_from_source"];
     assert_eq!(apart["value"], true, "{ran}");
 }
@@ -115,32 +116,57 @@ pub(crate) fn report(daemon: &Daemon) -> Value {
     reports.next().unwrap_or_else(|| panic!("no report: {log}"))
 }
 
-/// The scratch of the drill that runs: it is noted before it is made.
-fn scratch_now(site: &Site) -> Option<PathBuf> {
+/// The scratches that drills of this site have noted, and that are there: each is noted before it is made.
+fn scratches(site: &Site) -> Vec<PathBuf> {
     let notes = objects(&site.path("state-home/tidemark/drills"), "").into_iter();
-    let mut scratches = notes.filter(|(key, _)| key.ends_with("/scratch"));
-    let path = std::fs::read_to_string(scratches.next()?.1).ok()?;
-    Some(PathBuf::from(path)).filter(|path| path.exists())
+    let noted = notes.filter(|(key, _)| key.ends_with("/scratch"));
+    let paths = noted.filter_map(|(_, note)| std::fs::read_to_string(note).ok());
+    paths
+        .map(PathBuf::from)
+        .filter(|path| path.exists())
+        .collect()
 }
 
-/// A drill that stands still (SIGSTOP) while it has a scratch and before its sandbox has answered, and
-/// that scratch. A small drill takes a fifth of a second and a test may be kept from its core for
-/// longer: one that was missed goes to its end, and the next one is begun.
+/// A drill that stands still while it lays out its scratch or waits for its sandbox, and that scratch.
 pub(crate) fn held(site: &Site, words: &[&str]) -> (Daemon, PathBuf) {
+    let (daemon, scratch, ()) = held_when(site, words, |scratch| {
+        // Neither is there any more once the scratch is being destroyed.
+        let laid_out = scratch.join(".data.tidemark-partial").exists();
+        (laid_out || !processes_of(scratch).is_empty()).then_some(())
+    });
+    (daemon, scratch)
+}
+
+/// A drill that stands still (SIGSTOP) while it has a scratch in which `look` finds something, and before
+/// its sandbox has answered. A small drill takes a fifth of a second and a test may be kept from its core
+/// for longer: one that was missed goes to its end, and the next one is begun.
+pub(crate) fn held_when<T>(
+    site: &Site,
+    words: &[&str],
+    look: impl Fn(&Path) -> Option<T>,
+) -> (Daemon, PathBuf, T) {
     for _ in 0..HOLDS {
         let mut daemon = begun(site, words);
+        let found = |scratch: &PathBuf| {
+            let found = look(scratch)?;
+            (!scratch.join("job/result.json").exists()).then_some(found)
+        };
+        let now = || {
+            let there = scratches(site).into_iter();
+            there.filter(|scratch| found(scratch).is_some()).last()
+        };
         let mut seen = None;
         while seen.is_none() && daemon.ended().is_none() {
-            seen = scratch_now(site);
+            seen = now();
             pass(BLINK);
         }
-        let Some(scratch) = seen else { continue };
-        daemon.signal("STOP");
-        let answered = scratch.join("job/result.json").exists();
-        if scratch.exists() && !answered && daemon.ended().is_none() {
-            return (daemon, scratch);
+        if let Some(scratch) = seen
+            && daemon.hold()
+            && let Some(there) = found(&scratch)
+        {
+            return (daemon, scratch, there);
         }
-        daemon.signal("CONT");
+        daemon.go_on();
         daemon.wait();
     }
     panic!("{HOLDS} drills ended before one could be held");
@@ -353,8 +379,10 @@ fn a_drill_that_is_cut_at_any_moment_never_passes_and_leaves_nothing() {
     let whole = drill(&site, &words).ends_with(PASSED).took;
     let cuts = if long() { CUTS_LONG } else { CUTS };
     // Whatever the machine's speed: one is cut in its middle.
-    let (mut first, _) = held(&site, &words);
+    let (mut first, scratch) = held(&site, &words);
     first.kill();
+    // Those that die while their scratch is there have no record yet, of whatever they would have found.
+    let mut torn = BTreeSet::from([scratch]);
     let passed = |verdicts: &[String]| verdicts.iter().filter(|is| *is == "PASS").count();
     let mut ended = passed(&verdicts(&site));
     for cut in 1..=cuts {
@@ -365,6 +393,7 @@ fn a_drill_that_is_cut_at_any_moment_never_passes_and_leaves_nothing() {
             ended += 1;
         }
         daemon.kill();
+        torn.extend(scratches(&site));
     }
     // WHEN another command runs, THEN no scratch and no process is left
     eventually("nothing is left of the scratches", SOON, || {
@@ -382,12 +411,9 @@ fn a_drill_that_is_cut_at_any_moment_never_passes_and_leaves_nothing() {
         .filter(|verdict| *verdict == "INCONCLUSIVE")
         .count();
     assert_eq!(passed + unknown, verdicts.len(), "{verdicts:?}");
-    assert!(unknown >= 1, "{verdicts:?}");
+    assert!(unknown >= torn.len(), "{torn:?}: {verdicts:?}");
     // Some may be killed after their record was stored.
-    assert!(
-        (ended..=ended + 4).contains(&passed),
-        "{ended}: {verdicts:?}"
-    );
+    assert!(passed >= ended, "{ended}: {verdicts:?}");
     let root = format!("{}.root", site.identity.display());
     site.tool(&["keys", "enrol", "--all", "--root", &root]).ok();
     site.tool(&["evidence", "verify"]).ok();

@@ -13,6 +13,8 @@ use crate::writer::{Habits, Writer, assert_committed_prefix, assert_same_pages, 
 
 const ROUNDS: u64 = 30;
 const ROUNDS_LONG: u64 = 300;
+/// Of these the first are over before there need be a first base.
+const ROUNDS_OF_THE_BASE: u64 = 4;
 /// A kill comes within this time after the start: also in the middle of starting.
 const LIFE_MS_MAX: u64 = 1_400;
 const REGIONS: [&str; 2] = ["region-a", "region-b"];
@@ -41,6 +43,13 @@ fn agent_killed_at_any_moment_loses_nothing_that_it_called_durable() {
     let mut known: Option<Status> = None;
     let mut restores = 0;
     for round in 0..if long() { ROUNDS_LONG } else { ROUNDS } {
+        if round == ROUNDS_OF_THE_BASE {
+            // On a slow machine no life so far was long enough for a first base.
+            let daemon = site.start();
+            site.wait_shipped();
+            known = Some(site.status());
+            daemon.terminate();
+        }
         let mut daemon = site.launch();
         pass(Duration::from_millis(dice.below(LIFE_MS_MAX)));
         // Half of the kills come right after somebody was told what is durable.

@@ -25,8 +25,10 @@ const ROUNDS: u64 = 30;
 const ROUNDS_LONG: u64 = 300;
 /// Of these the first are over before there is a first base.
 const ROUNDS_OF_THE_BASE: u64 = 4;
-/// One that is not hit by then is killed by the test. A start takes a third of it.
+/// One that is not hit by then is killed by the test. A start takes a third of it on a quiet machine; where
+/// most lives end before their cut, the next ones are longer.
 const LIFE_MS_MAX: u64 = 1_600;
+const LIFE_MS_LIMIT: u64 = 20_000;
 /// Where a life ends: kinds of calls, and the most of them that one thread is let to make. Each folder
 /// and file that is written is synced, each object gets its name by a link, each answer to the server
 /// and each status reply is sent.
@@ -62,6 +64,8 @@ struct Story {
     /// Every log object ever seen, by region and name.
     seen: BTreeMap<(usize, String), blake3::Hash>,
     hit: u64,
+    missed: u64,
+    life_ms: u64,
 }
 
 impl Story {
@@ -75,6 +79,8 @@ impl Story {
             dice: Dice::new(seed),
             seen: BTreeMap::new(),
             hit: 0,
+            missed: 0,
+            life_ms: LIFE_MS_MAX,
         }
     }
 
@@ -89,7 +95,7 @@ impl Story {
         let nth = 1 + self.dice.below(most);
         let cut = format!("{calls} {nth}");
         let mut daemon = self.launch(calls, nth);
-        let life = Duration::from_millis(LIFE_MS_MAX / 2 + self.dice.below(LIFE_MS_MAX / 2));
+        let life = Duration::from_millis(self.life_ms / 2 + self.dice.below(self.life_ms / 2));
         let mut lived = Duration::ZERO;
         let step = Duration::from_millis(20);
         while lived < life {
@@ -102,6 +108,10 @@ impl Story {
             lived += step;
         }
         daemon.kill();
+        self.missed += 1;
+        if self.missed > self.hit + 3 {
+            self.life_ms = (self.life_ms * 3 / 2).min(LIFE_MS_LIMIT);
+        }
         format!("{cut}, not reached")
     }
 
@@ -264,7 +274,14 @@ fn agent_killed_while_commits_wait_for_the_regions_loses_none_that_returned() {
     let mut watch = Watch::start(&story.site.cluster);
     let rows = Rows::start(&story.site.cluster, 1);
     // Each life of the agent lets some commits return, and keeps the next one waiting.
-    for round in 0..rounds() / 2 {
+    // On a slow machine more lives are needed, and longer ones.
+    let wanted =
+        |round: &u64, last: u64| *round < rounds() / 2 || last <= 10 && *round < 3 * rounds();
+    let mut numbers = 0..;
+    while let Some(round) = numbers.next().filter(|round| wanted(round, rows.last())) {
+        if round >= rounds() / 2 {
+            story.life_ms = (story.life_ms * 3 / 2).min(LIFE_MS_LIMIT);
+        }
         let cut = story.live_and_die();
         let when = format!("round {round}, {cut}");
         story.check_objects(&when);

@@ -16,7 +16,7 @@ pub(crate) const ROLE: &str = "tidemark";
 /// The slot that `init` names for a source called `main`.
 pub(crate) const SLOT: &str = "tidemark_main";
 /// Until a first base is made and everything is in every region, on a busy machine.
-const PROTECTED_WITHIN: Duration = Duration::from_secs(90);
+const PROTECTED_WITHIN: Duration = Duration::from_secs(240);
 
 /// A site with a cluster.
 pub(crate) struct PgSite {

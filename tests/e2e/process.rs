@@ -24,8 +24,10 @@ const NOT_INHERITED: [&str; 9] = [
     "WATCHDOG_USEC",
     "AWS_PROFILE",
 ];
-/// Starting, draining and ending never take longer, even on a busy machine.
-pub(crate) const SOON: Duration = Duration::from_secs(30);
+/// Starting, draining and ending never take longer. On a quiet machine the longest of these waits take
+/// some seconds; one that is five times slower, shared by two tests, and keeps a process from its core for
+/// a while, needs all of it. Nobody waits longer for what comes sooner.
+pub(crate) const SOON: Duration = Duration::from_secs(120);
 
 /// The wall clock.
 pub(crate) fn now() -> Timestamp {
@@ -262,6 +264,37 @@ impl Daemon {
             sent.expect("kill runs").success(),
             "no signal {name} to {pid}"
         );
+    }
+
+    /// SIGSTOP, and waits until all of its threads stand still; `false` if it ended before that.
+    #[track_caller]
+    pub(crate) fn hold(&mut self) -> bool {
+        if self.ended().is_some() {
+            return false;
+        }
+        // A child that has ended keeps its number until it is waited for: nobody else is meant.
+        self.signal("STOP");
+        let tasks = format!("/proc/{}/task", self.pid());
+        eventually("it stands still", SOON, || {
+            if self.ended().is_some() {
+                return Some(false);
+            }
+            let tasks = std::fs::read_dir(&tasks).ok()?.flatten();
+            let mut states = tasks.filter_map(|task| {
+                let stat = std::fs::read_to_string(task.path().join("stat")).ok()?;
+                stat.rsplit_once(") ")?.1.chars().next()
+            });
+            states
+                .all(|state| matches!(state, 'T' | 't' | 'Z' | 'X'))
+                .then_some(true)
+        })
+    }
+
+    /// Lets it go on after [`Self::hold`].
+    pub(crate) fn go_on(&mut self) {
+        if self.ended().is_none() {
+            self.signal("CONT");
+        }
     }
 
     /// SIGTERM, and a clean end.

@@ -16,8 +16,8 @@ use tidemark_tests::eventually;
 use crate::process::{Daemon, Ran, SOON, Timed, command, now};
 use crate::status::Status;
 
-/// Until a region holds what was committed, on a busy machine.
-const SHIPPED_WITHIN: Duration = Duration::from_secs(60);
+/// Until a region holds what was committed: a second or two, on a quiet machine.
+const SHIPPED_WITHIN: Duration = Duration::from_secs(180);
 
 /// A site.
 #[derive(Debug)]
@@ -197,6 +197,12 @@ impl Site {
         self.wait_shipped_to(self.regions.len(), now());
     }
 
+    /// Waits until `status` has nothing to complain of; what it said. An alert goes a moment after its cause.
+    #[track_caller]
+    pub(crate) fn wait_well(&self) -> Ran {
+        self.first_agent().wait_well()
+    }
+
     /// Waits until `regions` of the regions hold everything that was committed by `at`.
     #[track_caller]
     pub(crate) fn wait_shipped_to(&self, regions: usize, at: Timestamp) {
@@ -314,6 +320,15 @@ impl<'a> Agent<'a> {
         let ran = self.run(&["status", "--json"]);
         assert!(ran.code <= 3, "{ran}");
         Status(ran.json())
+    }
+
+    /// Waits until its `status` has nothing to complain of; what it said.
+    #[track_caller]
+    pub(crate) fn wait_well(&self) -> Ran {
+        eventually("all is well", SOON, || {
+            let ran = self.run(&["status"]);
+            (ran.code == 0).then_some(ran)
+        })
     }
 
     /// The intervals that tests use.
