@@ -192,7 +192,7 @@ fn idle_agent_notices_a_take_over_by_itself_and_goes_on_with_its_other_source() 
     let new = second.start();
     crate::writer::write(&site.database, 30);
     wait_protecting(&site, &second);
-    second.run(&["status"]).ok();
+    second.wait_well();
     new.terminate();
     assert_no_name_holds_two_log_objects(&site);
 }
@@ -352,7 +352,7 @@ fn clone_of_the_state_ends_at_a_take_over_and_the_taker_runs_and_starts_again_cl
         let mut daemon = site.start();
         crate::writer::write(&site.database, 30);
         wait_protecting(&site, &site.first_agent());
-        site.agent(&["status"]).ok();
+        site.wait_well();
         daemon.assert_running();
         daemon.terminate();
     }
@@ -393,7 +393,7 @@ fn region_that_lagged_at_a_take_over_says_what_it_lacks_and_serves_new_instants_
         "log:1:",
         "restore with region-a as well",
     ];
-    second.run(&["status"]).ok().says(&words);
+    second.wait_well().says(&words);
     let doctor = second.run(&["doctor"]);
     assert!(doctor.code <= 1, "{doctor}");
     doctor.says(&words);
