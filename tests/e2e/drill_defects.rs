@@ -153,7 +153,7 @@ pub(crate) fn held_when<T>(
         };
         let now = || {
             let there = scratches(site).into_iter();
-            there.filter(|scratch| found(scratch).is_some()).last()
+            there.rev().find(|scratch| found(scratch).is_some())
         };
         let mut seen = None;
         while seen.is_none() && daemon.ended().is_none() {

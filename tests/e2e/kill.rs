@@ -27,6 +27,15 @@ fn seed() -> u64 {
     given.unwrap_or(20_261_121)
 }
 
+/// What is durable once the agent ran undisturbed: on a slow machine no shorter life makes a first base.
+fn protected(site: &Site) -> Status {
+    let daemon = site.start();
+    site.wait_shipped();
+    let status = site.status();
+    daemon.terminate();
+    status
+}
+
 #[test]
 fn agent_killed_at_any_moment_loses_nothing_that_it_called_durable() {
     let seed = seed();
@@ -44,11 +53,7 @@ fn agent_killed_at_any_moment_loses_nothing_that_it_called_durable() {
     let mut restores = 0;
     for round in 0..if long() { ROUNDS_LONG } else { ROUNDS } {
         if round == ROUNDS_OF_THE_BASE {
-            // On a slow machine no life so far was long enough for a first base.
-            let daemon = site.start();
-            site.wait_shipped();
-            known = Some(site.status());
-            daemon.terminate();
+            known = Some(protected(&site));
         }
         let mut daemon = site.launch();
         pass(Duration::from_millis(dice.below(LIFE_MS_MAX)));

@@ -161,9 +161,10 @@ fn an_own_policy_holds_until_the_agent_dies_and_remembers_that_it_did() {
     // WHEN the agent is gone for longer than is promised
     daemon.terminate();
     let strict = own(&site, &["kind = \"rpo\"\nwithin = \"4s\"\nover = \"1h\""]);
+    // On a slow machine there may have been a longer one before: this one lasts until it is the longest.
     let lasting = eventually("the exposure is longer than four seconds", SOON, || {
         let ran = site.tool(&["policy", "check", "--policy", &strict, "--json"]);
-        (ran.code == 17).then(|| ran.json())
+        (ran.code == 17 && ran.out.contains("it lasts")).then(|| ran.json())
     });
     stands(
         &lasting,
