@@ -22,7 +22,7 @@ const SLICE_BYTES: usize = 256 << 10;
 /// No engine needs more rounds than this to come to rest in a test.
 const ROUNDS_MAX: u32 = 200_000;
 /// Opening is tried so often while somebody else still holds the source.
-const OPENS_MAX: u32 = 500;
+const OPENS_MAX: u32 = 10_000;
 /// Between two looks at what happens elsewhere.
 const STEP: Duration = Duration::from_millis(1);
 

@@ -240,7 +240,7 @@ mod tests {
 
         proxy.set(Mode::Pass);
         client
-            .set_read_timeout(Some(Duration::from_secs(10)))
+            .set_read_timeout(Some(Duration::from_secs(60)))
             .unwrap();
         client.read_exact(&mut answer).unwrap();
         assert_eq!(&answer, b"x");

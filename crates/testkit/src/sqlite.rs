@@ -14,6 +14,8 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, OpenFlags, params};
 use serde::{Deserialize, Serialize};
 
+/// Between two looks at a gate.
+const LOOK: Duration = Duration::from_millis(1);
 /// How the test binary is told that it is a child.
 const JOB_VARIABLE: &str = "TIDEMARK_WORKLOAD_JOB";
 const WORDS: [&str; 32] = [
@@ -171,6 +173,15 @@ pub struct Job {
     pub sql: Option<String>,
     /// Reads first, and keeps that read transaction open for this long.
     pub hold_read_ms: Option<u64>,
+    /// Keeps the database open for this long, before the first transaction, and does nothing.
+    pub idle_ms: Option<u64>,
+    /// A file that is made once the SQL has run and what is to be kept open is open.
+    pub ready: Option<PathBuf>,
+    /// No more transactions than this file has bytes: it waits for more. Each that was made adds a byte to a
+    /// file of this name that ends with `.made`. So nobody gets ahead of whoever watches, however slow.
+    pub gate: Option<PathBuf>,
+    /// Its end with an error is part of the test: nothing is printed of it.
+    pub may_fail: bool,
 }
 
 impl Default for Job {
@@ -192,6 +203,10 @@ impl Default for Job {
             busy_ms: 10_000,
             sql: None,
             hold_read_ms: None,
+            idle_ms: None,
+            ready: None,
+            gate: None,
+            may_fail: false,
         }
     }
 }
@@ -253,6 +268,10 @@ pub fn run(job: &Job) -> rusqlite::Result<Summary> {
     let begun = now();
     let (mut checkpointed, mut vacuumed) = (begun, begun);
     while !is_done(job, begun, summary.transactions) {
+        if !may_go_on(job, summary.transactions) {
+            std::thread::sleep(LOOK);
+            continue;
+        }
         if job.checkpoint.is_some() && is_due(job.checkpoint_every_ms, &mut checkpointed) {
             checkpoint(&app, job, &mut summary)?;
         }
@@ -270,6 +289,7 @@ pub fn run(job: &Job) -> rusqlite::Result<Summary> {
             n += 1;
             summary.transactions += 1;
             latencies.push(micros(since));
+            tell_made(job);
         }
         pace(job, begun, summary.transactions);
     }
@@ -298,10 +318,63 @@ fn begin(job: &Job) -> rusqlite::Result<Connection> {
     if let Some(ms) = job.hold_read_ms {
         app.execute_batch("BEGIN")?;
         app.query_row("SELECT count(*) FROM ledger", [], |_| Ok(()))?;
+        tell_ready(job);
         std::thread::sleep(Duration::from_millis(ms));
         app.execute_batch("COMMIT")?;
     }
+    tell_ready(job);
+    if let Some(ms) = job.idle_ms {
+        std::thread::sleep(Duration::from_millis(ms));
+    }
     Ok(app)
+}
+
+fn tell_ready(job: &Job) {
+    if let Some(ready) = &job.ready {
+        std::fs::write(ready, "").expect("the test's folder can be written");
+    }
+}
+
+/// Whether its gate, if it has one, lets through one more than so many.
+fn may_go_on(job: &Job, transactions: u64) -> bool {
+    job.gate
+        .as_ref()
+        .is_none_or(|gate| bytes_of(gate) > transactions)
+}
+
+fn tell_made(job: &Job) {
+    if let Some(gate) = &job.gate {
+        add_bytes(&made(gate), 1);
+    }
+}
+
+/// Where the transactions made through a gate are counted.
+fn made(gate: &Path) -> PathBuf {
+    gate.with_added_extension("made")
+}
+
+fn bytes_of(path: &Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |file| file.len())
+}
+
+fn add_bytes(path: &Path, count: usize) {
+    let file = std::fs::File::options()
+        .create(true)
+        .append(true)
+        .open(path);
+    let written =
+        file.and_then(|mut file| std::io::Write::write_all(&mut file, &vec![b'.'; count]));
+    written.expect("the test's folder can be written");
+}
+
+/// Lets `count` more transactions through [`Job::gate`], if those that were let through before are made.
+///
+/// # Panics
+/// If its folder can't be written.
+pub fn let_through(gate: &Path, count: usize) {
+    if bytes_of(&made(gate)) >= bytes_of(gate) {
+        add_bytes(gate, count);
+    }
 }
 
 fn is_done(job: &Job, begun: Duration, transactions: u64) -> bool {
@@ -444,12 +517,17 @@ impl Child {
     }
 
     fn spawn(mut command: Command, job: &Job) -> anyhow::Result<Self> {
+        let stderr = if job.may_fail {
+            Stdio::null()
+        } else {
+            Stdio::inherit()
+        };
         let (variable, job) = job.for_a_child();
         let process = command
             .env(variable, job)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
+            .stderr(stderr)
             .spawn()?;
         Ok(Self { process })
     }

@@ -14,9 +14,9 @@ use super::{Owner, Postgres};
 use crate::{ports, tls};
 
 /// How long a server may take to start.
-const START_MAX: Duration = Duration::from_secs(60);
+const START_MAX: Duration = Duration::from_secs(180);
 /// How long a server may take to stop.
-const STOP_MAX: Duration = Duration::from_secs(60);
+const STOP_MAX: Duration = Duration::from_secs(180);
 /// Names the socket of clusters that don't listen on loopback.
 const PORT: u16 = 5432;
 const POLL: Duration = Duration::from_millis(20);
@@ -237,7 +237,7 @@ impl Cluster {
         let status = self
             .postgres
             .command("pg_ctl")
-            .args(["start", wait, "--silent", "--timeout=60", "--pgdata"])
+            .args(["start", wait, "--silent", "--timeout=180", "--pgdata"])
             .arg(self.data_dir())
             .arg("--log")
             .arg(&log)

@@ -24,7 +24,7 @@ const START_SECONDS_MAX: u64 = 60;
 /// Servers take the first label of a host name below this one for the bucket. No resolver knows it.
 pub const VIRTUAL_DOMAIN: &str = "s3.test";
 /// How long a new user's key may take to be known everywhere.
-const USER_SECONDS_MAX: u64 = 30;
+const USER_SECONDS_MAX: u64 = 120;
 /// Between two looks at something that comes.
 const POLL: Duration = Duration::from_millis(50);
 
