@@ -60,13 +60,7 @@ fn a_base_begun_inside_a_transaction_holds_the_pages_that_grew() {
     lab.change(1, 3);
     rig.cut();
     rig.crash();
-    let idle = Job {
-        for_ms: Some(60_000),
-        rate: Some(0.01),
-        ..lab.job(9)
-    };
-    let mut other = lab.start(&idle);
-    std::thread::sleep(Duration::from_millis(300));
+    let mut other = lab.somebody();
     let sql = "INSERT INTO data(kind, body) SELECT 'big', randomblob(3000) FROM
                (WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM c WHERE x < 800) SELECT x FROM c);
                PRAGMA wal_checkpoint(PASSIVE)";

@@ -6,9 +6,9 @@ use std::time::Duration;
 use tidemark_engine::conformance::Rig;
 use tidemark_engine::{ErrorKind, Verdict, Workspace};
 use tidemark_engine_sqlite::beside;
-use tidemark_testkit::sqlite::{Job, Shape, committed};
+use tidemark_testkit::sqlite::{Job, Shape, committed, let_through};
 
-use crate::support::{Lab, now, poll_until};
+use crate::support::{Lab, PATIENCE, now, poll_until};
 
 const WAL_MAX: u64 = 4 << 20;
 /// What one writer commits: ten times as much.
@@ -32,15 +32,19 @@ fn is_raised(rig: &mut Rig) -> bool {
 
 /// Does `step` again and again while an application writes; says how large the log became.
 fn largest_log_while(lab: &Lab, rig: &mut Rig, mut step: impl FnMut(&mut Rig)) -> u64 {
+    // It is never far ahead of the steps, however long they stand still: what is shown is what they do.
+    let gate = lab.folder.path().join("gate");
     let mut writer = lab.start(&Job {
         transactions: Some(TRANSACTIONS),
         rows: 40,
         row_bytes: 2_000,
+        gate: Some(gate.clone()),
         ..lab.job(1)
     });
     while writer.is_running() {
         step(rig);
-        std::thread::sleep(Duration::from_millis(5));
+        let_through(&gate, 5);
+        std::thread::sleep(Duration::from_millis(2));
     }
     // It never shrinks while it is in use: what it has now is the most that it ever had.
     let log = std::fs::metadata(beside(lab.path(), "-wal")).expect("a log");
@@ -90,7 +94,7 @@ fn a_log_of_which_every_poll_fails_is_let_go_at_its_bound_and_caught_up_later() 
         assert!(copied.expect("cp runs").success());
     }
     let mut work = Workspace::new();
-    let deadline = now().after(Duration::from_secs(10));
+    let deadline = now().after(PATIENCE);
     while rig.capture().poll(&mut work).is_ok() {
         assert!(now() < deadline, "nobody noticed the copy");
         std::thread::sleep(Duration::from_millis(5));

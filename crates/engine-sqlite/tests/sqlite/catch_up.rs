@@ -25,12 +25,7 @@ fn a_restart_goes_on_in_the_same_log() {
     rig.cut();
     rig.crash();
     // A reader keeps the log alive while the agent is away.
-    let mut reader = lab.start(&Job {
-        hold_read_ms: Some(60_000),
-        transactions: Some(0),
-        ..lab.job(9)
-    });
-    std::thread::sleep(Duration::from_millis(300));
+    let mut reader = lab.reader();
     lab.change(2, 10);
     assert_eq!(rig.open(), Verdict::Continues);
     rig.cut();
@@ -49,13 +44,7 @@ fn a_log_that_restarts_right_after_opening_is_noticed() {
     lab.change(1, 10);
     rig.cut();
     rig.crash();
-    let idle = Job {
-        for_ms: Some(60_000),
-        rate: Some(0.01),
-        ..lab.job(9)
-    };
-    let mut reader = lab.start(&idle);
-    std::thread::sleep(Duration::from_millis(300));
+    let mut reader = lab.somebody();
     let sql = "UPDATE data SET kind = 'changed' WHERE id % 7 = 0; PRAGMA wal_checkpoint(PASSIVE)";
     lab.run(&Job {
         sql: Some(sql.to_owned()),
@@ -277,12 +266,7 @@ fn a_reader_that_never_ends_makes_the_agent_let_go_and_catch_up_later() {
     lab.config.wal_max_bytes = 2 << 20;
     lab.config.hand_off_bytes = 1 << 20;
     let mut rig = lab.protected();
-    let mut reader = lab.start(&Job {
-        hold_read_ms: Some(60_000),
-        transactions: Some(0),
-        ..lab.job(9)
-    });
-    std::thread::sleep(Duration::from_millis(300));
+    let mut reader = lab.reader();
     lab.run(&Job {
         transactions: Some(300),
         rows: 10,
@@ -359,7 +343,7 @@ fn a_backup_copied_over_the_database_behind_the_log_is_noticed_and_compared() {
         }
         // THEN the capture notices, before it takes a commit for one of the old file
         let mut work = tidemark_engine::Workspace::new();
-        let deadline = crate::support::now().after(Duration::from_secs(10));
+        let deadline = crate::support::now().after(crate::support::PATIENCE);
         let error = loop {
             match rig.capture().poll(&mut work) {
                 Ok(poll) => std::thread::sleep(poll.next),

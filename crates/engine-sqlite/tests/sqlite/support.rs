@@ -20,6 +20,11 @@ use tidemark_testkit::sqlite::{Child, Job, Shape, create, run_if_child};
 /// The test that is a child process when told so; every test binary has one of this name.
 pub(crate) const CHILD: &str = "child_process_entry";
 
+/// Whatever somebody else has to come to does so long before, also on a machine that stands still for a while.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
+/// How long those stay who are sent away before.
+pub(crate) const LONG_MS: u64 = 1_800_000;
+
 /// To be called by the test named [`CHILD`].
 pub(crate) fn be_a_child() {
     run_if_child().expect("the workload runs");
@@ -104,6 +109,37 @@ impl Lab {
         });
     }
 
+    /// Starts `job`, and waits until it has the database open, and its read transaction if it is to hold one.
+    pub(crate) fn start_ready(&self, job: Job) -> Child {
+        let ready = self.folder.path().join(format!("ready-{}", job.seed));
+        drop(std::fs::remove_file(&ready));
+        let child = self.start(&Job {
+            ready: Some(ready.clone()),
+            transactions: Some(0),
+            ..job
+        });
+        eventually("the other process is ready", || ready.exists());
+        child
+    }
+
+    /// Another process that reads, and goes on with that read transaction until it is killed.
+    pub(crate) fn reader(&self) -> Child {
+        self.start_ready(Job {
+            hold_read_ms: Some(LONG_MS),
+            ..self.job(9)
+        })
+    }
+
+    /// Another process that keeps the database open and does nothing.
+    pub(crate) fn somebody(&self) -> Child {
+        self.start_ready(Job {
+            // What opens it, with its log.
+            sql: Some("SELECT count(*) FROM ledger".to_owned()),
+            idle_ms: Some(LONG_MS),
+            ..self.job(99)
+        })
+    }
+
     /// A restore target called `name`.
     pub(crate) fn target(&self, name: &str) -> (Box<dyn Materialise>, PathBuf) {
         let path = self.folder.path().join(name);
@@ -166,7 +202,7 @@ pub(crate) fn assert_same(source: &[u8], restored: &[u8]) {
 
 /// Polls until `done`, at the pace the engine asks for.
 pub(crate) fn poll_until(rig: &mut Rig, what: &str, mut done: impl FnMut(&mut Rig) -> bool) {
-    let deadline = now().after(Duration::from_secs(60));
+    let deadline = now().after(PATIENCE);
     loop {
         let poll = rig.poll();
         if done(rig) {
@@ -200,9 +236,9 @@ pub(crate) fn now() -> Monotonic {
     SystemClock.monotonic()
 }
 
-/// Waits until `done`, a minute at most.
+/// Waits until `done`.
 pub(crate) fn eventually(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = now().after(Duration::from_secs(60));
+    let deadline = now().after(PATIENCE);
     while !done() {
         assert!(now() < deadline, "never came true: {what}");
         std::thread::sleep(Duration::from_millis(5));

@@ -2,7 +2,8 @@
 //!
 //! A time on a shared machine is what the agent does plus what others do to it. Noise only adds, and
 //! what the agent itself costs is there in every run: so the least of three runs is held against the
-//! bound. Measured twice: by the engine, and from outside in the system's table of locks.
+//! bound, and the longest time for which the machine let this process stand still meanwhile, which whoever
+//! measures sees too, comes off. Measured twice: by the engine, and from outside in the system's table of locks.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -20,12 +21,40 @@ use crate::support::{Lab, capture_while, now, poll_until};
 /// No commit of the application is held by the agent for longer.
 const HELD_MAX_MS: u64 = 50;
 /// Least of so many.
-const RUNS: usize = 3;
+pub(crate) const RUNS: usize = 3;
+/// How often a watch looks.
+const LOOK: Duration = Duration::from_micros(300);
+
+/// What a watch saw.
+#[derive(Debug, Default)]
+pub(crate) struct Watched {
+    /// The longest time that the lock was held.
+    longest: Duration,
+    /// How often it was held.
+    pub(crate) times: u32,
+    /// The longest time between two looks, which are as often as can be: nobody here ran then.
+    paused: Duration,
+}
+
+impl Watched {
+    pub(crate) fn longest_ms(&self) -> u64 {
+        ms(self.longest)
+    }
+
+    /// What is left of a time that was measured here if the machine stood still in it.
+    pub(crate) fn without_pause(&self, measured_ms: u64) -> u64 {
+        measured_ms.saturating_sub(ms(self.paused))
+    }
+}
+
+fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).expect("a step of the test")
+}
 
 /// Looks at this process's locks on one byte of one file, as often as it can.
 pub(crate) struct LockWatch {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<(Duration, u32)>,
+    thread: JoinHandle<Watched>,
 }
 
 impl LockWatch {
@@ -52,31 +81,29 @@ impl LockWatch {
         let stop = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&stop);
         let thread = std::thread::spawn(move || {
-            let (mut longest, mut times) = (Duration::ZERO, 0);
-            let mut since = None;
+            let mut seen = Watched::default();
+            let (mut since, mut looked) = (None, now());
             while !told.load(Ordering::Relaxed) {
                 if held() {
-                    times += u32::from(since.is_none());
+                    seen.times += u32::from(since.is_none());
                     let begun = *since.get_or_insert_with(now);
-                    longest = longest.max(now().since(begun));
+                    seen.longest = seen.longest.max(now().since(begun));
                 } else {
                     since = None;
                 }
-                std::thread::sleep(Duration::from_micros(300));
+                std::thread::sleep(LOOK);
+                let before = std::mem::replace(&mut looked, now());
+                seen.paused = seen.paused.max(looked.since(before));
             }
-            (longest, times)
+            seen
         });
         Self { stop, thread }
     }
 
-    /// The longest time that the lock was seen held, and how often.
-    pub(crate) fn end(self) -> (u64, u32) {
+    /// What was seen.
+    pub(crate) fn end(self) -> Watched {
         self.stop.store(true, Ordering::Relaxed);
-        let (longest, times) = self.thread.join().expect("a step of the test");
-        (
-            u64::try_from(longest.as_millis()).expect("a step of the test"),
-            times,
-        )
+        self.thread.join().expect("a step of the test")
     }
 }
 
@@ -128,17 +155,18 @@ fn neither_a_commit_nor_a_checkpoint_waits_long_for_the_agent() {
             .collect();
         capture_while(&mut rig, Duration::from_millis(200), &mut writers);
         // THEN neither our write lock nor our mark stood in the way for long
-        let (seen_ms, hand_offs) = watch.end();
-        assert!(hand_offs > 0, "no hand-off was seen");
+        let seen = watch.end();
+        assert!(seen.times > 0, "no hand-off was seen");
         let held = [
-            seen_ms,
+            seen.longest_ms(),
             fact(&mut rig, "write_lock_held_max_ms"),
             fact(&mut rig, "checkpoint_kept_waiting_max_ms"),
         ];
         eprintln!(
-            "run {run}: write lock {} ms from outside, {} ms from inside; a checkpoint waited {} ms",
+            "run {run}: write lock {} ms from outside, {} ms from inside; a checkpoint waited {} ms; {seen:?}",
             held[0], held[1], held[2]
         );
+        let held = held.map(|ms| seen.without_pause(ms));
         best = [0, 1, 2].map(|at| best[at].min(held[at]));
         lab.assert_restores_byte_equal(rig);
         if best.iter().all(|ms| *ms <= HELD_MAX_MS) {
@@ -162,11 +190,7 @@ fn the_alert_of_a_log_above_its_bound_is_raised_once_and_ends_once() {
         alerts.iter().any(|alert| alert.code == "sqlite.wal-max")
     };
     // GIVEN a log above its bound, because a reader keeps it from the file
-    let mut reader = lab.start(&Job {
-        hold_read_ms: Some(60_000),
-        transactions: Some(0),
-        ..lab.job(9)
-    });
+    let mut reader = lab.reader();
     poll_until(&mut rig, "the alert is raised", |rig| {
         lab.change(1, 20);
         is_raised(rig)

@@ -75,6 +75,12 @@ struct Seen {
     wrong: Vec<String>,
 }
 
+/// What the whole lines show that are there so far.
+fn analyse_file(trace: &Path) -> Seen {
+    let text = std::fs::read_to_string(trace).unwrap_or_default();
+    analyse(text.rsplit_once('\n').map_or("", |(whole, _)| whole))
+}
+
 /// Reads a trace. The calls in question say everything when they begin, so that it doesn't matter
 /// whether a line is cut by another thread's.
 fn analyse(trace: &str) -> Seen {
@@ -148,15 +154,21 @@ fn the_agent_runs_passive_checkpoints_only_and_writes_nothing_else() {
         (CAPTURE_VARIABLE, name),
     );
     eventually("the capture is ready", || folder.join("ready").exists());
-    // GIVEN a log that only the agent puts into the file, …
-    let alone = Job {
-        for_ms: Some(2_000),
+    // GIVEN a log that only the agent puts into the file, until it has done so more than once, …
+    let enough = folder.join("enough");
+    let alone = lab.start(&Job {
+        stop: Some(enough.clone()),
         auto_checkpoint: Some(0),
         rate: Some(500.0),
         rows: 5,
         ..lab.job(1)
-    };
-    lab.run(&alone);
+    });
+    eventually("the agent puts the log into the file", || {
+        let seen = analyse_file(&trace);
+        seen.passive > 3 && seen.hand_offs > 0
+    });
+    std::fs::write(&enough, "").expect("a step of the test");
+    alone.wait().expect("a step of the test");
     // … an application that checkpoints itself in every way, …
     let kinds = ["PASSIVE", "FULL", "RESTART", "TRUNCATE"]
         .into_iter()
@@ -176,11 +188,7 @@ fn the_agent_runs_passive_checkpoints_only_and_writes_nothing_else() {
         writer.wait().expect("a step of the test");
     }
     // … a reader that makes the agent let go at wal_max, and rest.
-    let mut reader = lab.start(&Job {
-        hold_read_ms: Some(60_000),
-        transactions: Some(0),
-        ..lab.job(9)
-    });
+    let mut reader = lab.reader();
     lab.run(&Job {
         transactions: Some(400),
         rows: 10,
@@ -195,7 +203,7 @@ fn the_agent_runs_passive_checkpoints_only_and_writes_nothing_else() {
     std::fs::write(folder.join("stop"), "").expect("a step of the test");
     assert!(agent.wait().expect("a step of the test").success());
     // THEN all of it was PASSIVE, some of it under the write lock
-    let seen = analyse(&std::fs::read_to_string(&trace).expect("a step of the test"));
+    let seen = analyse_file(&trace);
     assert!(seen.wrong.is_empty(), "{:#?}", seen.wrong);
     assert!(seen.passive > 3 && seen.hand_offs > 0, "{seen:?}");
 }
@@ -213,14 +221,8 @@ fn a_checkpoint_of_another_kind_would_be_seen() {
     ] {
         let lab = Lab::new(&Shape::default());
         let trace = lab.folder.path().join("trace");
-        let mut other = lab.start(&Job {
-            for_ms: Some(60_000),
-            rate: Some(0.01),
-            ..lab.job(1)
-        });
-        eventually("the other has committed", || {
-            tidemark_engine_sqlite::beside(lab.path(), "-wal").exists()
-        });
+        let mut other = lab.somebody();
+        lab.change(1, 1);
         let job = Job {
             sql: Some(format!("PRAGMA wal_checkpoint({mode})")),
             transactions: Some(0),
@@ -234,7 +236,7 @@ fn a_checkpoint_of_another_kind_would_be_seen() {
                 .success()
         );
         other.kill();
-        let seen = analyse(&std::fs::read_to_string(&trace).expect("a step of the test"));
+        let seen = analyse_file(&trace);
         assert_eq!(seen.passive, 1, "{mode}: {seen:?}");
         let found = |sign: &str| seen.wrong.iter().any(|line| line.contains(sign));
         assert_eq!(sign.is_none(), seen.wrong.is_empty(), "{mode}: {seen:?}");

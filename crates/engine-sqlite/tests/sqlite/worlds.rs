@@ -9,23 +9,9 @@ use rusqlite::{Connection, FileControl};
 use tidemark_engine::conformance::Rig;
 use tidemark_engine::{ErrorKind, Verdict};
 use tidemark_engine_sqlite::{SqliteError, beside};
-use tidemark_testkit::sqlite::{Child, Job, Shape, committed};
+use tidemark_testkit::sqlite::{Job, Shape, committed};
 
 use crate::support::{Lab, available, capture_while, eventually, poll_until};
-
-/// Another process that keeps the database open and does nothing.
-pub(crate) fn somebody(lab: &Lab) -> Child {
-    let ready = lab.folder.path().join("somebody");
-    let child = lab.start(&Job {
-        sql: Some(format!("VACUUM INTO '{}'", ready.display())),
-        for_ms: Some(60_000),
-        rate: Some(0.001),
-        transactions: Some(2),
-        ..lab.job(99)
-    });
-    eventually("the other process has the database open", || ready.exists());
-    child
-}
 
 /// Debian's own sqlite3 program runs `script` on the database.
 fn shell(lab: &Lab, arguments: &[&str], script: &str) {
@@ -64,7 +50,7 @@ fn a_huge_log_that_nobody_ever_checkpointed_is_taken_over() {
         bytes: 200_000,
         ..Shape::default()
     });
-    let mut other = somebody(&lab);
+    let mut other = lab.somebody();
     lab.run(&Job {
         transactions: Some(60),
         rows: 200,
@@ -368,7 +354,7 @@ fn a_capture_that_goes_away_for_many_restarts_of_the_log_finds_them_all() {
         ..Shape::default()
     });
     let mut rig = lab.protected();
-    let mut other = somebody(&lab);
+    let mut other = lab.somebody();
     for seed in 1..4 {
         rig.cut();
         rig.crash();
