@@ -150,9 +150,11 @@ fn agent_on_s3_over_tls_reads_no_data_and_restore_with_its_own_credential_does()
     let journal = write(&site.database, 150);
     site.agent(&["snapshot"]).ok();
     site.wait_shipped();
-    let live = site.status();
-    assert_eq!(create_only(&live.0, 0), "enforced", "{}", live.0);
-    assert_eq!(create_only(&live.0, 1), "advisory", "{}", live.0);
+    eventually("both regions were probed", SOON, || {
+        let live = site.status().0;
+        let found = [create_only(&live, 0), create_only(&live, 1)];
+        (found == ["enforced", "advisory"]).then_some(())
+    });
     site.agent(&["doctor"]).says(&["advisory"]);
     daemon.terminate();
     for region in 0..2 {
@@ -262,13 +264,13 @@ fn commands_end_in_time_and_say_so_while_a_region_swallows_everything() {
         scope.spawn(|| {
             within(
                 &["status"],
-                30,
+                90,
                 &[1, 2],
                 &["can't be read: no answer within"],
             );
         });
-        scope.spawn(|| within(&["doctor"], 60, &[2], &["no answer within"]));
-        scope.spawn(|| within(&["snapshot"], 180, &[16], &["not yet in", "durable in"]));
+        scope.spawn(|| within(&["doctor"], 150, &[2], &["no answer within"]));
+        scope.spawn(|| within(&["snapshot"], 300, &[16], &["not yet in", "durable in"]));
     });
     daemon.assert_running();
     proxy.set(Mode::Pass);

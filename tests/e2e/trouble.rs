@@ -216,7 +216,7 @@ fn application_that_turns_exclusive_under_capture_is_told_no_and_capture_goes_on
     drop(app);
     write(&site.database, 20);
     site.wait_shipped();
-    assert_eq!(site.status().alerts(), [""; 0]);
+    wait_no_alert(&site);
     daemon.assert_running();
     daemon.terminate();
     assert_eq!(assert_committed_prefix(&site.restore_latest(0).path), 30);
