@@ -162,7 +162,6 @@ pub fn from_file(path: &Path) -> Result<Zeroizing<String>> {
 /// The terminal fails, or the person gives up.
 pub fn ask(console: &Console, question: &str) -> Result<Zeroizing<String>> {
     let failed = |action| move |source| Error::Io { action, source };
-    console.complain(question);
     let stdin = std::io::stdin();
     let before = tcgetattr(&stdin).map_err(|errno| failed("ask the terminal")(errno.into()))?;
     let mut hidden = before.clone();
@@ -174,6 +173,8 @@ pub fn ask(console: &Console, question: &str) -> Result<Zeroizing<String>> {
     hidden.special_codes[SpecialCodeIndex::VTIME] = 0;
     tcsetattr(&stdin, OptionalActions::Flush, &hidden)
         .map_err(|errno| failed("hide what is typed")(errno.into()))?;
+    // Only now: what is typed as soon as the question is there is neither shown nor thrown away.
+    console.complain(question);
     let typed = typed_line(&mut stdin.lock());
     // Whatever was read: the terminal must show again what is typed.
     let shown = tcsetattr(&stdin, OptionalActions::Flush, &before);
