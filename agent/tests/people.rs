@@ -60,8 +60,8 @@ async fn a_pause_ends_by_itself_and_survives_a_restart() {
     agent.snapshot(None).await;
     let pause = Request::Pause {
         source: None,
-        for_ms: 4_000,
-        reason: "short".to_owned(),
+        for_ms: 3_600_000,
+        reason: "an hour".to_owned(),
     };
     agent.ask(&pause).await;
     agent.stop().await.unwrap();
@@ -71,6 +71,7 @@ async fn a_pause_ends_by_itself_and_survives_a_restart() {
             status.sources[&source("app")].state == SourceState::Paused
         })
         .await;
+    world.clock.pass(std::time::Duration::from_secs(3_601));
     agent
         .until("it goes on by itself", |status| {
             status.sources[&source("app")].state == SourceState::Capturing

@@ -214,6 +214,10 @@ fn count(world: &World, op: Op, prefix: &str) -> impl Fn() -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_look_costs_two_listings_however_many_sources_there_are() {
     let mut world = World::new(&["a"]).await;
+    // Nobody looks by himself meanwhile: that is every fifteen beats.
+    world.settings = world
+        .settings
+        .replace("beat_every = \"1s\"", "beat_every = \"4s\"");
     world.sources = (0..20).map(|number| format!("app-{number}")).collect();
     let mut shops: Vec<_> = world.sources.iter().map(|name| world.shop(name)).collect();
     for shop in &mut shops {
@@ -232,14 +236,49 @@ async fn a_look_costs_two_listings_however_many_sources_there_are() {
     })
     .await;
     assert_eq!(keyrings(), 1);
-    let reads = count(&world, Op::Get, "meta/");
     let looks = || {
         agent.ask(&Request::Reload {
             config: Hash([0; 32]),
         })
     };
+    // Behind the one that may still be at it.
+    assert!(matches!(looks().await, Response::Done { .. }));
+    let reads = count(&world, Op::Get, "meta/");
     assert!(matches!(looks().await, Response::Done { .. }));
     assert_eq!(reads(), 1, "the region's marker, and nothing else");
+    agent.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_that_comes_while_the_agent_looks_round_gets_a_look_of_its_own() {
+    let mut world = World::new(&["a"]).await;
+    world.settings = world
+        .settings
+        .replace("beat_every = \"1s\"", "beat_every = \"4s\"");
+    let (_shop, agent) = world.protect();
+    agent.snapshot(None).await;
+    // GIVEN a look that is held in its middle
+    let faults = world.regions[0].faults.clone();
+    let (keyrings, before) = ("meta/keyring/", faults.struck());
+    faults.add(Op::List, keyrings, When::First(1), Fault::HangUntilReleased);
+    world.clock.pass(A_LOOK);
+    eventually("it looks round", async || {
+        (faults.struck() > before).then_some(())
+    })
+    .await;
+    // WHEN somebody asks for one
+    let looks = count(&world, Op::List, keyrings);
+    let reload = Request::Reload {
+        config: Hash([0; 32]),
+    };
+    let (answer, ()) = tokio::join!(agent.ask(&reload), async {
+        // Time for the question to arrive; if it comes later, the test shows nothing and passes.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        faults.release();
+    });
+    // THEN the answer is of a look that began after that
+    assert!(matches!(answer, Response::Done { .. }), "{answer:?}");
+    assert_eq!(looks(), 1);
     agent.stop().await.unwrap();
 }
 

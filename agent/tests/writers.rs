@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use tidemark_agent::policy;
 use tidemark_format::SourceName;
 use tidemark_host::Exit;
+use tidemark_storage::Op;
+use tidemark_storage::wrap::{Fault, FaultControl, When};
 use world::{Agent, World, eventually};
 
 fn copy(from: &Path, to: &Path) {
@@ -60,11 +62,18 @@ async fn a_copy_of_a_running_agents_state_ends_and_the_agent_goes_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_goes_on_past_the_stray_beat_of_a_copy_that_is_fenced() {
     let mut world = World::new(&["a", "b"]).await;
-    world.settings = world
-        .settings
-        .replace("beat_every = \"1s\"", "beat_every = \"3s\"");
     let (mut shop, agent) = world.protect();
     agent.snapshot(None).await;
+    // From now on the agent's beats are held up, and those of whoever begins later are not.
+    let held: Vec<FaultControl> = world
+        .regions
+        .iter_mut()
+        .map(|region| std::mem::replace(&mut region.faults, FaultControl::seeded(8)))
+        .collect();
+    let beat = "meta/beat/";
+    for faults in &held {
+        faults.add(Op::Create, beat, When::Always, Fault::HangUntilReleased);
+    }
     let copied = copy_state(&world, "copy");
     // The log goes on past what the copy knows, and no beat is made meanwhile.
     shop.work(20, 2000);
@@ -75,6 +84,10 @@ async fn an_agent_goes_on_past_the_stray_beat_of_a_copy_that_is_fenced() {
     ends_fenced(world.start_on(&copied)).await;
     let taken = beats();
     assert!(taken > before, "the copy took a beat's name");
+    for faults in &held {
+        faults.clear();
+        faults.release();
+    }
     let status = eventually("the agent meets the copy's beat", async || {
         let status = agent.status().await;
         let told = status.alerts.iter().any(|alert| alert.code == "TM1102");

@@ -33,6 +33,9 @@ pub(super) struct Look {
     /// Who wants to know what comes of it: people who asked for a reload.
     asked: Vec<oneshot::Sender<String>>,
     /// The region is opened anew before: its credentials may have changed.
+    /// Who asked before the look that is under way began: what comes of it is their answer. One that began
+    /// before it was asked for may have read what was there before.
+    answers: Vec<oneshot::Sender<String>>,
     reopen: bool,
 }
 
@@ -76,6 +79,7 @@ impl Driver {
         }
         self.look.under_way = true;
         let reopen = std::mem::take(&mut self.look.reopen);
+        self.look.answers = std::mem::take(&mut self.look.asked);
         let beat = self.beat.clone().filter(|_| !self.greeted);
         let own: Vec<(SourceName, Epoch)> = self
             .sources
@@ -110,7 +114,7 @@ impl Driver {
             ),
             Err(error) => format!("{}: {}", self.link.name, policy::with_causes(error)),
         };
-        for asked in self.look.asked.drain(..) {
+        for asked in self.look.answers.drain(..) {
             drop(asked.send(said.clone()));
         }
         match result {
@@ -131,6 +135,10 @@ impl Driver {
         }
     }
 
+        if !self.look.asked.is_empty() {
+            // It came while this look was under way, and gets one of its own.
+            self.look.due = Some(self.tools.clock.monotonic());
+        }
     fn look_failed(&mut self, error: &GreetError) {
         if self.greeted {
             self.look_later();

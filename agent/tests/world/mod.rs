@@ -28,7 +28,7 @@ use tidemark_testkit::sqlite::Dice;
 use tokio::task::JoinHandle;
 
 /// Longer than anything that works takes, also on a busy machine.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(180);
 
 /// A region in memory.
 #[derive(Debug, Clone)]
