@@ -37,8 +37,9 @@ const AFTER: u32 = 10;
 const EXCEPTIONS: i32 = 3;
 const CLOCK_STEPS: &str = "replay: the source's clock only went forward";
 
-/// A month: a canary every twenty minutes, and one after the other around the instants. The journal keeps
-/// them all.
+/// A month: a canary every twenty minutes, and one after the other around the instants, and for a moment
+/// after the month's end: a machine that stood still at the end has canaries after it all the same. The
+/// journal keeps them all.
 const HISTORY: &str = "
 CREATE TABLE journal (seq bigint PRIMARY KEY, at timestamptz NOT NULL);
 CREATE TABLE fine (since timestamptz, until timestamptz);
@@ -47,10 +48,12 @@ DECLARE
   number bigint := (SELECT max(seq) FROM tidemark.canary);
   instant timestamptz;
   wait interval;
+  after_the_end int := 0;
 BEGIN
   LOOP
     instant := clock_timestamp();
-    EXIT WHEN instant > ends;
+    IF instant > ends THEN after_the_end := after_the_end + 1; END IF;
+    EXIT WHEN after_the_end > 200;
     number := number + 1;
     INSERT INTO tidemark.canary (seq, at, nonce) VALUES
       (number, to_char(instant AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), md5(number::text));
@@ -59,7 +62,7 @@ BEGIN
     COMMIT;
     SELECT least(interval '20 minutes', min(since) - clock_timestamp()) INTO wait
       FROM fine WHERE until > clock_timestamp();
-    IF wait > interval '0' THEN PERFORM pg_sleep_for(wait); END IF;
+    IF wait > interval '0' AND after_the_end = 0 THEN PERFORM pg_sleep_for(wait); END IF;
   END LOOP;
 END $$;";
 
