@@ -311,10 +311,9 @@ fn a_server_that_is_asked_ends_when_it_is_told_to() {
     let cancel = std::sync::Arc::clone(&sandbox.cancel);
     let socket = cluster.data_dir().join("postmaster.pid");
     let stopper = std::thread::spawn(move || {
-        let ready = || std::fs::read_to_string(&socket).is_ok_and(|text| text.contains("ready"));
-        while !ready() {
-            std::thread::yield_now();
-        }
+        crate::restore::kit::eventually("the server is ready", || {
+            std::fs::read_to_string(&socket).is_ok_and(|text| text.contains("ready"))
+        });
         cancel.store(true, std::sync::atomic::Ordering::Relaxed);
     });
     let error = sandbox.examine(&questions, None).expect_err("told to end");
@@ -433,7 +432,8 @@ fn statements_answer_one_value_and_can_change_nothing() {
     let sql = format!("{SHOP} CREATE DATABASE other; REVOKE ALL ON customer FROM PUBLIC;");
     let cluster = stopped(&postgres, &Options::default(), &sql);
     let mut questions = Questions {
-        statement_seconds: Some(2),
+        // What is quick takes less on any machine.
+        statement_seconds: Some(5),
         ..Questions::default()
     };
     let statement = |id: &str, sql: &str| Statement {

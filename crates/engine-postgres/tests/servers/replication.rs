@@ -12,6 +12,14 @@ use tidemark_engine_postgres::wire::{Connection, Mode, WireErrorKind};
 use tidemark_engine_postgres::{Lsn, SegmentName, SegmentSize, TimelineId};
 use tidemark_testkit::postgres::{Cluster, Options, Postgres, Stop};
 
+/// Nothing here takes this long, on no machine.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// A server that hangs up on nobody who stands still for some seconds, as a busy test does.
+fn patient() -> Options {
+    Options::default().with("wal_sender_timeout", "60s")
+}
+
 /// An environment with nothing in it.
 pub(crate) struct Nothing;
 
@@ -77,7 +85,7 @@ async fn take(stream: &mut Stream, mut at: Lsn, end: Lsn) -> Vec<u8> {
                 .expect("the server listens");
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), all)
+    tokio::time::timeout(PATIENCE, all)
         .await
         .expect("the log comes");
     log
@@ -152,7 +160,7 @@ async fn last_event(stream: &mut Stream, mut at: Lsn, scanner: &mut Scanner) -> 
 
 async fn streams_what_the_server_wrote(postgres: &Postgres) {
     // GIVEN a server with a slot
-    let options = Options::default().with("wal_keep_size", "512MB");
+    let options = patient().with("wal_keep_size", "512MB");
     let cluster = Cluster::start(postgres, &options).expect("a cluster");
     let segment = SegmentSize::DEFAULT;
     // WHEN it is streamed from the segment that the slot keeps, while rows are written
@@ -197,7 +205,7 @@ async fn the_stream_is_the_servers_log_byte_for_byte_on_every_major() {
 
 async fn follows_a_promotion(postgres: &Postgres) {
     // GIVEN a standby that is promoted while it is streamed from
-    let primary = Cluster::start(postgres, &Options::default()).expect("a cluster");
+    let primary = Cluster::start(postgres, &patient()).expect("a cluster");
     let standby = primary.standby("standby").expect("a standby");
     primary.sql("CREATE TABLE t (n int); INSERT INTO t SELECT generate_series(1, 1000)");
     let end = lsn(&primary, "pg_current_wal_flush_lsn()");
@@ -206,7 +214,7 @@ async fn follows_a_promotion(postgres: &Postgres) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), follows)
+    tokio::time::timeout(PATIENCE, follows)
         .await
         .unwrap_or_else(|_elapsed| panic!("the standby follows: {}", standby.log()));
     let segment = SegmentSize::DEFAULT;
@@ -221,7 +229,7 @@ async fn follows_a_promotion(postgres: &Postgres) {
     primary.stop(Stop::Fast).expect("it stops");
     standby.promote().expect("it is promoted");
     // WHEN the old timeline ends
-    let switch = tokio::time::timeout(Duration::from_secs(30), async {
+    let switch = tokio::time::timeout(PATIENCE, async {
         loop {
             match stream.next().await.expect("it streams") {
                 StreamEvent::Ended(switch) => break switch,
@@ -295,7 +303,7 @@ fn entries(archive: &[u8]) -> Vec<String> {
 }
 
 async fn takes_a_base_backup(postgres: &Postgres) {
-    let cluster = Cluster::start(postgres, &Options::default()).expect("a cluster");
+    let cluster = Cluster::start(postgres, &patient()).expect("a cluster");
     let space = tempfile::tempdir().expect("a folder");
     tidemark_testkit::postgres::Owner::get()
         .own(space.path())
@@ -368,7 +376,7 @@ async fn errors_of_the_server_are_told_and_leave_the_connection_usable() {
     let Some(postgres) = Postgres::of(15) else {
         return;
     };
-    let cluster = Cluster::start(&postgres, &Options::default()).expect("a cluster");
+    let cluster = Cluster::start(&postgres, &patient()).expect("a cluster");
     let mut connection = connect(&cluster, Mode::Physical).await;
     replication::identify(&mut connection).await.expect("told");
     let future = Lsn(0x7000_0000_0000_0000);

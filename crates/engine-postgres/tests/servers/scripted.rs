@@ -15,8 +15,12 @@ use tidemark_engine_postgres::wire::{Connection, Mode, WireError, WireErrorKind}
 
 use crate::replication::Nothing;
 
-/// Nothing here takes this long.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Nothing here takes this long, on no machine.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// How long a log-in may take where silence is the answer: that long a test waits.
+const SOON: &str = "connect_timeout=2";
+/// And where something is said: no machine is slower.
+const LATE: &str = "connect_timeout=60";
 
 /// What a script does next.
 #[derive(Debug, Clone)]
@@ -127,9 +131,7 @@ fn server(script: Vec<Step>, more: &str) -> ConnInfo {
             std::thread::spawn(move || drop(link.and_then(|mut link| play(&script, &mut link))));
         }
     });
-    let text = format!(
-        "host=127.0.0.1 port={port} user=u dbname=d sslmode=disable connect_timeout=2 {more}"
-    );
+    let text = format!("host=127.0.0.1 port={port} user=u dbname=d sslmode=disable {more}");
     ConnInfo::parse(&text, &Nothing).expect("a connection string")
 }
 
@@ -139,7 +141,12 @@ async fn in_time<T>(what: &str, work: impl Future<Output = T>) -> T {
 }
 
 async fn refused_at_log_in(what: &str, script: Vec<Step>, more: &str, kind: WireErrorKind) {
-    let info = server(script, more);
+    let limit = if kind == WireErrorKind::Gone {
+        SOON
+    } else {
+        LATE
+    };
+    let info = server(script, &format!("{limit} {more}"));
     let opened = in_time(what, Connection::open(&info, Mode::Physical)).await;
     let refused = opened.err().unwrap_or_else(|| panic!("let in: {what}"));
     assert_eq!(refused.kind(), kind, "{what}: {refused}");
@@ -271,7 +278,7 @@ fn endless_settings() -> Vec<u8> {
 
 /// A connection to a server that then does `steps`.
 async fn welcomed(version: &str, steps: Vec<Step>) -> Connection {
-    let info = server([welcome(version), steps].concat(), "");
+    let info = server([welcome(version), steps].concat(), LATE);
     Connection::open(&info, Mode::Physical)
         .await
         .expect("let in")

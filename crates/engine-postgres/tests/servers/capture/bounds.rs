@@ -55,7 +55,10 @@ fn sources_share_one_memory_and_none_of_them_starves() {
                 steady = now();
             }
         }
-        held.iter().all(|held| *held > 0) && since(steady) > std::time::Duration::from_secs(1)
+        let all_wait = desks.iter_mut().all(|desk| desk.poll().cut_now);
+        all_wait
+            && held.iter().all(|held| *held > 0)
+            && since(steady) > std::time::Duration::from_secs(1)
     });
     // THEN together they hold no more than there is, and each wants to be cut
     let all: u64 = held.iter().sum();

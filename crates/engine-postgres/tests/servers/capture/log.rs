@@ -45,6 +45,10 @@ fn survives_the_server(postgres: &Postgres) {
         .stderr(Stdio::null())
         .spawn()
         .expect("pg_receivewal starts");
+    eventually("pg_receivewal receives", || {
+        let count = "SELECT count(*) FROM pg_stat_replication WHERE application_name = 'pg_receivewal' AND state = 'streaming'";
+        cluster.query(count) == "1"
+    });
     // WHEN rows are written, a segment is switched, the server stops cleanly
     cluster.sql("CREATE TABLE t AS SELECT n, md5(n::text) FROM generate_series(1, 100000) n");
     cluster.sql("SELECT pg_switch_wal(); INSERT INTO t VALUES (0, 'x'); SELECT pg_create_restore_point('mark');");

@@ -11,6 +11,14 @@ use super::{Desk, Place, eventually, flushed, keeping, pair, put, reason, stop_w
 const SEGMENT: SegmentSize = SegmentSize::DEFAULT;
 const FIRST: TimelineId = TimelineId::FIRST;
 
+/// The standby has replayed what its primary has written; so it streams, too.
+fn has_everything(standby: &Cluster, primary: &Cluster) {
+    let end = flushed(primary);
+    eventually("the standby has everything", || {
+        standby.query(&format!("SELECT pg_last_wal_replay_lsn() >= '{end}'")) == "t"
+    });
+}
+
 fn follows_a_promotion(postgres: &Postgres) {
     // GIVEN a pair, of which the one that takes writes is captured
     // (It archives, so the last segment of the old timeline is renamed there.)
@@ -23,6 +31,7 @@ fn follows_a_promotion(postgres: &Postgres) {
     desk.open();
     primary.sql("CREATE TABLE t AS SELECT n, md5(n::text) FROM generate_series(1, 50000) n");
     desk.catch_up(&primary);
+    has_everything(&standby, &primary);
     // WHEN the primary stops, and a promotion that failed has burnt the next timeline's id
     stop_while_draining(&mut desk, &primary, Stop::Fast);
     let left = desk.end().expect("a log");
@@ -127,6 +136,7 @@ fn two_promotions_while_the_agent_was_away_are_followed_with_every_history() {
     desk.catch_up(&primary);
     let life = desk.incarnation;
     desk.crash();
+    has_everything(&standby, &primary);
     // WHEN another one takes over, fails over again, and on the way an id is burnt
     primary.stop(Stop::Fast).expect("it stops");
     standby.promote().expect("promoted");
@@ -184,10 +194,7 @@ fn a_new_primary_that_no_longer_has_what_is_missing_begins_a_new_life() {
     for _ in 0..6 {
         primary.sql("INSERT INTO t SELECT generate_series(1, 200000); SELECT pg_switch_wal();");
     }
-    let end = flushed(&primary);
-    eventually("the standby has everything", || {
-        standby.query(&format!("SELECT pg_last_wal_replay_lsn() >= '{end}'")) == "t"
-    });
+    has_everything(&standby, &primary);
     primary.stop(Stop::Kill).expect("killed");
     standby.promote().expect("promoted");
     for _ in 0..3 {
@@ -244,10 +251,8 @@ fn an_old_primary_that_is_up_again_is_never_gone_back_to() {
     let mut desk = Desk::new(&pair(&primary, &standby), |_| {});
     desk.open();
     primary.sql("CREATE TABLE t (n int)");
-    let end = desk.catch_up(&primary);
-    eventually("the standby has everything", || {
-        standby.query(&format!("SELECT pg_last_wal_replay_lsn() >= '{end}'")) == "t"
-    });
+    desk.catch_up(&primary);
+    has_everything(&standby, &primary);
     primary.stop(Stop::Kill).expect("killed");
     standby.promote().expect("promoted");
     standby.sql("INSERT INTO t SELECT generate_series(1, 1000)");

@@ -75,6 +75,11 @@ fn what_a_server_does_for_itself_costs_no_object() {
             cluster.query(vacuumed) == "1"
         });
         cluster.sql("ALTER SYSTEM SET autovacuum = off; SELECT pg_reload_conf()");
+        eventually("nobody tidies up any more", || {
+            let tidies =
+                "SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'autovacuum%'";
+            cluster.query(tidies) == "0"
+        });
         let settled = now();
         eventually("it is at rest", || {
             if desk.turn().pending_bytes > 0 {

@@ -91,7 +91,8 @@ fn a_server_that_hangs_is_told_in_time_and_nothing_is_claimed_meanwhile() {
         let mut codes = poll.alerts.iter().map(|alert| alert.code);
         codes.any(|code| code == "postgresql.unreachable")
     });
-    assert!(since(begun) < Duration::from_secs(6), "{:?}", since(begun));
+    // By the limit that it was given, and not by the usual one of half a minute.
+    assert!(since(begun) < Duration::from_secs(25), "{:?}", since(begun));
     let told = now();
     eventually("time passes", || {
         let poll = desk.poll();
@@ -157,7 +158,8 @@ fn an_agent_that_keeps_nothing_does_not_keep_a_server_from_stopping() {
         stops.join().expect("it stopped");
     });
     // THEN it stops all the same, and what it wrote last is read again
-    assert!(since(begun) < Duration::from_secs(30));
+    // (Usually it would wait for a minute.)
+    assert!(since(begun) < Duration::from_secs(50));
     cluster.start_again().expect("it starts");
     desk.catch_up(&cluster);
     desk.assert_same_as(
@@ -181,8 +183,11 @@ fn two_agents_on_one_slot_are_told_apart() {
     let mut other = Desk::new(&conninfo(&cluster), |config| {
         config.limits.answer_max = Duration::from_secs(1);
     });
-    let error = other.try_open().expect_err("the slot is in use");
-    assert!(error.to_string().contains("another agent"), "{error}");
+    // (On a busy machine a question may be the first to take longer than that.)
+    eventually("it is said who has the slot", || {
+        let error = other.try_open().expect_err("the slot is in use");
+        error.to_string().contains("another agent")
+    });
     // AND the first one goes on.
     cluster.sql("CREATE TABLE t (n int)");
     desk.catch_up(&cluster);

@@ -162,17 +162,15 @@ fn log_that_breaks_while_a_server_replays_ends_both() {
     // A server that dies is noticed while the log still arrives.
     super::kit::clear(&place);
     let (mut target, used) = begun(&story, &place, Stop::End, &log);
-    super::kit::eventually("the server is there", || {
-        place.partial().join(RUNS).exists()
+    let mut pid = None;
+    super::kit::eventually("the server is there, and says which process it is", || {
+        let text = std::fs::read_to_string(place.partial().join(RUNS)).unwrap_or_default();
+        // A whole line: it may be in the middle of writing it.
+        let first = text.split_once('\n').map(|(first, _)| first);
+        pid = first.and_then(|first| rustix::process::Pid::from_raw(first.trim().parse().ok()?));
+        pid.is_some()
     });
-    let pid = std::fs::read_to_string(place.partial().join(RUNS)).expect("a server");
-    let pid: i32 = pid
-        .lines()
-        .next()
-        .expect("a line")
-        .parse()
-        .expect("a number");
-    let pid = rustix::process::Pid::from_raw(pid).expect("a process");
+    let pid = pid.expect("a process");
     rustix::process::kill_process(pid, rustix::process::Signal::QUIT).expect("killed");
     let mut left = log[used..].iter();
     let error = loop {

@@ -491,9 +491,9 @@ pub(crate) fn clear(place: &Place) {
     tidemark_engine_postgres::restore::discard(&place.partial()).expect("removed");
 }
 
-/// Waits for what will be, within a minute.
+/// Waits for what will be, for five minutes and more.
 pub(crate) fn eventually(what: &str, mut is: impl FnMut() -> bool) {
-    for _ in 0..3000 {
+    for _ in 0..15_000 {
         if is() {
             return;
         }
