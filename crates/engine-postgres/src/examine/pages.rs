@@ -24,6 +24,10 @@ const NAMED: usize = 5;
 /// How often a page that looks wrong is read again, and how long after.
 const AGAIN: u32 = 20;
 const AGAIN_AFTER: Duration = Duration::from_millis(5);
+/// How often the first few: a writer that a busy machine holds up is not taken for damage.
+const AGAIN_FIRST: u32 = 200;
+/// How many these are.
+const FIRST_PAGES: u64 = 4;
 /// So many pages are not being written at one time: more of them are not read again.
 const AGAIN_PAGES: u64 = 100;
 /// Nothing is newer than this: replay is over.
@@ -187,7 +191,7 @@ fn one(
         for page in pages {
             read.pages = read.pages.saturating_add(1);
             let is_sound = look(page, block, NEVER) == Verdict::Sound
-                || read.bad < AGAIN_PAGES && settles(&file, at, block)?;
+                || read.bad < AGAIN_PAGES && settles(&file, at, block, tries(read.bad))?;
             if !is_sound {
                 read.bad(format!("{path} page {block}"));
             }
@@ -206,10 +210,19 @@ fn one(
     Ok(())
 }
 
+/// How often a page that looks wrong is read again, if so many were found bad before.
+const fn tries(bad: u64) -> u32 {
+    if bad < FIRST_PAGES {
+        AGAIN_FIRST
+    } else {
+        AGAIN
+    }
+}
+
 /// Whether a page that looks wrong was only being written.
-fn settles(file: &std::fs::File, at: u64, block: u32) -> std::io::Result<bool> {
+fn settles(file: &std::fs::File, at: u64, block: u32, tries: u32) -> std::io::Result<bool> {
     let mut page = [0; PAGE_BYTES];
-    for _ in 0..AGAIN {
+    for _ in 0..tries {
         std::thread::sleep(AGAIN_AFTER);
         if fill(file, &mut page, at)? == PAGE_BYTES && look(&page, block, NEVER) == Verdict::Sound {
             return Ok(true);
