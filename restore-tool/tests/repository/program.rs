@@ -74,7 +74,7 @@ fn a_restore_resumes_after_ctrl_c() {
     while !interrupted {
         let tried = SystemClock.monotonic().since(began);
         assert!(
-            tried < Duration::from_secs(60),
+            tried < Duration::from_secs(600),
             "never caught in the middle"
         );
         let mut child = Command::new(BIN)
