@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use tidemark_format::{KeyId, RegionName, SourceName};
+use tidemark_format::{KeyId, RegionName, RepoId, SourceName};
 use tidemark_host::config::ConfigError;
 use tidemark_host::files::FileError;
 use tidemark_host::region_url::RegionUrlError;
@@ -114,6 +114,22 @@ pub enum Error {
         region: RegionName,
         /// The first one.
         first: RegionName,
+    },
+    /// An identity of one repository, and regions of another one.
+    #[error(
+        "{identity} belongs to repository {own}, and what is there ({regions}) is repository {held}: nothing was opened. Name an identity of repository {held} (--identity FILE; keys list --region URL without an identity shows whose), or the regions of repository {own} (--region URL). If this identity has opened these very regions before, somebody put another repository in their place: compare its root {root} with the printed key card before you believe it"
+    )]
+    OtherRepository {
+        /// Which identity.
+        identity: String,
+        /// Its repository.
+        own: RepoId,
+        /// The regions' names.
+        regions: String,
+        /// The repository that they hold.
+        held: RepoId,
+        /// That repository's root.
+        root: KeyId,
     },
     /// The target can't be read as an instant or position.
     #[error("{0}")]

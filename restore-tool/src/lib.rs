@@ -12,6 +12,7 @@ pub mod cli;
 pub mod commands;
 pub mod daemon;
 pub mod drill;
+mod elsewhere;
 pub mod error;
 pub mod evidence;
 pub mod identity;

@@ -25,8 +25,12 @@ use tidemark_ledger::{Keyring, LedgerError, LedgerErrorKind, Trust, read_verifie
 use tidemark_storage::{OpenOptions, ReadMode, ReadStore, Region, region};
 
 use crate::cli::Global;
+use crate::elsewhere;
 use crate::error::{Error, Result};
 use crate::evidence::access::Access;
+
+/// What a person names who wants no config file to be read.
+const NO_CONFIG: &str = "/dev/null";
 
 /// What the process is given, once, by `main`.
 #[derive(Debug, Clone)]
@@ -94,6 +98,7 @@ impl Settings {
     /// A URL or the config file can't be read.
     pub fn gather(global: &Global, environment: &Environment) -> Result<Self> {
         let (config, config_file) = match ConfigFile::Restore.find(global.config.as_deref()) {
+            Ok(path) if path == Path::new(NO_CONFIG) => (RestoreConfig::default(), None),
             Ok(path) => (
                 RestoreConfig::load(&path, &crate::daemon::CHECKS)?,
                 Some(path),
@@ -251,7 +256,13 @@ impl Repository {
                 }),
             }
         }
-        settle(open, away, trust.is_some())
+        match (settle(open, away, trust.is_some()), trust) {
+            (Err(error), Some(trust)) => {
+                let explained = elsewhere::explained(error, settings, trust, &options);
+                Err(Box::pin(explained).await)
+            }
+            (settled, _) => settled,
+        }
     }
 
     /// Regions whose keyring is not the one that is believed, and the first version that differs: both

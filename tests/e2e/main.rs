@@ -9,6 +9,7 @@ mod daemon;
 mod damage;
 mod demo;
 mod drill;
+mod drill_choice;
 mod drill_defects;
 mod evidence;
 mod fencing;

@@ -310,6 +310,73 @@ fn scheduled_drill_runs_its_database_in_a_unit_without_network_and_keys() {
 }
 
 #[test]
+fn scratch_of_ones_own_is_used_with_both_drop_ins_and_without_one_the_drill_says_which() {
+    let Some(blueprint) = Blueprint::new() else {
+        return;
+    };
+    let site = Site::new();
+    let agent = site.start();
+    writer::write(&site.database, 5);
+    site.agent(&["snapshot", "--base"]).ok();
+    site.wait_shipped();
+    agent.terminate();
+    // GIVEN a config that names a folder, and the units as they are shipped
+    let drill = "source = \"app\"\nscratch = \"/srv/scratch\"\n";
+    let machine = drill_machine(&site, blueprint, drill);
+    machine.must(&[
+        "install",
+        "-d",
+        "-m",
+        "700",
+        "-o",
+        "tidemark-restore",
+        "/srv/scratch",
+    ]);
+    let mut known = 0;
+    let next = |known: &mut usize| {
+        start(&machine);
+        let record = next_drill(&machine, known);
+        machine.must(&["systemctl", "stop", UNIT]);
+        *known = drills(&machine).expect("drills").0;
+        record
+    };
+    let allow = |unit: &str, line: &str| {
+        let place = format!("/run/systemd/system/{unit}.d");
+        let write = format!(
+            "mkdir -p {place} && printf '[Service]\\n{line}\\n' > {place}/91-scratch.conf && systemctl daemon-reload"
+        );
+        machine.must(&["sh", "-c", &write]);
+    };
+    // THEN the drill proves nothing, and says both lines
+    let record = next(&mut known);
+    let said = record["result"].to_string();
+    assert_eq!(record["result"]["verdict"], "INCONCLUSIVE", "{record:#}");
+    for word in [
+        "ReadWritePaths=/srv/scratch",
+        "BindPaths=/srv/scratch",
+        "tidemark-sandbox@",
+    ] {
+        assert!(said.contains(word), "no {word} in {said}");
+    }
+    // AND with the service's alone, it says the other one
+    allow(UNIT, "ReadWritePaths=/srv/scratch");
+    let record = next(&mut known);
+    assert_ne!(record["result"]["verdict"], "PASS", "{record:#}");
+    let said = record["result"].to_string();
+    assert!(said.contains("BindPaths=/srv/scratch"), "{said}");
+    // AND with both it is used, and nothing stays there
+    allow("tidemark-sandbox@.service", "BindPaths=/srv/scratch");
+    let record = next(&mut known);
+    assert_ran_in_a_unit(&machine, &record);
+    let place = record["environment"]["scratch_path"].as_str();
+    assert!(
+        place.is_some_and(|place| place.starts_with("/srv/scratch/")),
+        "{record:#}"
+    );
+    assert_eq!(machine.must(&["ls", "-A", "/srv/scratch"]), "");
+}
+
+#[test]
 fn killed_drill_leaves_no_process_no_scratch_and_an_inconclusive_record() {
     let Some(blueprint) = Blueprint::new() else {
         return;

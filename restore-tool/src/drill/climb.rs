@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures_util::future::join;
 use tidemark_engine_postgres::restore::TablespaceMap;
 use tidemark_format::sign::PublicKey;
+use tidemark_host::Exit;
 use tidemark_ledger::Trust;
 use tidemark_ledger::history::{LoadOptions, PointsWanted};
 use tidemark_ledger::timeline::{POSTGRESQL, Timeline};
@@ -76,11 +77,24 @@ impl Climb<'_> {
     pub(super) async fn run(&self, course: &mut Course, holder: KeyHolder) -> Result<()> {
         course.notes.extend(self.request.notes.iter().cloned());
         let scenario = self.request.scenario.as_ref();
+        if let Some(Scenario::AsOf(at)) = scenario
+            && *at > course.timing.declared_at()
+            && self.request.plan.plan_id.is_none()
+        {
+            return Err(Error::TargetText(format!(
+                "--scenario as-of={at}: that instant is still to come; name the last one at which everything was trusted. \
+                 No drill was made, and none is on record"
+            )));
+        }
         let settings = choose::regions(scenario, self.settings)?;
         course.observed.scenario = scenario.is_some();
         let looked = match self.stopped(self.look(&settings, course)).await {
             Ok(looked) => looked,
             Err(error) if is_words(&error) && !self.is_lost(&error) => return Err(error),
+            // A schedule knows its regions: there another repository in their place is what it looks like.
+            Err(error @ Error::OtherRepository { .. }) if self.request.plan.plan_id.is_none() => {
+                return Err(error);
+            }
             Err(error) => {
                 course.stopped_by(&error);
                 return Ok(());
@@ -274,9 +288,11 @@ impl Climb<'_> {
             }
             Err(error) => {
                 course.stopped_by(&error);
-                // What is damaged is worth knowing, too.
+                // What is damaged is worth knowing, too; of regions that are all away nobody learns it.
                 course.damages_of(&planned.opener);
-                self.every_chain(planned, &planned.plan, course).await;
+                if course.fault.as_ref().map(|fault| fault.exit) != Some(Exit::Region) {
+                    self.every_chain(planned, &planned.plan, course).await;
+                }
             }
         }
         scratch.destroy(self.tools, course);

@@ -199,7 +199,11 @@ pub(super) async fn ciphertext(
                 Err(Bad::Damaged(why)) => {
                     bad.push(format!("{} in region {name}: {why}", body.key));
                 }
-                Err(Bad::Away(why)) => away = Some(why),
+                // Each of thousands would be waited for as long; the restore has its copy.
+                Err(Bad::Away(why)) => {
+                    away = Some(why);
+                    break;
+                }
             }
         }
         drop(reads);

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tidemark_format::sign::PublicKey;
 use tidemark_host::{Exit, codes, output};
 use tidemark_ledger::Keyring;
@@ -28,16 +29,14 @@ pub(super) fn revoked(keyring: &Keyring, signer: &PublicKey) -> Option<String> {
 
 /// The same by the keyrings as they are in the regions by now.
 pub(super) async fn revoked_by_now(repository: &Repository, signer: &PublicKey) -> Option<String> {
-    for region in &repository.regions {
+    // All at once: each that went in the middle is waited for.
+    let asked = repository.regions.iter().map(|region| {
         let read = Keyring::load(region.store.read.as_ref(), &repository.trust);
-        // A region that doesn't answer knows nothing newer.
-        if let Ok(Ok(keyring)) = tokio::time::timeout(LOOK_MAX, read).await
-            && let Some(why) = revoked(&keyring, signer)
-        {
-            return Some(why);
-        }
-    }
-    None
+        tokio::time::timeout(LOOK_MAX, read)
+    });
+    // A region that doesn't answer knows nothing newer.
+    let mut answered = join_all(asked).await.into_iter().flatten().flatten();
+    answered.find_map(|keyring| revoked(&keyring, signer))
 }
 
 impl Course {

@@ -184,6 +184,11 @@ impl Access {
             trace.take()
         };
         let Some(mut trace) = trace else { return };
+        // The wrong file: with it nothing was or could be opened there, and no region would take its record.
+        if matches!(result, Err(Error::OtherRepository { .. })) {
+            trace.begun.take().into_iter().for_each(Begun::ended);
+            return;
+        }
         let Some(pen) = trace.pen.take() else { return };
         let took = tools.clock.monotonic().since(trace.began);
         let (now, rng) = (tools.clock.now(), tools.rng.as_ref());

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use rustix::fs::Access;
 use tidemark_engine::ErrorKind;
 use tidemark_engine::examine::Examined;
 use tidemark_engine_postgres::examine::{ExamineError, Sandbox};
@@ -51,10 +52,15 @@ pub async fn run(folder: &Path, tools: &Tools) -> Result<Exit> {
         folder.to_path_buf()
     };
     let console = tools.console.clone();
-    let text = std::fs::read(folder.join(JOB)).map_err(|source| {
+    // Read-only it is of no use either: nobody would learn what came of it.
+    let read = std::fs::read(folder.join(JOB)).and_then(|text| {
+        rustix::fs::access(&folder, Access::WRITE_OK)?;
+        Ok(text)
+    });
+    let text = read.map_err(|source| {
         let place = folder.parent().unwrap_or(&folder).display();
         let why = format!(
-            "the sandbox does not see the scratch in {place} ({source}); in a drop-in of tidemark-sandbox@.service: \
+            "the sandbox can't use the scratch in {place} ({source}); in a drop-in of tidemark-sandbox@.service: \
              BindPaths={place}"
         );
         say(&console, &Line::Unusable(why));

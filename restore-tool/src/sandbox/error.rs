@@ -45,6 +45,18 @@ pub enum SandboxError {
         /// The user.
         user: String,
     },
+    /// A scratch can't be made there by this user, or in this service.
+    #[error(
+        "{}: no scratch can be made there: it is for the user that runs the drill to write to, and under systemd the service must be allowed to as well: systemctl edit tidemark-restore with [Service] ReadWritePaths={}, and systemctl edit tidemark-sandbox@ with [Service] BindPaths={}; or name no scratch at all",
+        folder.display(), folder.display(), folder.display()
+    )]
+    NotWritable {
+        /// The folder.
+        folder: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
     /// The scratch is not gone.
     #[error(
         "{}: the scratch of this drill could not be destroyed ({why}); it holds production data: remove it by hand",

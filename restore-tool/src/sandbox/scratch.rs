@@ -10,6 +10,7 @@
 mod volume;
 
 use std::fs::DirBuilder;
+use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -121,10 +122,8 @@ impl Scratch {
         }
         let is_memory = is_tmpfs(&parent);
         note(&path);
-        DirBuilder::new()
-            .mode(0o700)
-            .create(&path)
-            .map_err(SandboxError::io("make the scratch", &path))?;
+        let made = DirBuilder::new().mode(0o700).create(&path);
+        made.map_err(|source| not_made(&parent, source))?;
         let mut scratch = Self {
             kind: if is_memory { Kind::Tmpfs } else { Kind::Plain },
             path,
@@ -321,10 +320,21 @@ impl Drop for Scratch {
     }
 }
 
+/// Why no scratch could be made in a folder: most often nobody let this user, or this service, write there.
+fn not_made(folder: &Path, source: std::io::Error) -> SandboxError {
+    match source.kind() {
+        ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied => SandboxError::NotWritable {
+            folder: folder.to_path_buf(),
+            source,
+        },
+        _ => SandboxError::io("make the scratch", folder)(source),
+    }
+}
+
 /// Where a scratch of this size fits.
 fn place(named: Option<&Path>, needed: u64) -> Result<PathBuf, SandboxError> {
     if let Some(folder) = named {
-        std::fs::create_dir_all(folder).map_err(SandboxError::io("make the folder", folder))?;
+        std::fs::create_dir_all(folder).map_err(|source| not_made(folder, source))?;
         let folder = folder
             .canonicalize()
             .map_err(SandboxError::io("look at the folder", folder))?;
@@ -469,7 +479,7 @@ fn unescaped(place: &str) -> String {
 /// Removes a scratch, its mark last: whoever is killed meanwhile leaves one that is known.
 fn clear(path: &Path, mounts: &[PathBuf]) -> std::io::Result<()> {
     let entries = match std::fs::read_dir(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         entries => entries?,
     };
     for entry in entries {
@@ -484,7 +494,7 @@ fn clear(path: &Path, mounts: &[PathBuf]) -> std::io::Result<()> {
         return Ok(());
     }
     match std::fs::remove_file(path.join(MARK)) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
         _ => std::fs::remove_dir(path),
     }
 }
@@ -507,8 +517,8 @@ fn remove(path: &Path, mounts: &[PathBuf]) -> std::io::Result<()> {
         return Ok(());
     }
     match std::fs::remove_dir_all(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
             open_up(path);
             std::fs::remove_dir_all(path)
         }

@@ -246,7 +246,11 @@ pub(super) fn counts(
                 if is_foreign(&error)
                     || error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) =>
             {
-                counted.left.push(format!("{table} ({error})"));
+                let why = match error.sqlite_error_code() {
+                    Some(ErrorCode::OperationInterrupted) => "it took longer".to_owned(),
+                    _ => error.to_string(),
+                };
+                counted.left.push(format!("{table} ({why})"));
             }
             Err(error) => counted.broken.push(format!("{table} ({error})")),
         }

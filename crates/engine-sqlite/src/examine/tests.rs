@@ -101,6 +101,31 @@ fn a_sound_database_passes_and_is_counted() {
 }
 
 #[test]
+fn a_table_that_takes_too_long_to_count_is_left_by_name_and_neither_broken_nor_empty() {
+    let world = World::new(SHOP);
+    let connection = Connection::open(world.path()).unwrap();
+    let asked = std::cell::Cell::new(0);
+    // The first table that is counted takes too long, the others don't.
+    let counted = look::counts(&connection, |work| {
+        asked.set(asked.get() + 1);
+        if asked.get() == 1 {
+            let interrupted = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_INTERRUPT);
+            return Err(rusqlite::Error::SqliteFailure(interrupted, None));
+        }
+        work()
+    });
+    // Its rows are no less there: an exception, and nothing that an earlier count is held against.
+    assert_eq!(counted.status(), Status::Warned);
+    let why = counted.complaint(Duration::from_secs(300)).unwrap();
+    assert_eq!(
+        why,
+        "not counted (the limit is 300 s): customer (it took longer)"
+    );
+    assert!(!counted.rows.contains_key("customer"), "{counted:?}");
+    assert_eq!(counted.rows["sale"], 500);
+}
+
+#[test]
 fn nothing_of_a_row_is_in_what_leaves() {
     let world = World::new(SHOP);
     world.change("PRAGMA foreign_keys = OFF; DELETE FROM customer WHERE id = 7");
