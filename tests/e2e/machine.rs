@@ -11,8 +11,8 @@ use std::time::Duration;
 use tidemark_testkit::postgres::Postgres;
 use tidemark_tests::{eventually, program, root};
 
-/// Booting takes under a second; building the tree, once, about a minute.
-const BOOT_WITHIN: Duration = Duration::from_secs(60);
+/// Booting takes a second on a quiet machine, and more than a minute where 20 processes want its core.
+const BOOT_WITHIN: Duration = Duration::from_secs(300);
 
 /// Units that are installed, none of them enabled.
 const UNITS: &[&str] = &[
@@ -75,6 +75,10 @@ impl Blueprint {
             let from = packaged(&format!("tidemark.{kind}.conf"));
             blueprint.copy(&from, &format!("usr/lib/{folder}/tidemark.conf"), 0o644);
         }
+        // Debian's scrubbing of snapshots runs only while no core has anything else to do, and the machine
+        // is not up before it has: on one that is busy for minutes, never.
+        let scrub = blueprint.place("etc/systemd/system/e2scrub_reap.service");
+        std::os::unix::fs::symlink("/dev/null", scrub).expect("a unit is masked");
         blueprint.write(
             "usr/lib/sysusers.d/app.conf",
             "u app - \"The application\" /srv/app\n",
@@ -143,9 +147,13 @@ impl Blueprint {
         };
         let init = || systemd_below(machine.outer.id());
         machine.inner = eventually("systemd starts in the machine", BOOT_WITHIN, init);
+        // On a slow machine a unit that no test needs may have run out of its time.
         eventually("the machine is up", BOOT_WITHIN, || {
             let state = machine.run(&["systemctl", "is-system-running"]);
-            (String::from_utf8_lossy(&state.stdout).trim() == "running").then_some(())
+            let state = String::from_utf8_lossy(&state.stdout).into_owned();
+            ["running", "degraded"]
+                .contains(&state.trim())
+                .then_some(())
         });
         machine.must(&["systemd-sysusers"]);
         machine

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tidemark_testkit::postgres::Options;
-use tidemark_tests::{eventually, throughout};
+use tidemark_tests::eventually;
 
 use crate::machine::{Blueprint, Machine};
 use crate::objects::copy_folder;
@@ -20,9 +20,9 @@ const UNIT: &str = "tidemark-restore.service";
 const ONESHOT: &str = "tidemark-drill.service";
 const SOCKET: &str = "tidemark-sandbox.socket";
 const CONFIG: &str = "/etc/tidemark/restore.toml";
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(180);
 /// A slot, and its drill on a busy machine.
-const DRILLED_WITHIN: Duration = Duration::from_secs(120);
+const DRILLED_WITHIN: Duration = Duration::from_secs(300);
 /// Where the service may make a scratch.
 const SCRATCHES: &str = "/dev/shm/tidemark-restore /var/lib/tidemark-restore/scratch";
 /// No drill waits for its end.
@@ -70,7 +70,7 @@ fn drill_host() -> Option<Machine> {
         let write = format!("mkdir -p {place} && printf '{drop_in}' > {place}/90-test.conf");
         machine.must(&["sh", "-c", &write]);
     }
-    machine.must(&["sh", "-c", "printf '[Service]\\nWatchdogSec=5\\n' > /run/systemd/system/tidemark-restore.service.d/91-quick.conf"]);
+    machine.must(&["sh", "-c", "printf '[Service]\\nWatchdogSec=12\\n' > /run/systemd/system/tidemark-restore.service.d/91-quick.conf"]);
     machine.must(&["systemctl", "daemon-reload"]);
     Some(machine)
 }
@@ -92,10 +92,7 @@ fn schedule_under_systemd_is_ready_reloads_and_is_owned_once() {
         "{}",
         status()
     );
-    // Two watchdog periods without a restart: the keep-alives do arrive.
-    throughout("it sends its keep-alive", Duration::from_secs(10), || {
-        machine.property(UNIT, "NRestarts") == "0"
-    });
+    crate::systemd::assert_sends_keep_alives(&machine, UNIT);
     let aside = machine.run(&["systemctl", "start", ONESHOT]);
     assert!(!aside.status.success(), "two owners of one schedule");
     assert!(
@@ -225,6 +222,14 @@ fn sandboxes(machine: &Machine) -> String {
     machine.must(&[&list[..], &["tidemark-sandbox@*.service"]].concat())
 }
 
+/// A unit is gone a moment after its drill.
+#[track_caller]
+fn wait_no_sandbox(machine: &Machine) {
+    eventually("no sandbox is left", SOON, || {
+        sandboxes(machine).is_empty().then_some(())
+    });
+}
+
 /// Scratches that there are.
 fn scratches(machine: &Machine) -> String {
     machine.must(&[
@@ -300,13 +305,14 @@ fn scheduled_drill_runs_its_database_in_a_unit_without_network_and_keys() {
     known = drills(&machine).expect("drills").0;
     let record = eventually("a drill without a sandbox", SOON, || {
         let record = next_drill(&machine, &mut known);
-        (record["result"]["verdict"] != "PASS").then_some(record)
+        // One that was just about to ask for its sandbox may be cut off, which is no verdict.
+        (record["result"]["verdict"] == "FAIL").then_some(record)
     });
     assert_eq!(record["result"]["verdict"], "FAIL", "{record:#}");
     assert!(record["result"].to_string().contains(SOCKET), "{record:#}");
     machine.must(&["systemctl", "stop", UNIT]);
     assert_eq!(scratches(&machine), "");
-    assert_eq!(sandboxes(&machine), "");
+    wait_no_sandbox(&machine);
 }
 
 #[test]
@@ -408,9 +414,7 @@ fn killed_drill_leaves_no_process_no_scratch_and_an_inconclusive_record() {
     eventually("its scratch is gone", SOON, || gone().then_some(()));
     // AND of the service that is stopped in the middle nothing is left either
     machine.must(&["systemctl", "stop", UNIT]);
-    eventually("no sandbox is left", SOON, || {
-        sandboxes(&machine).is_empty().then_some(())
-    });
+    wait_no_sandbox(&machine);
     assert_eq!(scratches(&machine), "");
 }
 
@@ -441,5 +445,5 @@ fn scheduled_drill_of_a_server_replays_and_asks_it_in_the_unit() {
     }
     machine.must(&["systemctl", "stop", UNIT]);
     assert_eq!(scratches(&machine), "");
-    assert_eq!(sandboxes(&machine), "");
+    wait_no_sandbox(&machine);
 }

@@ -58,7 +58,7 @@ fn four_writers_with_vacuum_and_truncate_come_back_at_every_point() {
         .collect();
     pass(if long() { FOR_LONG } else { FOR });
     // One a second; on a machine that is slower than that the writers go on until there are enough.
-    eventually("enough points are sealed", FOR, || {
+    eventually("enough points are sealed", FOR * 5, || {
         let (_, newest) = site.status().point("region-a")?;
         (usize::try_from(newest).ok()? > POINTS_MIN).then_some(())
     });
