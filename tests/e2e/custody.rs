@@ -208,8 +208,7 @@ fn agent_that_was_never_enrolled_says_what_to_do_and_protects_by_itself_once_it_
     let journal = write(&site.database, 60);
     site.wait_shipped();
     site.agent(&["snapshot"]).ok();
-    let status = site.status();
-    assert_eq!(status.alerts(), Vec::<String>::new());
+    site.wait_well();
     daemon.assert_running();
     daemon.terminate();
     let k = assert_committed_prefix(&site.restore_latest(0).path);
