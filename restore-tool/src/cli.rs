@@ -407,7 +407,8 @@ pub enum Evidence {
         #[arg(long, value_enum)]
         decision: Decision,
     },
-    /// Write the records of a period for an auditor, failures included (needs no identity)
+    /// Write the records of a period, or every full backup and recovery point, for an auditor, failures
+    /// included (needs no identity)
     Export(ExportArgs),
 }
 
@@ -423,10 +424,10 @@ pub enum Decision {
 /// A period.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Period {
-    /// Made at this instant or later; a day begins at 00:00 UTC
+    /// Made or sealed at this instant or later; a day begins at 00:00 UTC
     #[arg(long, value_name = "DATE", allow_hyphen_values = true)]
     pub from: Option<String>,
-    /// Made by this instant; a day is included to its end
+    /// Made or sealed by this instant; a day is included to its end
     #[arg(long, value_name = "DATE", allow_hyphen_values = true)]
     pub to: Option<String>,
 }
@@ -434,7 +435,7 @@ pub struct Period {
 /// `evidence export`
 #[derive(Debug, Clone, Default, Args)]
 pub struct ExportArgs {
-    /// Which records
+    /// Which records, or the backups as the regions have them now (these not as a pack)
     #[arg(long, value_enum, default_value_t)]
     pub kind: Kind,
     /// The period; all that is on file

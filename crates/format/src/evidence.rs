@@ -39,6 +39,23 @@ impl Sha256 {
     }
 }
 
+/// A [`Sha256`] of bytes that come piece by piece.
+#[derive(Debug, Clone, Default)]
+pub struct Hashing(sha2::Sha256);
+
+impl Hashing {
+    /// The next piece.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The digest of all pieces.
+    #[must_use]
+    pub fn done(self) -> Sha256 {
+        Sha256(self.0.finalize().into())
+    }
+}
+
 impl fmt::Display for Sha256 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&hex::encode(self.0))
@@ -280,6 +297,14 @@ mod tests {
                 rest: serde_json::Map::from_iter([("verdict".to_owned(), "PASS".into())]),
             },
         }
+    }
+
+    #[test]
+    fn a_digest_of_pieces_is_the_digest_of_the_whole() {
+        let mut hashing = Hashing::default();
+        hashing.update(b"one,");
+        hashing.update(b"two");
+        assert_eq!(hashing.done(), Sha256::of(b"one,two"));
     }
 
     #[test]

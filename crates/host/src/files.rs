@@ -109,6 +109,63 @@ pub fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> 
     sync_folder(folder_of(path))
 }
 
+/// A new file that is written piece by piece, for what is too large to be held in memory. Until
+/// [`NewFile::finish`] nothing stands under its name; dropped before that it leaves nothing.
+#[derive(Debug)]
+pub struct NewFile {
+    path: PathBuf,
+    temp: PathBuf,
+    file: io::BufWriter<File>,
+}
+
+impl NewFile {
+    /// Begins the file that is to be `path`.
+    ///
+    /// # Errors
+    /// [`FileError::Io`].
+    pub fn begin(path: &Path, mode: u32) -> Result<Self, FileError> {
+        let temp = temp_beside(path);
+        let file = create(&temp, mode)?;
+        Ok(Self {
+            path: path.to_owned(),
+            temp,
+            file: io::BufWriter::new(file),
+        })
+    }
+
+    /// Appends `bytes`.
+    ///
+    /// # Errors
+    /// [`FileError::Io`].
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), FileError> {
+        let path = &self.path;
+        self.file
+            .write_all(bytes)
+            .map_err(FileError::io("write", path))
+    }
+
+    /// Gives it its name, durably; never replaces one.
+    ///
+    /// # Errors
+    /// [`FileError::Io`]; see [`FileError::is_already_there`].
+    pub fn finish(mut self) -> Result<(), FileError> {
+        let path = &self.path;
+        self.file
+            .flush()
+            .and_then(|()| self.file.get_ref().sync_all())
+            .map_err(FileError::io("write", path))?;
+        // A hard link, unlike a rename, fails when the name is taken.
+        std::fs::hard_link(&self.temp, path).map_err(FileError::io("create", path))?;
+        sync_folder(folder_of(path))
+    }
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        drop(std::fs::remove_file(&self.temp));
+    }
+}
+
 /// Makes the entries of `folder` durable.
 ///
 /// # Errors
@@ -180,6 +237,13 @@ pub fn read_text(path: &Path) -> Result<String, FileError> {
 }
 
 fn write_synced(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
+    let mut file = create(path, mode)?;
+    file.write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .map_err(FileError::io("write", path))
+}
+
+fn create(path: &Path, mode: u32) -> Result<File, FileError> {
     // A stray one of a crash goes; then only a new file will do: in a folder that others may write
     // to, a file or link of theirs must not receive a secret.
     if let Err(error) = std::fs::remove_file(path)
@@ -187,7 +251,7 @@ fn write_synced(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
     {
         return Err(FileError::io("remove", path)(error));
     }
-    let mut file = OpenOptions::new()
+    let file = OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(mode)
@@ -195,9 +259,8 @@ fn write_synced(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
         .map_err(FileError::io("create", path))?;
     // The umask may have taken bits away.
     file.set_permissions(std::fs::Permissions::from_mode(mode))
-        .and_then(|()| file.write_all(bytes))
-        .and_then(|()| file.sync_all())
-        .map_err(FileError::io("write", path))
+        .map_err(FileError::io("write", path))?;
+    Ok(file)
 }
 
 fn temp_beside(path: &Path) -> PathBuf {
@@ -244,6 +307,27 @@ mod tests {
             1,
             "no temp file stays"
         );
+    }
+
+    #[test]
+    fn a_file_in_pieces_stands_whole_or_not_at_all_and_never_replaces_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("table");
+        let left = || std::fs::read_dir(folder.path()).unwrap().count();
+        let mut dropped = NewFile::begin(&path, PRIVATE).unwrap();
+        dropped.write(b"half").unwrap();
+        drop(dropped);
+        assert_eq!(left(), 0, "nothing stays of one that was not finished");
+        let mut file = NewFile::begin(&path, PRIVATE).unwrap();
+        for piece in [&b"one,"[..], b"two"] {
+            file.write(piece).unwrap();
+            assert!(!path.exists());
+        }
+        file.finish().unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"one,two");
+        let second = NewFile::begin(&path, PRIVATE).unwrap();
+        assert!(second.finish().unwrap_err().is_already_there());
+        assert_eq!(left(), 1, "no temp file stays");
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub fn render(rows: &[Row<'_>]) -> String {
     out
 }
 
-fn line(out: &mut String, cells: impl Iterator<Item = String>) {
+pub(super) fn line(out: &mut String, cells: impl Iterator<Item = String>) {
     for (number, cell) in cells.enumerate() {
         if number > 0 {
             out.push(',');

@@ -8,7 +8,7 @@ use super::drills::{self, Drill, Verdict};
 use super::plots;
 use super::rows::{COLUMNS, Row, regions};
 
-const STYLE: &str = "
+pub(super) const STYLE: &str = "
 :root{color-scheme:light}
 body{font:14px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:75rem;padding:0 1rem;color:#1b1f24}
 h1{font-size:1.6rem;margin:0 0 .2rem}h2{font-size:1.15rem;margin:2rem 0 .5rem}

@@ -6,10 +6,11 @@
 //! out or reordered unnoticed. The signer is derived from the recovery identity: who can read the backups
 //! can say so, and nothing more has to be kept.
 //!
-//! [`chain`], [`csv`], [`drills`], [`plots`] and [`html`] are pure; [`book`] writes, [`shelf`] reads.
+//! [`backups`], [`chain`], [`csv`], [`drills`], [`plots`] and [`html`] are pure; [`book`] writes, [`shelf`] reads.
 
 pub mod access;
 pub mod actor;
+pub mod backups;
 pub mod begun;
 pub mod book;
 pub mod chain;

@@ -22,6 +22,8 @@ pub const SCHEMA_VERSION: u32 = 1;
 pub const ACCESS: &str = "access";
 /// The type of a review of another record.
 pub const SIGN_OFF: &str = "sign_off";
+/// The type of a record of what was disposed of.
+pub const DISPOSAL: &str = "disposal";
 /// Where the types are described.
 const PREDICATES: &str = "https://tidemark.dev/evidence";
 /// The longest text that a record takes from elsewhere (a reason, an error), in bytes.

@@ -13,7 +13,7 @@ use tidemark_format::SourceName;
 
 use super::chain::Chain;
 use super::drills::{Drill, RungState, is_drill};
-use super::record::{ACCESS, Record, SIGN_OFF};
+use super::record::{ACCESS, DISPOSAL, Record, SIGN_OFF};
 use super::reviews::{Decision, Reviews};
 
 /// Which records.
@@ -27,6 +27,10 @@ pub enum Kind {
     Access,
     /// Every record, reviews as rows of their own.
     All,
+    /// Every full backup and recovery point, as the regions have them now; export alone takes it.
+    Backups,
+    /// What was disposed of, and on whose word.
+    Disposals,
 }
 
 impl Kind {
@@ -37,6 +41,9 @@ impl Kind {
             Self::Drills => is_drill(of),
             Self::Access => of == ACCESS,
             Self::All => true,
+            // They stand in the regions, not on record.
+            Self::Backups => false,
+            Self::Disposals => of == DISPOSAL,
         }
     }
 
@@ -47,6 +54,8 @@ impl Kind {
             Self::Drills => "drills",
             Self::Access => "access",
             Self::All => "all",
+            Self::Backups => "backups",
+            Self::Disposals => "disposals",
         }
     }
 }

@@ -6,6 +6,7 @@ use tidemark_format::KeyId;
 use tidemark_format::evidence::Sha256;
 use tidemark_host::output::{self, Document, Table};
 
+use crate::evidence::backups::summary::Summary;
 use crate::evidence::chain::{Finding, Weight};
 use crate::evidence::csv::SignerMeta;
 use crate::evidence::reviews::Decision;
@@ -304,12 +305,18 @@ pub(super) struct Exported {
     pub(super) out: String,
     /// Rows in it.
     pub(super) rows: usize,
+    /// What a row is.
+    #[serde(skip)]
+    pub(super) noun: &'static str,
     /// The SHA-256 of the file; none of a folder.
     pub(super) sha256: Option<Sha256>,
     /// Each signer's numbers.
     pub(super) signers: Vec<SignerMeta>,
     /// What is not as it should be.
     pub(super) findings: Vec<String>,
+    /// Of backups: figures of each source.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) sources: Vec<Summary>,
     /// Where an empty export would have had rows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) empty: Option<String>,
@@ -319,8 +326,11 @@ impl Document for Exported {
     const SCHEMA: &'static str = "tidemark-restore.evidence-export";
 
     fn text(&self, out: &mut String) {
-        let rows = output::count(self.rows, "record");
+        let rows = output::count(self.rows, self.noun);
         out.push_str(&format!("Exported {rows} to {}\n", self.out));
+        for source in &self.sources {
+            out.push_str(&format!("  {}\n", source.line()));
+        }
         if let Some(empty) = &self.empty {
             out.push_str(&format!("  note: {empty}\n"));
         }

@@ -18,6 +18,10 @@ use crate::evidence::shelf::Shelf;
 use crate::evidence::{html, pack};
 use crate::repository::{Repository, Settings, Tools};
 
+/// Of an empty list of disposals an auditor asks what could have been disposed of.
+const NO_DISPOSAL: &str = "no disposal is on record in that period, and nothing in this version deletes anything from a region: \
+                           retiring a source, a new generation or a revoked key leave everything where it is";
+
 pub(super) async fn run(args: &ExportArgs, settings: &Settings, tools: &Tools) -> Result<Exit> {
     if let Some(out) = args
         .out
@@ -30,6 +34,9 @@ pub(super) async fn run(args: &ExportArgs, settings: &Settings, tools: &Tools) -
         )));
     }
     let selection = super::selection(args.kind, &args.period, settings, tools)?;
+    if args.kind == Kind::Backups {
+        return Box::pin(super::backups::run(args, selection, settings, tools)).await;
+    }
     let (repository, shelf) = super::open(settings, tools).await?;
     let rows = selection.rows(&shelf.chains);
     let empty = rows.is_empty().then(|| why_empty(&selection, &shelf));
@@ -104,7 +111,7 @@ fn object(row: &Row<'_>) -> Value {
     Value::Object(object)
 }
 
-fn pretty(value: &impl serde::Serialize) -> String {
+pub(super) fn pretty(value: &impl serde::Serialize) -> String {
     let text = serde_json::to_string_pretty(value).unwrap_or_default();
     format!("{text}\n")
 }
@@ -135,7 +142,7 @@ fn meta(
 }
 
 /// The command that makes the same export again.
-fn command(args: &ExportArgs, selection: &Selection) -> String {
+pub(super) fn command(args: &ExportArgs, selection: &Selection) -> String {
     let mut words = format!(
         "tidemark-restore evidence export --kind {}",
         args.kind.name()
@@ -161,7 +168,7 @@ fn command(args: &ExportArgs, selection: &Selection) -> String {
 
 /// Nobody should take an empty file for "nothing happened".
 fn why_empty(selection: &Selection, shelf: &Shelf) -> String {
-    let others: Vec<String> = [Kind::Drills, Kind::Access, Kind::All]
+    let others: Vec<String> = [Kind::Drills, Kind::Access, Kind::Disposals, Kind::All]
         .into_iter()
         .filter(|kind| *kind != selection.kind)
         .filter_map(|kind| {
@@ -178,6 +185,8 @@ fn why_empty(selection: &Selection, shelf: &Shelf) -> String {
         Kind::Drills => "no drill is on record in that period",
         Kind::Access => "no use of a key is on record in that period",
         Kind::All => "nothing is on record in that period",
+        Kind::Backups => "no full backup and no recovery point lies in that period",
+        Kind::Disposals => NO_DISPOSAL,
     };
     if others.is_empty() {
         nothing.to_owned()
@@ -190,9 +199,11 @@ fn show(out: &Path, meta: &Meta, (sha256, empty): (Option<Sha256>, Option<String
     tools.console.show(&Exported {
         out: out.display().to_string(),
         rows: meta.rows,
+        noun: "record",
         sha256,
         signers: meta.signers.clone(),
         findings: meta.findings.clone(),
+        sources: Vec::new(),
         empty,
     });
 }

@@ -3,6 +3,7 @@
 //! Reading needs no identity: records are signed, not encrypted. What is wrong with a chain is shown by
 //! every one of these commands, and ends each of them with 13.
 
+mod backups;
 mod documents;
 mod export;
 mod sign_off;
@@ -22,6 +23,10 @@ use crate::evidence::rows::{Kind, Row, Selection};
 use crate::evidence::shelf::{self, Shelf};
 use crate::identity;
 use crate::repository::{Repository, Settings, Tools};
+
+/// Backups are no records.
+const NOT_ON_RECORD: &str = "--kind backups: they are not on record, they stand in the regions; tidemark-restore list --points \
+                             shows them, and evidence export --kind backups writes them out for an auditor";
 
 /// Runs one of them.
 ///
@@ -76,6 +81,9 @@ fn exit(shelf: &Shelf) -> Exit {
 }
 
 async fn list(period: &Period, kind: Kind, settings: &Settings, tools: &Tools) -> Result<Exit> {
+    if kind == Kind::Backups {
+        return Err(Error::TargetText(NOT_ON_RECORD.to_owned()));
+    }
     let selection = selection(kind, period, settings, tools)?;
     let (repository, shelf) = open(settings, tools).await?;
     let rows = selection.rows(&shelf.chains);

@@ -206,8 +206,12 @@ def drill_cells(predicate):
         status = check.get("status") if check.get("status") in STATUSES else "not_run"
         for of in (check.get("level"), None):
             counted[of, status] = counted.get((of, status), 0) + 1
-    proved = [rung for rung in RUNGS if counted.get((rung, "passed"))
-              and not counted.get((rung, "failed")) and not counted.get((rung, "not_run"))]
+    proved = []
+    for rung in RUNGS:  # a rung over one that was not proved is none
+        if not counted.get((rung, "passed")) or counted.get((rung, "failed")):
+            break
+        if not counted.get((rung, "not_run")):
+            proved.append(rung)
     said = pointed(predicate, "/environment/segregated_from_source")
     said = said.get("value") if isinstance(said, dict) else said
     cells = {f"checks_{status}": str(counted.get((None, status), 0)) for status in STATUSES}
@@ -264,7 +268,8 @@ def is_of(predicate, source):
 
 def selected(records, selection):
     """The records that the CSV must hold, failures included, in its order."""
-    kinds = {"drills": lambda kind: kind.endswith("_drill"), "access": lambda kind: kind == "access"}
+    kinds = {"drills": lambda kind: kind.endswith("_drill"), "access": lambda kind: kind == "access",
+             "disposals": lambda kind: kind == "disposal"}
     takes = kinds.get(selection["kind"], lambda kind: True)
     start, end, source = selection.get("from"), selection.get("to"), selection.get("source")
     return [record for record in records
