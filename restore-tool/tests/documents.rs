@@ -214,6 +214,7 @@ fn status() {
         restore_seconds: Some(12),
         restore_basis: "600 MiB to read at 50 MiB/s, assumed".into(),
         recoverable: recoverable(),
+        cut_short: None,
         promised: None,
         proved: "no drill is on record".into(),
         proof: None,

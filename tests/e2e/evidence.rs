@@ -6,8 +6,9 @@ use std::process::{Command, Stdio};
 
 use tidemark_tests::eventually;
 
-use crate::objects::copy_folder;
-use crate::process::{SOON, skip};
+use crate::drill::{FAILED, drill, protected};
+use crate::objects::{copy_folder, objects, remove};
+use crate::process::{Ran, SOON, skip};
 use crate::site::Site;
 use crate::writer::write;
 
@@ -240,4 +241,144 @@ fn assert_refused(site: &Site, pack: &Path, name: &Path, word: &str) {
     assert_eq!(code, 13, "{}: {said}", name.display());
     let ran = site.tool(&["evidence", "verify", &copy.display().to_string()]);
     assert_eq!(ran.code, 13, "{}: {ran}", name.display());
+}
+
+/// Runs the restore tool on some regions as somebody who has no identity.
+fn stranger(site: &Site, regions: &[&str], words: &[&str]) -> Ran {
+    let mut command = site.command("tidemark-restore");
+    command.args(words);
+    for region in regions {
+        command.args(["--region", region]);
+    }
+    Ran::of(&mut command)
+}
+
+#[test]
+fn every_full_backup_and_point_is_exported_and_a_region_that_lacks_a_base_is_named() {
+    // GIVEN two full backups, of which the second region lacks the first
+    let site = Site::new();
+    let daemon = site.start();
+    write(&site.database, 20);
+    site.agent(&["snapshot"]).ok();
+    site.wait_shipped();
+    write(&site.database, 20);
+    site.agent(&["snapshot", "--base"]).ok();
+    site.wait_shipped();
+    daemon.terminate();
+    let between = |region: usize, kind: &str| objects(&site.region_folder(region), kind);
+    let (bases, points) = (between(0, "meta/base/"), between(0, "meta/point/"));
+    assert!(bases.len() > 1, "{bases:?}");
+    assert_eq!(between(1, "meta/base/").len(), bases.len());
+    let (lost, path) = between(1, "meta/base/").pop_first().expect("a base");
+    remove(&path);
+    // WHEN somebody without an identity exports them
+    let regions: Vec<&str> = site.regions.iter().map(String::as_str).collect();
+    let export = ["evidence", "export", "--kind", "backups"];
+    let ran = stranger(&site, &regions, &export);
+    // THEN each is a row, and the one that a region lacks names that region: what builds on it there is in doubt
+    assert_eq!(ran.code, 13, "{ran}");
+    let rows: Vec<&str> = ran.out.split_terminator("\r\n").collect();
+    assert_eq!(rows.len(), 1 + bases.len() + points.len(), "{ran}");
+    for key in bases.keys().chain(points.keys()) {
+        assert!(
+            rows.iter().any(|row| row.ends_with(key.as_str())),
+            "{key}: {ran}"
+        );
+    }
+    let row = rows.iter().find(|row| row.ends_with(lost.as_str()));
+    let row = row.expect("the base's row");
+    assert!(row.contains(",in-part,region-a,region-b,,"), "{row}");
+    assert!(ran.err.contains("in doubt"), "{ran}");
+    // AND from the whole region alone nothing is in doubt
+    let ran = stranger(&site, &regions[..1], &export).ok();
+    assert!(!ran.err.contains("in doubt"), "{ran}");
+    // AND a period has its own, in every form
+    let json = |words: &[&str]| {
+        let words = [&export[..], &["--format", "json"], words].concat();
+        stranger(&site, &regions[..1], &words).ok().json()
+    };
+    let all = json(&[]);
+    assert_eq!(all["sources"][0]["bases"], bases.len(), "{all:#}");
+    let newest = all["sources"][0]["newest_base"]
+        .as_str()
+        .expect("an instant");
+    let later = json(&["--from", newest]);
+    assert_eq!(later["sources"][0]["bases"], 1, "{later:#}");
+    let before = json(&["--to", "2001-01-01"]);
+    assert_eq!(before["backups"], serde_json::json!([]), "{before:#}");
+    let page = site.path("backups.html");
+    let out = page.display().to_string();
+    let words = [&export[..], &["--format", "html", "--out", &out]].concat();
+    stranger(&site, &regions[..1], &words).ok();
+    let page = std::fs::read_to_string(page).expect("a page");
+    assert!(page.contains("longest between full backups"), "{page}");
+    // AND nothing was disposed of, which is said
+    let ran = stranger(
+        &site,
+        &regions,
+        &["evidence", "export", "--kind", "disposals"],
+    )
+    .ok();
+    assert_eq!(ran.out.lines().count(), 1, "{ran}");
+    assert!(ran.err.contains("nothing in this version deletes"), "{ran}");
+}
+
+/// Takes the newest recovery points, and the log that they cover, out of a region.
+fn cut(site: &Site, region: usize) {
+    let folder = site.region_folder(region);
+    for kind in ["meta/point/", "meta/log/"] {
+        let all = objects(&folder, kind);
+        all.values().rev().take(2).for_each(|path| remove(path));
+    }
+}
+
+#[test]
+fn a_log_that_was_cut_short_is_told_by_status_and_a_region_that_is_behind_is_no_alarm() {
+    // GIVEN a source whose newest state a drill restored
+    let site = protected();
+    let root = format!("{}.root", site.identity.display());
+    drill(&site, &["--no-counts"]).ends_with(0);
+    site.tool(&["keys", "enrol", "--all", "--root", &root]).ok();
+    let regions: Vec<&str> = site.regions.iter().map(String::as_str).collect();
+    let status = |regions: &[&str]| stranger(&site, regions, &["status", "--json"]);
+    let told = |ran: &Ran| ran.json()["sources"][0]["cut_short"].clone();
+    let whole = status(&regions);
+    assert!(told(&whole).is_null(), "{whole}");
+    // WHEN one region has not got as far
+    cut(&site, 1);
+    for some in [&regions[..], &regions[..1], &regions[1..]] {
+        let ran = status(some);
+        assert!(told(&ran).is_null(), "{ran}");
+    }
+    // WHEN no region has the end any more
+    cut(&site, 0);
+    let ran = status(&regions).ends_with(2);
+    // THEN status says so without an identity, with what it means and what to do
+    let cut = told(&ran);
+    assert!(
+        cut["restored"]
+            .as_str()
+            .expect("a state")
+            .starts_with("log:1:"),
+        "{ran}"
+    );
+    assert_eq!(ran.json()["sources"][0]["health"], "critical", "{ran}");
+    stranger(&site, &regions, &["status"]).ends_with(2).says(&[
+        "CUT SHORT",
+        "removed or lost in every region",
+        "snapshot --base",
+    ]);
+    let listed = site.tool(&["drill", "list"]).ok();
+    assert!(listed.out.contains("CUT SHORT"), "{listed}");
+    // AND of a region alone it can't be told: the other one may have more
+    let ran = status(&regions[..1]);
+    assert!(told(&ran).is_null(), "{ran}");
+    // AND whoever accepts it isn't told again
+    let failed = drill(&site, &["--no-counts"]).ends_with(FAILED).json();
+    let id = failed["evidence_id"].as_str().expect("a record");
+    let sign = ["evidence", "sign-off", id, "--reviewer", "Ann"];
+    let how = ["--ticket", "T-1", "--decision", "approved"];
+    site.tool(&[&sign[..], &how].concat()).ok();
+    let ran = status(&regions);
+    assert!(told(&ran).is_null(), "{ran}");
 }

@@ -13,11 +13,13 @@ use tidemark_host::time_spec;
 use tidemark_ledger::history::{LoadOptions, PointsWanted};
 use tokio_util::sync::CancellationToken;
 
+use super::status::kept::CutShort;
 use crate::cli::{Drill as Command, DrillArgs};
 use crate::daemon::agenda::{self, agenda};
 use crate::daemon::assertion as agenda_assertion;
 use crate::drill::{self, Request, Scenario};
 use crate::error::{Error, Result};
+use crate::evidence::chain::Chain;
 use crate::evidence::drills::{self, Drill, Rung};
 use crate::evidence::shelf;
 use crate::identity;
@@ -176,6 +178,9 @@ pub struct Since {
     pub newest_point: Option<String>,
     /// When that was sealed.
     pub newest_at: Option<Timestamp>,
+    /// The end of the log that a drill restored and that no region has any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cut_short: Option<CutShort>,
 }
 
 async fn list(settings: &Settings, tools: &Tools) -> Result<Exit> {
@@ -192,7 +197,7 @@ async fn list(settings: &Settings, tools: &Tools) -> Result<Exit> {
     }
     let mut since = Vec::new();
     for name in names {
-        since.push(unproved(&repository, name, &drills).await?);
+        since.push(unproved(&repository, name, &drills, &shelf.chains).await?);
     }
     let document = DrillList {
         at,
@@ -240,7 +245,12 @@ fn proved(drills: &[Drill]) -> Vec<Proved> {
     all
 }
 
-async fn unproved(repository: &Repository, source: SourceName, drills: &[Drill]) -> Result<Since> {
+async fn unproved(
+    repository: &Repository,
+    source: SourceName,
+    drills: &[Drill],
+    chains: &[Chain],
+) -> Result<Since> {
     let points = PointsWanted::OVERVIEW;
     let timeline = repository
         .timeline(&source, &LoadOptions { points })
@@ -256,6 +266,7 @@ async fn unproved(repository: &Repository, source: SourceName, drills: &[Drill])
         proved_at,
         newest_point: newest.map(|point| format!("point:{}/{}", point.head.epoch, point.head.seq)),
         newest_at: newest.map(|point| point.head.at),
+        cut_short: CutShort::of(repository, &timeline, chains),
         source,
     })
 }
@@ -363,6 +374,9 @@ impl Document for DrillList {
             table.write("  ", out);
         }
         for since in &self.since {
+            if let Some(cut) = &since.cut_short {
+                out.push_str(&format!("{}: the log is {}\n", since.source, cut.line()));
+            }
             let Some((newest, at)) = since.newest_point.as_ref().zip(since.newest_at) else {
                 continue;
             };

@@ -3,6 +3,7 @@
 //!
 //! Ends with 0 ok, 1 warning, 2 critical, 3 unknown; the worst source counts.
 
+pub mod kept;
 mod measured;
 mod promised;
 
@@ -18,6 +19,7 @@ use tidemark_ledger::history::{LoadOptions, PointsWanted};
 use tidemark_ledger::read_marker;
 use tidemark_ledger::timeline::Timeline;
 
+use self::kept::CutShort;
 use self::measured::Estimate;
 use self::promised::Promised;
 use super::list::RegionAway;
@@ -104,6 +106,9 @@ pub struct SourceStatus {
     /// What can be restored, and what between can't.
     #[serde(flatten)]
     pub recoverable: Recoverable,
+    /// The end of the log that a drill restored and that no region has any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cut_short: Option<CutShort>,
     /// What the config promises; none if it promises nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub promised: Option<String>,
@@ -250,6 +255,7 @@ async fn source(
     }
     doubts(&timeline, &regions, &mut next, &mut health);
     not_read(repository, &timeline, &mut next, &mut health);
+    let cut_short = cut_short(repository, &timeline, evidence, &mut next, &mut health);
     let proof = evidence.map(|evidence| Proof::of(&evidence.drills, name, now));
     if let Some(proof) = proof.as_ref().filter(|_| !retired) {
         not_proved(proof, &mut next, &mut health);
@@ -274,6 +280,7 @@ async fn source(
         restore_seconds: estimate.as_ref().map(|estimate| estimate.seconds),
         restore_basis: estimate.map_or_else(String::new, |estimate| estimate.basis),
         recoverable,
+        cut_short,
         promised: promises,
         proved: proof
             .as_ref()
@@ -293,6 +300,20 @@ fn latest() -> Asked {
         assumed_local: false,
         assumed_today: false,
     }
+}
+
+/// What is gone of the log's end, though a drill restored it.
+fn cut_short(
+    repository: &Repository,
+    timeline: &Timeline,
+    evidence: Option<&Evidence<'_>>,
+    next: &mut Vec<String>,
+    health: &mut Health,
+) -> Option<CutShort> {
+    let cut = CutShort::of(repository, timeline, &evidence?.shelf.chains)?;
+    *health = (*health).max(Health::Critical);
+    next.push(cut.next());
+    Some(cut)
 }
 
 /// What somebody should do about the proof.
@@ -564,6 +585,9 @@ impl SourceStatus {
             },
         ]);
         self.recoverable.rows(&mut table);
+        if let Some(cut) = &self.cut_short {
+            table.row(["Log".to_owned(), cut.line()]);
+        }
         if let Some(promised) = &self.promised {
             table.row(["Promised".to_owned(), promised.clone()]);
         }

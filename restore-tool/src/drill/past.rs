@@ -38,11 +38,17 @@ pub(super) struct Past {
 
 /// A state that a drill restored.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Restored {
-    id: String,
-    at: Timestamp,
-    epoch: Epoch,
-    seq: LogSeq,
+pub(crate) struct Restored {
+    /// The drill's record.
+    pub(crate) id: String,
+    /// When it was made.
+    pub(crate) at: Timestamp,
+    /// The last log object that was replayed.
+    pub(crate) epoch: Epoch,
+    /// See `epoch`.
+    pub(crate) seq: LogSeq,
+    /// The places that were read then.
+    pub(crate) places: Vec<String>,
 }
 
 impl std::fmt::Display for Restored {
@@ -97,7 +103,14 @@ fn gather(chains: &[Chain], source: &SourceName) -> Past {
         .filter_map(|(drill, record)| {
             let (epoch, seq) = position(record.text("/recovery/position")?)?;
             let (id, at) = (drill.id.clone(), drill.at);
-            Some(Restored { id, at, epoch, seq })
+            let places = places(record);
+            Some(Restored {
+                id,
+                at,
+                epoch,
+                seq,
+                places,
+            })
         })
         .max_by_key(|restored| (restored.epoch, restored.seq));
     let earlier = passed.map(|(_, record)| earlier(record, is_accepted(record)));
@@ -105,6 +118,20 @@ fn gather(chains: &[Chain], source: &SourceName) -> Past {
         earlier: earlier.collect(),
         furthest,
     }
+}
+
+/// The furthest state of a source that a drill restored, unless a person accepted since that the log ends earlier.
+pub(crate) fn furthest(chains: &[Chain], source: &SourceName) -> Option<Restored> {
+    gather(chains, source).furthest
+}
+
+/// Where the regions are that a drill read.
+fn places(record: &Record) -> Vec<String> {
+    let read = record.field("/recovery_pt/read_from");
+    let read = read.and_then(|value| value.as_array());
+    let all = read.into_iter().flatten();
+    all.filter_map(|one| Some(one.get("target")?.as_str()?.to_owned()))
+        .collect()
 }
 
 /// `log:EPOCH:SEQ`.

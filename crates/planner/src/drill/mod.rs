@@ -3,7 +3,8 @@
 //! A drill climbs a ladder: chain → ciphertext → decrypt → materialise → replay → logical → scenario.
 //! Each rung is a set of [`Check`]s. Everything here is pure: which instant is drilled ([`select`]), how
 //! long it took and would take ([`timing`]), what was lost and how exact the instant was ([`measure`]),
-//! whether a value is as expected ([`expect`]), and what it all means ([`verdict`]).
+//! whether a value is as expected ([`expect`]), what it all means ([`verdict`]), and whether what was
+//! restored once is still there ([`kept`]).
 //!
 //! # Invariants
 //!
@@ -14,6 +15,7 @@
 //! - Nothing here raises a verdict: every rule can only lower it.
 
 pub mod expect;
+pub mod kept;
 pub mod measure;
 pub mod select;
 pub mod timing;
