@@ -14,6 +14,9 @@ use crate::evidence::access::Access;
 use crate::policy;
 use crate::repository::{Settings, Tools};
 
+/// A drill ends itself when its time is over, and records that. One that doesn't notice is told so much later
+/// at most.
+const NOTICES: Duration = Duration::from_secs(5);
 /// A drill that was told to end has so long for its scratch and its record.
 const GRACE: Duration = Duration::from_secs(120);
 
@@ -134,13 +137,18 @@ pub(super) async fn within(
     timeout: Duration,
     stop: &CancellationToken,
 ) -> Outcome {
+    // The drill's own limit: it alone can say in its record where it was.
+    let request = Request {
+        timeout: Some(request.timeout.map_or(timeout, |own| own.min(timeout))),
+        ..request.clone()
+    };
     // A child: that its time is over must not stop the daemon.
     let stop = stop.child_token();
-    let mut drill = conduct.conduct(request, settings, tools, &stop);
+    let mut drill = conduct.conduct(&request, settings, tools, &stop);
     tokio::select! {
         biased;
         outcome = &mut drill => return outcome,
-        () = tokio::time::sleep(timeout) => {}
+        () = tokio::time::sleep(timeout.saturating_add(NOTICES.min(timeout))) => {}
     }
     stop.cancel();
     let late = |ended: &str| {
@@ -151,6 +159,8 @@ pub(super) async fn within(
         )
     };
     match tokio::time::timeout(GRACE, drill).await {
+        // Its own words, if it came to an end with any.
+        Ok(outcome) if outcome.why.is_some() => outcome,
         Ok(outcome) => Outcome {
             evidence_id: outcome.evidence_id,
             ..late("was ended")

@@ -519,6 +519,8 @@ async fn a_drill_that_takes_longer_than_it_may_is_ended_and_inconclusive() {
     let outcome = within(&endless, &request, (&settings, &tools), limit, &stop).await;
     assert_eq!(outcome.verdict, Verdict::Inconclusive);
     assert!(outcome.why.unwrap().contains("timeout = \"50ms\""));
+    // The drill knows its limit, and ends itself by it: so its record says what ended it.
+    assert_eq!(endless.requests.lock().unwrap()[0].timeout, Some(limit));
     assert_eq!(outcome.evidence_id.as_deref(), Some("e-1"));
     assert!(!stop.is_cancelled());
 }

@@ -8,11 +8,11 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use tidemark_format::evidence::Subject;
-use tidemark_host::{Clock, Monotonic};
+use tidemark_host::{Clock, Monotonic, codes};
 use tidemark_planner::drill::timing::Timing;
 use tidemark_planner::drill::{Check, Earlier, Objectives, Observed, Rung};
 
-use super::fault::Fault;
+use super::fault::{self, Fault};
 use super::ladder::Found;
 use crate::error::Error;
 use crate::evidence::record::field;
@@ -154,13 +154,26 @@ impl Course {
         }
     }
 
-    /// It took longer than it may, and was told to end.
+    /// It took longer than it may, and was told to end. What had kept it from proving anything before that
+    /// stays its cause.
     pub(super) fn ended_late(&mut self, limit: Duration) {
         let limit = tidemark_host::duration::render(limit);
-        self.observed.infrastructure = Some(format!(
-            "it took longer than the {limit} that it may (timeout), and was ended"
-        ));
-        self.fault = None;
+        let rung = self.rung;
+        let late = format!(
+            "it took longer than the {limit} that it may (timeout), and was ended at {rung}: {}",
+            fault::words(rung)
+        );
+        let before = self.fault.as_ref();
+        let before = before.filter(|fault| fault.code != codes::INTERRUPTED.id);
+        match (before, &mut self.observed.infrastructure) {
+            (Some(_), Some(why)) => why.push_str(&format!("; and {late}")),
+            // The backup itself failed.
+            (Some(_), None) => self.observed.exceptions.push(late),
+            (None, why) => {
+                *why = Some(late);
+                self.fault = None;
+            }
+        }
     }
 
     /// It can't go on.
@@ -180,10 +193,51 @@ mod tests {
 
     use super::*;
 
+    fn course() -> Course {
+        let clock: Arc<dyn Clock> = Arc::new(SimClock::at(Timestamp::UNIX_EPOCH));
+        Course::declared(&clock, &Objectives::default())
+    }
+
+    #[test]
+    fn a_drill_that_took_too_long_says_its_limit_and_where_it_was() {
+        let mut course = course();
+        course.rung = Rung::Replay;
+        course.stopped_by(&Error::Interrupted);
+        course.ended_late(Duration::from_secs(90));
+        let why = course.observed.infrastructure.unwrap();
+        assert!(
+            why.contains("than the 1m30s that it may (timeout)")
+                && why.ends_with("ended at replay: replaying the log to its end"),
+            "{why}"
+        );
+        assert!(!why.contains("TM0106") && course.fault.is_none(), "{why}");
+    }
+
+    #[test]
+    fn what_kept_a_drill_from_proving_anything_stays_its_cause_when_it_takes_too_long_too() {
+        let mut revoked = course();
+        revoked.stopped_by(&Error::Interrupted);
+        revoked.signer_revoked("the key was revoked".to_owned());
+        revoked.ended_late(Duration::from_secs(90));
+        let why = revoked.observed.infrastructure.unwrap();
+        assert!(
+            why.starts_with("the key was revoked; and it took longer"),
+            "{why}"
+        );
+        assert_eq!(revoked.fault.unwrap().code, codes::SIGNER_REVOKED.id);
+        // A backup that failed has failed, however long the rest took.
+        let mut failed = course();
+        failed.stopped_by(&Error::NoIdentity);
+        failed.ended_late(Duration::from_secs(90));
+        assert_eq!(failed.observed.infrastructure, None);
+        let told = failed.observed.exceptions.concat();
+        assert!(told.contains("(timeout)"), "{told}");
+        assert!(failed.fault.is_some());
+    }
+
     #[test]
     fn an_object_that_is_damaged_in_a_region_is_told_once() {
-        let clock: Arc<dyn Clock> = Arc::new(SimClock::at(Timestamp::UNIX_EPOCH));
-        let mut course = Course::declared(&clock, &Objectives::default());
+        let mut course = course();
         course.regions = vec!["region-a".to_owned(), "region-b".to_owned()];
         let lines = [
             "meta/log/x in region region-a: it is not there",
