@@ -116,20 +116,24 @@ async fn tls_is_as_strict_as_its_mode_says() {
     .await;
     cluster.set_hba("hostnossl all all 127.0.0.1/32 scram-sha-256");
     assert!(!encrypted(&cluster, &format!("{who} sslmode=prefer")).await);
-    // A server without TLS.
+    without_tls(&cluster, who).await;
+}
+
+/// The same server once it has no TLS.
+async fn without_tls(cluster: &Cluster, who: &str) {
     cluster.sql("ALTER SYSTEM SET ssl = off");
     cluster.set_hba("host all all 127.0.0.1/32 scram-sha-256");
-    assert!(!encrypted(&cluster, &format!("{who} sslmode=prefer")).await);
-    refused(&cluster, &format!("{who} sslmode=require"), tls, "ssl = on").await;
-    // There, what keeps people out is told, and not the TLS that their mode can do without.
-    let denied = WireErrorKind::Denied;
+    assert!(!encrypted(cluster, &format!("{who} sslmode=prefer")).await);
+    let (tls, denied) = (WireErrorKind::Tls, WireErrorKind::Denied);
+    refused(cluster, &format!("{who} sslmode=require"), tls, "ssl = on").await;
+    // What keeps people out is told, and not the TLS that their mode can do without.
     let wrong = "user=s password=wrong sslmode=prefer";
-    refused(&cluster, wrong, denied, "password authentication").await;
+    refused(cluster, wrong, denied, "password authentication").await;
     cluster.set_hba("");
     let nobody = format!("{who} sslmode=prefer");
-    refused(&cluster, &nobody, denied, "no pg_hba.conf entry").await;
+    refused(cluster, &nobody, denied, "no pg_hba.conf entry").await;
     let none = format!("{who} sslmode=require");
-    refused(&cluster, &none, tls, "ssl = on").await;
+    refused(cluster, &none, tls, "ssl = on").await;
 }
 
 async fn passwords_of_every_kind(postgres: &Postgres) {
