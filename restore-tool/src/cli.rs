@@ -502,7 +502,8 @@ pub struct DrillArgs {
     /// believed), or fresh-host
     #[arg(long, value_name = "SCENARIO")]
     pub scenario: Option<String>,
-    /// Although the source runs on this host: recorded as not segregated, which satisfies no policy
+    /// Although the source runs on this host: recorded as not segregated, so it counts for no clause on drills,
+    /// isolation or precision; a time to be back counts as measured on the source's own host
     #[arg(long)]
     pub allow_source_host: bool,
     /// Why, for the records: a ticket, an exercise

@@ -519,7 +519,8 @@ codes! {
         "The source runs here, or production answers from here. A drill brings production data back, and proves \
          nothing of the loss of a host on that very host.",
         "Run it on another host. For a trial on one machine: --allow-source-host; that drill is recorded as not \
-         segregated and satisfies no policy.";
+         segregated: it counts for no clause on drills, isolation or precision, and its time to be back only as one \
+         measured on the source's own host.";
     SCRATCH_REMAINS = "TM1804", Drill, "a drill's scratch could not be destroyed",
         "What was restored for the drill still lies where it was restored, and something is in the way of its removal. \
          It holds production data.",

@@ -102,6 +102,7 @@ async fn judged(settings: &Settings, tools: &Tools) -> Result<Vec<Promise>> {
             over: MOMENT,
             finest: of.rpo.map_or(Duration::MAX, |rpo| rpo / 2),
             every_head: false,
+            exactly: false,
             only_now: true,
         };
         let facts = policies::facts(

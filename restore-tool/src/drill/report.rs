@@ -266,7 +266,7 @@ impl DrillReport {
         let apart = if apart.and_then(Value::as_bool) == Some(true) {
             ""
         } else {
-            "; on the source's own host, which satisfies no policy"
+            "; on the source's own host: counts for no clause on drills, its times only as measured there"
         };
         Some(format!(
             "{method}, way out {egress}; scratch ({scratch}) {gone}{apart}"

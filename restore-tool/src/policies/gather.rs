@@ -21,6 +21,8 @@ pub struct Looked {
     pub finest: Duration,
     /// Whether every head of that time is read.
     pub every_head: bool,
+    /// Whether the longest exposure is to be told exactly, where that is cheap.
+    pub exactly: bool,
     /// How it stands now is all that is asked: one recovery point is read.
     pub only_now: bool,
 }
@@ -33,6 +35,7 @@ impl Looked {
             over: policy.over(),
             finest: policy.finest(),
             every_head: policy.wants_every_head(),
+            exactly: policy.tells_exposure(),
             only_now: false,
         }
     }

@@ -4,7 +4,6 @@
 //! are read first; log heads and beats only where points alone leave an exposure that a clause minds.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use tidemark_format::heads::LogHead;
@@ -13,11 +12,11 @@ use tidemark_ledger::survey::{Avoid, Scope, Survey};
 use tidemark_ledger::timeline::{EpochView, Timeline};
 use tidemark_ledger::{Verified, list_all};
 use tidemark_planner::objectives::{
-    BaseMade, Facts, Gap, HoleFact, OldestObject, PointMade, Trace, Witness, exposures,
+    BaseMade, Facts, Gap, HoleFact, OldestObject, PointMade, Trace, Witness,
 };
 use tidemark_planner::restore::{self as planner, RecoverableWindow};
 
-use super::beats::Book;
+use super::exposed::{CLOSER_MAX, Exposed};
 use super::gather::Looked;
 use super::links;
 use crate::error::Result;
@@ -58,53 +57,16 @@ pub(super) async fn add(
     }
     let end = history.last_said().filter(|_| facts.retired);
     let span = (since, end.unwrap_or(facts.now));
-    facts.gaps = gaps(repository, &history, &mut survey, span, looked.finest).await?;
+    let mut exposed = Exposed::new(repository, &history, span);
+    facts.gaps = exposed.gaps(&mut survey, looked.finest).await?;
+    let few = if looked.exactly { CLOSER_MAX } else { 0 };
+    (facts.gaps, facts.bounds) = exposed.longest(&mut survey, looked.finest, few).await?;
     facts.coarsest = coarsest(&survey, since);
     facts.oldest = oldest(timeline, &mut survey).await?;
     facts.server_link = links::of(timeline, &mut survey, since).await?;
     bodies(facts, &survey);
     made(facts, timeline);
     Ok(())
-}
-
-/// Every exposure of a span; what is longer than `finest` is looked at closely.
-async fn gaps(
-    repository: &Repository,
-    history: &History<'_>,
-    survey: &mut Survey<'_>,
-    (since, to): (Timestamp, Timestamp),
-    finest: Duration,
-) -> Result<Vec<Gap>> {
-    let long = |gaps: &[Gap]| -> Vec<Gap> {
-        let long = gaps.iter().filter(|gap| gap.length() > finest);
-        long.copied().collect()
-    };
-    let mut witnesses = history.witnesses(survey);
-    let mut gaps = exposures(&witnesses, since, to);
-    for gap in long(&gaps) {
-        for (epoch, range) in history.between(&gap) {
-            survey.read(epoch, range).await?;
-        }
-    }
-    witnesses = history.witnesses(survey);
-    gaps = exposures(&witnesses, since, to);
-    let wanted = long(&gaps);
-    if wanted.is_empty() {
-        return Ok(gaps);
-    }
-    let mut book = Book::open(repository, history.timeline).await?;
-    for gap in wanted {
-        let said = book.between(gap.from, gap.to, finest).await?;
-        let here = said
-            .into_iter()
-            .filter(|one| history.holds(one.epoch, one.log_seq));
-        witnesses.extend(here.map(|one| Witness {
-            arrived: one.at,
-            until: one.caught_up_at,
-            trace: Trace::Beat(one.number),
-        }));
-    }
-    Ok(exposures(&witnesses, since, to))
 }
 
 /// From which place on the log is in the span.
@@ -178,10 +140,10 @@ fn seq_of(key: &Key) -> Option<LogSeq> {
 }
 
 /// What is asked of the history again and again.
-struct History<'a> {
+pub(super) struct History<'a> {
     windows: Vec<RecoverableWindow>,
     arrivals: BTreeMap<(Epoch, LogSeq), Timestamp>,
-    timeline: &'a Timeline,
+    pub(super) timeline: &'a Timeline,
 }
 
 impl History<'_> {
@@ -193,7 +155,7 @@ impl History<'_> {
         })
     }
 
-    fn holds(&self, epoch: Epoch, seq: LogSeq) -> bool {
+    pub(super) fn holds(&self, epoch: Epoch, seq: LogSeq) -> bool {
         self.window(epoch, seq).is_some()
     }
 
@@ -203,7 +165,7 @@ impl History<'_> {
     }
 
     /// Everything that points and the heads read say.
-    fn witnesses(&self, survey: &Survey<'_>) -> Vec<Witness> {
+    pub(super) fn witnesses(&self, survey: &Survey<'_>) -> Vec<Witness> {
         let points = self.timeline.epochs().iter().flat_map(|view| &view.points);
         let points = points
             .filter(|point| self.holds(point.head.epoch, point.head.log_seq))
@@ -264,7 +226,7 @@ impl History<'_> {
     }
 
     /// The log between two points.
-    fn between(&self, gap: &Gap) -> Vec<(Epoch, std::ops::Range<LogSeq>)> {
+    pub(super) fn between(&self, gap: &Gap) -> Vec<(Epoch, std::ops::Range<LogSeq>)> {
         let place = |trace: Trace| match trace {
             Trace::Log(epoch, seq) => Some((epoch, seq)),
             Trace::Point(epoch, seq) => {

@@ -6,6 +6,7 @@
 //! declared, which is called that.
 
 mod beats;
+mod exposed;
 mod gather;
 mod links;
 mod loss;
@@ -194,6 +195,13 @@ impl Policy {
             _ => None,
         });
         all.min().unwrap_or(Duration::MAX)
+    }
+
+    /// Whether a clause tells how long the longest exposure was.
+    #[must_use]
+    pub fn tells_exposure(&self) -> bool {
+        let mut rules = self.clauses.iter().map(|clause| &clause.rule);
+        rules.any(|rule| matches!(rule, Rule::Rpo { .. }))
     }
 
     /// Whether every head of the window is to be read.

@@ -96,7 +96,7 @@ async fn of_region(region: &OpenRegion, timeline: &Timeline) -> RegionFact {
     RegionFact {
         name: config.name.to_string(),
         country: config.country.as_ref().map(ToString::to_string),
-        placed: config.country.is_some() || config.failure_domain != config.name.as_str(),
+        domain_named: config.domain_named,
         failure_domain: config.failure_domain.clone(),
         device,
         transport,

@@ -1,5 +1,6 @@
 //! Facts from evidence: drills, restores, reviews, the record of uses. Pure.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -8,7 +9,7 @@ use tidemark_planner::objectives::{
     AccessLog, DrillFact, DrillVerdict, Facts, ReturnFact, ReviewFact,
 };
 
-use crate::evidence::chain::{Chain, Weight};
+use crate::evidence::chain::{Chain, Standing, Weight};
 use crate::evidence::drills::{Drill, Verdict};
 use crate::evidence::record::{ACCESS, Record};
 use crate::evidence::rows::{Kind, Row, Selection};
@@ -203,6 +204,7 @@ fn review(row: &Row<'_>) -> Option<ReviewFact> {
             .map(|decision| decision.reviewer.clone())
             .unwrap_or_default(),
         approved: decision.is_some_and(|decision| decision.decision == APPROVED),
+        same_identity: decision.is_some_and(|decision| decision.signer == row.chain.signer),
         rejected: rejected(row),
         discounted: row.chain.doubt(row.record),
     })
@@ -215,7 +217,17 @@ fn access(rows: &[Row<'_>], chains: &[Chain]) -> AccessLog {
         .collect();
     let findings = chains.iter().flat_map(|chain| &chain.findings);
     let broken = findings.filter(|finding| finding.weight == Weight::Integrity);
+    // What a revoked signer wrote before counts; what it wrote later is a finding.
+    let vouched =
+        |row: &&&Row<'_>| matches!(row.chain.standing, Standing::Enrolled | Standing::Revoked);
+    let unvouched: Vec<_> = uses.iter().filter(|row| !vouched(row)).collect();
+    let strangers: BTreeSet<String> = unvouched
+        .iter()
+        .map(|row| row.chain.signer.to_string())
+        .collect();
     AccessLog {
+        unvouched: unvouched.len(),
+        strangers: strangers.into_iter().collect(),
         records: uses.len(),
         first: uses.iter().map(|row| row.record.created_at()).min(),
         last: uses.iter().map(|row| row.record.created_at()).max(),

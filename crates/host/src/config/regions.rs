@@ -64,6 +64,9 @@ pub struct Region {
     /// Regions of one domain fail together and count once for durability; the region's own name
     /// where nothing was said.
     pub failure_domain: String,
+    /// Whether somebody named it.
+    #[serde(skip)]
+    pub domain_named: bool,
 }
 
 impl Region {
@@ -92,6 +95,7 @@ impl Region {
                     url: url.clone(),
                     country: None,
                     failure_domain,
+                    domain_named: false,
                 });
             }
         }
@@ -180,16 +184,16 @@ pub(super) fn check(
             );
             findings.value(&Some(url.span()), message);
         }
-        let failure_domain = raw
-            .failure_domain
-            .map(Spanned::into_inner)
-            .filter(|domain| !domain.is_empty())
-            .unwrap_or_else(|| region_name.to_string());
+        let named = raw.failure_domain.map(Spanned::into_inner);
+        let named = named.filter(|domain| !domain.is_empty());
+        let domain_named = named.is_some();
+        let failure_domain = named.unwrap_or_else(|| region_name.to_string());
         let region = Region {
             name: region_name,
             url: region_url,
             country,
             failure_domain,
+            domain_named,
         };
         checked.push((region, Some(url.span())));
     }

@@ -27,6 +27,8 @@ pub struct Facts {
     pub through: Option<Timestamp>,
     /// Every time in which what would be lost grew, over as long as any clause asks, oldest first.
     pub gaps: Vec<Gap>,
+    /// Those of them between whose ends not everything was read: upper bounds.
+    pub bounds: Vec<Gap>,
     /// Times within the windows that can't be restored.
     pub holes: Vec<HoleFact>,
     /// How far apart two states are that can be told from each other, at most, where replay can't
@@ -79,6 +81,7 @@ impl Facts {
             earliest: None,
             through: None,
             gaps: Vec::new(),
+            bounds: Vec::new(),
             holes: Vec::new(),
             coarsest: None,
             oldest: None,
@@ -203,6 +206,29 @@ pub struct DrillFact {
 }
 
 impl DrillFact {
+    /// Why it says nothing at all, if it doesn't: neither that it worked nor that it failed.
+    pub(super) fn silence(&self) -> Option<String> {
+        let inconclusive = self.verdict == DrillVerdict::Inconclusive;
+        let why = inconclusive.then(|| "it was inconclusive".to_owned());
+        self.discounted.clone().or(why)
+    }
+
+    /// Whether it would count if the root vouched for who signed it.
+    pub(super) fn waits_for_enrolment(&self) -> bool {
+        self.discounted
+            .as_ref()
+            .is_some_and(|why| why.contains("keys enrol"))
+    }
+
+    /// What is to be known of where it ran.
+    pub(super) const fn beside(&self) -> &'static str {
+        if self.segregated {
+            ""
+        } else {
+            " on the source's own host"
+        }
+    }
+
     /// Why it doesn't count as a restore to a non-production environment, if it doesn't.
     pub(super) fn flaw(&self) -> Option<String> {
         if let Some(why) = &self.discounted {
@@ -252,8 +278,8 @@ pub struct RegionFact {
     pub country: Option<String>,
     /// Regions of one domain fail together.
     pub failure_domain: String,
-    /// Whether a person declared that, or the country.
-    pub placed: bool,
+    /// Whether a person declared that; else it is the region's name.
+    pub domain_named: bool,
     /// The device of a directory, where it can be looked at.
     pub device: Option<u64>,
     /// The way there, as this tool goes it.
@@ -314,6 +340,10 @@ pub struct AccessLog {
     pub last: Option<Timestamp>,
     /// What is wrong with the chains.
     pub broken: Vec<String>,
+    /// How many of the records are by signers that nobody vouched for.
+    pub unvouched: usize,
+    /// Those signers.
+    pub strangers: Vec<String>,
 }
 
 /// A review of who has access.
@@ -329,6 +359,8 @@ pub struct ReviewFact {
     pub reviewer: String,
     /// Whether it was approved.
     pub approved: bool,
+    /// Whether the decision is signed by the identity that put the list on record.
+    pub same_identity: bool,
     /// Who rejected it before that decision, and when; none if nobody did.
     pub rejected: Option<String>,
     /// Why it doesn't count, whatever it says.

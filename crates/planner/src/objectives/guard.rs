@@ -55,37 +55,71 @@ pub(super) fn locations(facts: &Facts, at_least: usize) -> Judged {
             .saturating_sub(directories)
             .saturating_add(devices.len()),
     );
-    let told: Vec<String> = holding
-        .iter()
-        .map(|one| {
-            let country = one.country.as_deref().unwrap_or("country not declared");
-            format!(
-                "{} ({country}, failure domain {})",
-                one.name, one.failure_domain
-            )
-        })
-        .collect();
+    let told: Vec<String> = holding.iter().map(|one| placed(one)).collect();
     let told = listed(&told);
     if places < at_least {
         let one_device = directories > devices.len();
         return too_few(facts, (places, at_least), &told, (one_device, &late));
     }
     let proof = holding.iter().map(|one| one.place.clone());
-    if let Some(unplaced) = holding.iter().find(|one| !one.placed) {
+    let is_placed = |one: &&RegionFact| one.country.is_some() || one.domain_named;
+    if let Some(unplaced) = holding.iter().find(|one| !is_placed(one)) {
         let measured = format!(
-            "copies in {places} regions: {told}; where {} is, is declared nowhere",
+            "copies in {}: {told}; where {} is, is declared nowhere",
+            count(holding.len(), "region"),
             unplaced.name
         );
         return Judged::unproved(Basis::Declared, measured)
             .by(proof)
             .then("write country and failure_domain of every [[region]] into restore.toml");
     }
+    let apart = declared_apart(&holding);
+    if apart < at_least {
+        let directory = if directories > 0 {
+            "; a directory shows nothing of where it is, whatever device it is on"
+        } else {
+            ""
+        };
+        let measured = format!(
+            "copies in {}: {told}; by what {} says they are in {} of at least {at_least}{directory}",
+            count(holding.len(), "region"),
+            facts.declared_in.as_deref().unwrap_or("the config"),
+            count(apart, "place")
+        );
+        return Judged::unproved(Basis::Declared, measured).by(proof).then(
+            "if they do stand apart, name each one's place in restore.toml (failure_domain of its [[region]], or \
+             countries that differ): somebody then answers for it, and the clause says so",
+        );
+    }
     let measured = format!(
-        "copies in {}: {told}; {}",
-        count(places, "place"),
+        "copies in {}: {told}; that these places differ is {} and was checked by nobody",
+        count(apart, "place"),
         declared_in(facts)
     );
     Judged::pass(Basis::Declared, measured).by(proof)
+}
+
+/// A region, with what a person said of its place and what is only its name.
+fn placed(one: &RegionFact) -> String {
+    let country = one.country.as_deref().unwrap_or("country not declared");
+    if one.domain_named {
+        format!(
+            "{} ({country}, failure domain {})",
+            one.name, one.failure_domain
+        )
+    } else {
+        format!("{} ({country}, no failure domain declared)", one.name)
+    }
+}
+
+/// In how many places regions are by what people declared alone: countries that differ, or failure domains
+/// that somebody named. A region's own name says nothing of where it is.
+fn declared_apart(holding: &[&RegionFact]) -> usize {
+    let named = holding.iter().filter(|one| one.domain_named);
+    let domains: BTreeSet<&str> = named.map(|one| one.failure_domain.as_str()).collect();
+    let countries = holding.iter().filter_map(|one| one.country.as_deref());
+    let countries: BTreeSet<&str> = countries.collect();
+    domains.len().max(countries.len())
 }
 
 /// Fewer places than are promised.
@@ -145,6 +179,14 @@ pub(super) fn residency(facts: &Facts, countries: &[String], probed: bool) -> Ju
         return Judged::fail(Basis::Declared, measured)
             .then("remove that region from agent.toml, and what is in it; residency = […] there keeps others out");
     }
+    if probed {
+        // No label would help: this comes before those that lack.
+        let measured = "what the stores themselves say of where they keep objects, and whether they copy them elsewhere, \
+                        is not asked by this version: labels alone are not proof";
+        return Judged::unproved(Basis::Probed, measured).then(
+            "show the auditor the provider's own statement for each bucket (location, replication)",
+        );
+    }
     let nowhere: Vec<&RegionFact> = facts
         .regions
         .iter()
@@ -157,13 +199,6 @@ pub(super) fn residency(facts: &Facts, countries: &[String], probed: bool) -> Ju
         );
         return Judged::unproved(Basis::Declared, measured)
             .then("write country = \"…\" of every [[region]] into restore.toml");
-    }
-    if probed {
-        let measured = "what the stores themselves say of where they keep objects, and whether they copy them elsewhere, \
-                        is not asked by this version: labels alone are not proof";
-        return Judged::unproved(Basis::Probed, measured).then(
-            "show the auditor the provider's own statement for each bucket (location, replication)",
-        );
     }
     let measured = format!(
         "{} in {allowed} by its label alone, {}",
@@ -386,7 +421,12 @@ pub(super) fn named_people(facts: &Facts, people_max: Option<usize>) -> Judged {
         return Judged::fail(Basis::Declared, measured.replace("persons", "people"))
             .then("tidemark-restore keys revoke KEY --reason TEXT");
     }
-    let measured = format!("can decrypt: {}; {}", listed(&held), declared_in(facts));
+    let measured = format!(
+        "can decrypt: {}; by the names of their keys alone: that each is one person, and which, is {} and was checked by \
+         nobody",
+        listed(&held),
+        declared_in(facts)
+    );
     Judged::pass(Basis::Declared, measured).by(active.iter().map(|one| one.key.clone()))
 }
 
@@ -403,8 +443,23 @@ pub(super) fn access_log(facts: &Facts) -> Judged {
         return Judged::unproved(Basis::Measured, "no use of a recovery key is on record")
             .then("the next restore, keys check or drill leaves one");
     };
+    if !log.strangers.is_empty() {
+        let measured = format!(
+            "{} of {} by signers that are not enrolled, so nobody vouches for them: {}",
+            log.unvouched,
+            count(log.records, "record"),
+            listed(&log.strangers)
+        );
+        let which = match log.strangers.as_slice() {
+            [one] => one.as_str(),
+            _ => "--all",
+        };
+        return Judged::unproved(Basis::Measured, measured).then(format!(
+            "tidemark-restore keys enrol {which} --root FILE.root, where the root key is"
+        ));
+    }
     let measured = format!(
-        "{} from {} to {}, signed and chained without a gap; tool-recorded: whoever reads with a stolen key and another \
+        "{} from {} to {}, signed by who is enrolled and chained without a gap; tool-recorded: whoever reads with a stolen key and another \
          program leaves none",
         count(log.records, "record"),
         day(first),
@@ -458,9 +513,14 @@ pub(super) fn access_review(facts: &Facts, over: Duration) -> Judged {
             count(usize::try_from(some).unwrap_or(usize::MAX), "change")
         ),
     };
+    let alone = if newest.same_identity {
+        "; signed off with the same identity that put the list on record: that somebody else looked at it is declared only"
+    } else {
+        ""
+    };
     Judged::pass(
         Basis::Measured,
-        format!("{of}, was approved{rejected}; {changes}"),
+        format!("{of}, was approved{rejected}{alone}; {changes}"),
     )
     .by([newest.id.clone()])
 }

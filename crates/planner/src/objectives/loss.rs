@@ -5,7 +5,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::exposure::{Gap, Trace};
-use super::facts::{Facts, HoleFact};
+use super::facts::{DrillFact, Facts, HoleFact};
+use super::proof::{RUN_ONE, left_out, next_drill};
 use super::words::{before, between, count, instant, lasting};
 use super::{Basis, Judged, Verdict};
 
@@ -13,6 +14,11 @@ use super::{Basis, Judged, Verdict};
 const LISTED_MAX: usize = 3;
 /// An image that begins on schedule may begin this much later: clocks are put forward, others are made.
 const BASE_LATE: Duration = Duration::from_secs(2 * 3600);
+/// So many exposures that are too long are no mishap, where most are.
+const PACE_MIN: usize = 10;
+/// Why an exposure is an upper bound. A clause that is broken has everything read that breaks it.
+const NOT_ALL_READ: &str = "; an upper bound: it was short enough for every clause, so not all log and beats between its \
+                            ends were read (a stricter clause reads them, and finds less)";
 /// Where replay can't end after any commit: an agent that says nothing for so long was not looking.
 const BLIND: Duration = Duration::from_secs(180);
 
@@ -73,7 +79,9 @@ fn recent(facts: &Facts, over: Duration) -> (Vec<&Gap>, Vec<&HoleFact>) {
 
 pub(super) fn rpo(facts: &Facts, within: Duration, over: Duration) -> Judged {
     let (gaps, holes) = recent(facts, over);
-    let Some(longest) = gaps.iter().max_by_key(|gap| gap.length()) else {
+    // Of two that are as long, the one that was read exactly.
+    let exactly = |gap: &Gap| !facts.bounds.contains(gap);
+    let Some(longest) = gaps.iter().max_by_key(|gap| (gap.length(), exactly(gap))) else {
         return nothing_yet("no exposure can be measured");
     };
     let unread = unread(facts);
@@ -84,12 +92,16 @@ pub(super) fn rpo(facts: &Facts, within: Duration, over: Duration) -> Judged {
             0 => "no gap".to_owned(),
             some => format!("{} shorter than that", count(some, "gap")),
         };
+        let (bound, why) = if exactly(longest) {
+            ("", "")
+        } else {
+            ("at most ", NOT_ALL_READ)
+        };
         let measured = format!(
-            "longest exposure {} (until {}) of at most {}, {gaps}{}{unread}",
+            "longest exposure {bound}{} (until {}) of at most {}, {gaps}{why}{unread}",
             lasting(longest.length()),
             instant(longest.to),
             lasting(within),
-            by_points_alone(longest)
         );
         let judged = Judged::pass(Basis::Measured, measured).by(traces(longest));
         return unless_young(judged, facts, over);
@@ -116,13 +128,7 @@ pub(super) fn rpo(facts: &Facts, within: Duration, over: Duration) -> Judged {
             count(lost.len(), "gap")
         ));
     }
-    let lasts = late.iter().any(|gap| gap.before.is_none());
-    let next = if lasts {
-        "it lasts: tidemark-agent status on the source's host says what holds it up"
-    } else {
-        "it is over: the agent's journal of that time says why (region away, agent stopped); the clause holds again \
-         once the window has passed it"
-    };
+    let next = what_next(&gaps, &late);
     let proof: Vec<String> = late
         .iter()
         .take(LISTED_MAX)
@@ -133,16 +139,37 @@ pub(super) fn rpo(facts: &Facts, within: Duration, over: Duration) -> Judged {
         .then(next)
 }
 
-/// Where points alone show that enough was safe, the log after them is not read: then an exposure is an upper
-/// bound, and a stricter clause that has the log read finds less.
-const fn by_points_alone(longest: &Gap) -> &'static str {
-    match longest.after {
-        Trace::Point(..) => {
-            "; an upper bound: where recovery points alone show that it was short enough, the log and the beats between \
-             them are not read (a stricter clause reads them, and finds less)"
+/// What to do about exposures that are too long.
+fn what_next(gaps: &[&Gap], late: &[&&Gap]) -> String {
+    let lasting_one = late.iter().find(|gap| gap.before.is_none());
+    match (pace(gaps, late.len()), lasting_one) {
+        (Some(usual), lasting_one) if lasting_one.is_none_or(|gap| gap.length() <= usual * 3) => {
+            format!(
+                "no outage, the agent's own pace: half of all exposures are {} or longer, as log is shipped (ship_every \
+                 in agent.toml) and beats are written no more often; shorten ship_every, or promise no less than the \
+                 agent can keep",
+                lasting(usual)
+            )
         }
-        Trace::Log(..) | Trace::Beat(_) => "",
+        (_, Some(_)) => {
+            "it lasts: tidemark-agent status on the source's host says what holds it up".to_owned()
+        }
+        (_, None) => {
+            "it is over: the agent's journal of that time says why (region away, agent stopped); the clause holds \
+             again once the window has passed it"
+                .to_owned()
+        }
     }
+}
+
+/// How long exposures are as a rule, if that alone breaks the clause: then nothing was late.
+fn pace(gaps: &[&Gap], late: usize) -> Option<Duration> {
+    if late < PACE_MIN || late.saturating_mul(2) <= gaps.len() {
+        return None;
+    }
+    let mut lengths: Vec<Duration> = gaps.iter().map(|gap| gap.length()).collect();
+    lengths.sort_unstable();
+    lengths.get(lengths.len() / 2).copied()
 }
 
 fn of_hole(hole: &HoleFact) -> String {
@@ -249,6 +276,15 @@ fn coarse(facts: &Facts, gaps: &[&Gap], within: Duration) -> Option<Judged> {
     Some(judged.then("shorten ship_every in agent.toml"))
 }
 
+/// Why a drill says nothing of a restore's precision, if it doesn't.
+fn unmeasured(drill: &DrillFact) -> Option<String> {
+    let none = drill.pitr_error.is_none();
+    let none = none.then(|| {
+        "it measured no precision (no canary at the source, or no instant between two of them was asked for)".to_owned()
+    });
+    drill.flaw().or(none)
+}
+
 /// What drills measured of a restore's precision.
 fn precision(
     facts: &Facts,
@@ -264,10 +300,16 @@ fn precision(
         .filter(|drill| drill.at > since && drill.flaw().is_none())
         .filter_map(|drill| Some((drill, drill.pitr_error?)))
         .collect();
+    let notes = left_out(facts, since, unmeasured);
     let Some((worst, error)) = measuring.iter().max_by_key(|(_, error)| *error) else {
-        let measured = format!("{window} can be restored; no drill has measured the precision");
-        return Judged::unproved(Basis::Measured, measured)
-            .then("tidemark-restore drill run --select random, with a canary at the source");
+        let measured =
+            format!("{window} can be restored; no drill has measured the precision{notes}");
+        let next = next_drill(facts, since).unwrap_or_else(|| {
+            format!(
+                "{RUN_ONE}, with --select random and a canary at the source (canary in agent.toml)"
+            )
+        });
+        return Judged::unproved(Basis::Measured, measured).then(next);
     };
     if *error > within {
         let measured = format!(
@@ -280,7 +322,7 @@ fn precision(
             .then(format!("tidemark-restore evidence show {}", worst.id));
     }
     let measured = format!(
-        "{window} can be restored; {} measured an error of at most {}",
+        "{window} can be restored; {} measured an error of at most {}{notes}",
         count(measuring.len(), "drill"),
         lasting(*error)
     );

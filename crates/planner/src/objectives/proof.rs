@@ -13,7 +13,7 @@ use super::words::{before, between, count, day, instant, lasting, listed};
 use super::{Basis, Judged, Verdict};
 
 /// What leads to a drill that counts.
-const RUN_ONE: &str = "tidemark-restore drill run, on a host that is not the source's";
+pub(super) const RUN_ONE: &str = "tidemark-restore drill run, on a host that is not the source's";
 
 /// The most months that are told by name.
 const MONTHS_MAX: usize = 6;
@@ -22,19 +22,34 @@ fn show(drill: &DrillFact) -> String {
     format!("tidemark-restore evidence show {}", drill.id)
 }
 
+/// What lets drills count that were made already, if that is all that lacks.
+pub(super) fn next_drill(facts: &Facts, since: Timestamp) -> Option<String> {
+    let mut told = facts.drills.iter().filter(|drill| drill.at > since);
+    told.any(DrillFact::waits_for_enrolment).then(|| {
+        "tidemark-restore keys enrol --all --root FILE.root, where the root key is: what that signer wrote then counts"
+            .to_owned()
+    })
+}
+
+/// A time to be back is one wherever it was measured; on the source's own host it is called that.
 pub(super) fn rto(facts: &Facts, within: Duration, over: Duration) -> Judged {
     let since = before(facts.now, over);
     let mut told = facts.drills.iter().rev().filter(|drill| drill.at > since);
     // An inconclusive one says nothing, and one that doesn't count can't excuse a failure before it.
-    let newest = told
-        .find(|drill| drill.discounted.is_none() && drill.verdict != DrillVerdict::Inconclusive);
+    let newest = told.find(|drill| drill.silence().is_none());
+    let notes = left_out(facts, since, DrillFact::silence);
     let Some(drill) = newest else {
-        let measured = format!("no drill of the last {} has measured it", lasting(over));
-        return Judged::unproved(Basis::Measured, measured).then(RUN_ONE);
+        let measured = format!(
+            "no drill of the last {} that counts has measured it{notes}",
+            lasting(over)
+        );
+        let next = next_drill(facts, since).unwrap_or_else(|| RUN_ONE.to_owned());
+        return Judged::unproved(Basis::Measured, measured).then(next);
     };
+    let beside = drill.beside();
     if drill.verdict == DrillVerdict::Fail {
         let measured = format!(
-            "the newest drill ({}) failed: {}",
+            "the newest drill ({}{beside}) failed: {}{notes}",
             day(drill.at),
             drill.because
         );
@@ -50,8 +65,13 @@ pub(super) fn rto(facts: &Facts, within: Duration, over: Duration) -> Judged {
     };
     let projected = drill.rto_projected.unwrap_or(took);
     let worst = took.max(projected);
+    let other = if drill.segregated {
+        ""
+    } else {
+        "; that another host would take no longer is not shown"
+    };
     let measured = format!(
-        "back in {} by the drill of {}, by projection {} for the full size and the worst replay; at most {}",
+        "back in {} by the drill of {}{beside}, by projection {} for the full size and the worst replay; at most {}{other}{notes}",
         lasting(took),
         day(drill.at),
         lasting(projected),
@@ -102,7 +122,7 @@ pub(super) fn cadence(facts: &Facts, every: Every, over: Duration, filter: (bool
     } else {
         "drill"
     };
-    let notes = not_counted(facts, since);
+    let notes = left_out(facts, since, DrillFact::flaw);
     let young = facts.too_young(over);
     let so_far = young.map(|age| format!("so far ({} of {}): ", lasting(age), lasting(over)));
     let so_far = so_far.unwrap_or_default();
@@ -218,18 +238,26 @@ fn next_of(scenario: bool) -> String {
 }
 
 /// The drills that were made and don't count, with the reason.
-fn not_counted(facts: &Facts, since: Timestamp) -> String {
-    let flaws: Vec<String> = facts
+pub(super) fn left_out(
+    facts: &Facts,
+    since: Timestamp,
+    why: impl Fn(&DrillFact) -> Option<String>,
+) -> String {
+    let all: Vec<String> = facts
         .drills
         .iter()
         .rev()
         .filter(|drill| drill.at > since)
-        .filter_map(|drill| Some(format!("{}: {}", day(drill.at), drill.flaw()?)))
+        .filter_map(|drill| Some(format!("{}: {}", day(drill.at), why(drill)?)))
         .collect();
-    if flaws.is_empty() {
+    if all.is_empty() {
         String::new()
     } else {
-        format!("; not counted: {}", examples(&flaws, Clone::clone))
+        format!(
+            "; {} not counted: {}",
+            all.len(),
+            examples(&all, Clone::clone)
+        )
     }
 }
 
@@ -386,43 +414,44 @@ fn leaks<'a>(all: &[&'a DrillFact]) -> (Vec<Leak<'a>>, Vec<Leak<'a>>) {
     (wrong, unknown)
 }
 
+/// A try to bring the data back: when, whether it worked, its record, and what is to be known of where.
+type Return<'a> = (Timestamp, bool, &'a str, &'static str);
+
 pub(super) fn return_of_data(facts: &Facts, over: Duration) -> Judged {
     let since = before(facts.now, over);
-    let restores = facts
-        .returns
-        .iter()
-        .map(|one| (one.at, one.worked, &one.id));
-    let drills = facts
-        .drills
-        .iter()
-        .filter(|drill| drill.discounted.is_none() && drill.verdict != DrillVerdict::Inconclusive)
-        .map(|drill| (drill.at, drill.verdict != DrillVerdict::Fail, &drill.id));
-    let newest = restores
+    let restores = facts.returns.iter();
+    let restores = restores.map(|one| (one.at, one.worked, one.id.as_str(), ""));
+    let drills = facts.drills.iter().filter(|one| one.silence().is_none());
+    let drills = drills.map(|one| {
+        let worked = one.verdict != DrillVerdict::Fail;
+        (one.at, worked, one.id.as_str(), one.beside())
+    });
+    let newest: Option<Return<'_>> = restores
         .chain(drills)
         .filter(|(at, ..)| *at > since)
         .max_by_key(|(at, ..)| *at);
-    match newest {
-        None => Judged::unproved(
-            Basis::Measured,
-            format!("no restore of the last {} is on record", lasting(over)),
-        )
-        .then(RUN_ONE),
-        Some((at, false, id)) => {
-            let measured = format!(
-                "the newest try to bring the data back, of {}, failed",
-                instant(at)
-            );
-            Judged::fail(Basis::Measured, measured)
-                .by([id.clone()])
-                .then(format!("tidemark-restore evidence show {id}"))
-        }
-        Some((at, true, id)) => {
-            let measured = format!(
-                "the whole database was brought back on {}; one customer's data by itself only where it is a source of \
-                 its own",
-                day(at)
-            );
-            Judged::pass(Basis::Measured, measured).by([id.clone()])
-        }
+    let notes = left_out(facts, since, DrillFact::silence);
+    let Some((at, worked, id, beside)) = newest else {
+        let measured = format!(
+            "no restore of the last {} that counts is on record{notes}",
+            lasting(over)
+        );
+        let next = next_drill(facts, since).unwrap_or_else(|| RUN_ONE.to_owned());
+        return Judged::unproved(Basis::Measured, measured).then(next);
+    };
+    if !worked {
+        let measured = format!(
+            "the newest try to bring the data back, of {}{beside}, failed{notes}",
+            instant(at)
+        );
+        return Judged::fail(Basis::Measured, measured)
+            .by([id])
+            .then(format!("tidemark-restore evidence show {id}"));
     }
+    let measured = format!(
+        "the whole database was brought back on {}{beside}; one customer's data by itself only where it is a source of \
+         its own{notes}",
+        day(at)
+    );
+    Judged::pass(Basis::Measured, measured).by([id])
 }

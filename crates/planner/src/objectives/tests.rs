@@ -8,7 +8,7 @@ mod proof;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tidemark_format::{Epoch, LogSeq, PointSeq};
+use tidemark_format::{Epoch, LogSeq};
 
 use super::*;
 
@@ -78,7 +78,7 @@ pub(super) fn region(name: &str, country: &str) -> RegionFact {
         place: format!("s3://{name}"),
         country: Some(country.to_owned()),
         failure_domain: name.to_owned(),
-        placed: true,
+        domain_named: false,
         device: None,
         transport: Transport::Tls,
         agent_plain: Some(false),

@@ -11,7 +11,12 @@ fn several_places_pass_as_declared_and_one_disk_or_one_domain_fails() {
         &LOCATIONS,
         &facts,
         Verdict::Pass,
-        &["2 places", "a (DK", "declared in restore.toml"],
+        &[
+            "2 places",
+            "a (DK, no failure domain declared)",
+            "that these places differ is declared in restore.toml",
+            "checked by nobody",
+        ],
     );
     assert_eq!(passed.basis, Basis::Declared);
     facts.regions[1].failure_domain = "a".to_owned();
@@ -57,7 +62,7 @@ fn several_places_pass_as_declared_and_one_disk_or_one_domain_fails() {
 #[test]
 fn places_that_nobody_declared_or_that_could_not_be_read_are_not_proved() {
     let mut facts = good();
-    facts.regions[1].placed = false;
+    facts.regions[1].country = None;
     judged(
         &LOCATIONS,
         &facts,
@@ -73,6 +78,44 @@ fn places_that_nobody_declared_or_that_could_not_be_read_are_not_proved() {
         Verdict::NotProved,
         &["not read: b: refused"],
     );
+}
+
+#[test]
+fn regions_that_nothing_declared_tells_apart_are_not_several_places_however_many_devices_there_are()
+{
+    let mut facts = good();
+    facts.regions[1].country = Some("DK".to_owned());
+    judged(
+        &LOCATIONS,
+        &facts,
+        Verdict::NotProved,
+        &["in 1 place of at least 2", "countries that differ"],
+    );
+    for (region, device) in facts.regions.iter_mut().zip([7, 8]) {
+        (region.device, region.transport) = (Some(device), Transport::Directory);
+    }
+    judged(
+        &LOCATIONS,
+        &facts,
+        Verdict::NotProved,
+        &["a directory shows nothing of where it is"],
+    );
+    // Somebody who names both places answers for it; one who names one does not.
+    let name = |facts: &mut Facts, number: usize| {
+        let region = &mut facts.regions[number];
+        region.domain_named = true;
+        region.failure_domain = format!("room-{number}");
+    };
+    name(&mut facts, 0);
+    judged(&LOCATIONS, &facts, Verdict::NotProved, &["1 place"]);
+    name(&mut facts, 1);
+    let passed = judged(
+        &LOCATIONS,
+        &facts,
+        Verdict::Pass,
+        &["b (DK, failure domain room-1)", "checked by nobody"],
+    );
+    assert_eq!(passed.basis, Basis::Declared);
 }
 
 #[test]
@@ -103,6 +146,13 @@ fn one_country_only_passes_by_its_label_and_fails_by_another() {
         &["labels alone are not proof"],
     );
     facts.regions[1].country = None;
+    // A label that is missing is no matter where none would help.
+    judged(
+        &rule(true),
+        &facts,
+        Verdict::NotProved,
+        &["labels alone are not proof", "provider's own statement"],
+    );
     judged(
         &rule(false),
         &facts,
@@ -262,7 +312,12 @@ fn named_people_pass_as_declared_and_a_stranger_with_a_key_fails() {
     );
     facts.declared.people = vec!["Ann".to_owned(), "Bo".to_owned()];
     facts.declared.machines = vec!["drill host".to_owned()];
-    let passed = judged(&rule, &facts, Verdict::Pass, &["can decrypt: Ann, Bo"]);
+    let passed = judged(
+        &rule,
+        &facts,
+        Verdict::Pass,
+        &["can decrypt: Ann, Bo", "by the names of their keys alone"],
+    );
     assert_eq!(passed.basis, Basis::Declared);
     facts.holders[3].revoked_at = None;
     judged(&rule, &facts, Verdict::Fail, &["Cy (k4)", "keys revoke"]);
@@ -283,13 +338,32 @@ fn the_record_of_uses_passes_whole_and_fails_broken() {
         records: 5,
         first: Some(ago(DAY * 30)),
         last: Some(ago(DAY)),
-        broken: vec![],
+        ..AccessLog::default()
     };
     judged(
         &Rule::AccessLog,
         &facts,
         Verdict::Pass,
         &["5 records", "tool-recorded", "--format csv"],
+    );
+    facts.access.unvouched = 2;
+    facts.access.strangers = vec!["k7".to_owned()];
+    judged(
+        &Rule::AccessLog,
+        &facts,
+        Verdict::NotProved,
+        &[
+            "2 of 5 records by signers that are not enrolled",
+            "k7",
+            "keys enrol k7 --root",
+        ],
+    );
+    facts.access.strangers.push("k8".to_owned());
+    judged(
+        &Rule::AccessLog,
+        &facts,
+        Verdict::NotProved,
+        &["keys enrol --all"],
     );
     facts.access.broken.push("record 3 is missing".to_owned());
     judged(
@@ -316,6 +390,7 @@ fn a_review_of_access_passes_once_it_is_signed_off_and_fails_when_it_is_old_or_r
         at: None,
         reviewer: String::new(),
         approved: false,
+        same_identity: false,
         rejected: None,
         discounted: None,
     });
@@ -333,6 +408,18 @@ fn a_review_of_access_passes_once_it_is_signed_off_and_fails_when_it_is_old_or_r
         &facts,
         Verdict::Pass,
         &["version 3", "reviewed by Ann", "1 change since"],
+    );
+    let other = judge(&rule, &facts);
+    assert!(!other.measured.contains("same identity"), "{other:?}");
+    facts.reviews[0].same_identity = true;
+    judged(
+        &rule,
+        &facts,
+        Verdict::Pass,
+        &[
+            "with the same identity that put the list on record",
+            "declared only",
+        ],
     );
     facts.reviews[0].rejected = Some("by Ann at 2026-11-12 11:59:58 UTC (T-1)".to_owned());
     judged(

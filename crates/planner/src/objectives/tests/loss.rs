@@ -42,25 +42,64 @@ fn rpo_passes_by_the_longest_exposure_of_the_window_and_fails_by_one_that_is_lon
 }
 
 #[test]
-fn an_exposure_that_points_alone_show_is_called_an_upper_bound() {
+fn an_exposure_between_whose_ends_not_everything_was_read_is_told_as_an_upper_bound() {
     let mut facts = good();
-    let by_log = judged(&RPO, &facts, Verdict::Pass, &[]);
-    assert!(!by_log.measured.contains("upper bound"), "{by_log:?}");
-    let point = |seq| Trace::Point(Epoch(1), PointSeq(seq));
-    facts.gaps.push(Gap {
-        after: point(7),
-        before: Some(point(8)),
-        ..gap(DAY, DAY - MINUTE * 3, 77)
-    });
+    let exact = judged(
+        &RPO,
+        &facts,
+        Verdict::Pass,
+        &["longest exposure 1 min (until"],
+    );
+    assert!(!exact.measured.contains("upper bound"), "{exact:?}");
+    // Whatever its ends are: log objects with others between them, as well as points.
+    let between_logs = gap(DAY, DAY - MINUTE * 3, 77);
+    facts.gaps.push(between_logs);
+    facts.bounds.push(between_logs);
     judged(
         &RPO,
         &facts,
         Verdict::Pass,
-        &[
-            "longest exposure 3 min",
-            "upper bound: where recovery points",
-        ],
+        &["longest exposure at most 3 min (until", "an upper bound"],
     );
+    // One that is as long and was read exactly is told as such.
+    facts.gaps.insert(0, gap(DAY * 2, DAY * 2 - MINUTE * 3, 5));
+    let exact = judged(
+        &RPO,
+        &facts,
+        Verdict::Pass,
+        &["longest exposure 3 min (until"],
+    );
+    assert!(!exact.measured.contains("upper bound"), "{exact:?}");
+}
+
+#[test]
+fn a_promise_that_is_shorter_than_the_agents_own_pace_is_called_that_and_no_outage() {
+    let mut facts = good();
+    let second = Duration::from_secs(1);
+    let strict = Rule::Rpo {
+        within: second * 5,
+        over: HOUR,
+    };
+    facts.gaps = (1..60)
+        .rev()
+        .map(|n| gap(second * (10 * n + 10), second * (10 * n), n.into()))
+        .collect();
+    let pace = [
+        "59 exposures",
+        "half of all exposures are 10 s or longer",
+        "ship_every",
+    ];
+    judged(&strict, &facts, Verdict::Fail, &pace);
+    // What goes on for as long as that is the pace, too; what lasts for longer is not.
+    facts.gaps.push(gap(second * 10, Duration::ZERO, 60));
+    judged(&strict, &facts, Verdict::Fail, &["the agent's own pace"]);
+    facts.gaps.push(gap(MINUTE, Duration::ZERO, 61));
+    judged(&strict, &facts, Verdict::Fail, &[]);
+    let one = Rule::Rpo {
+        within: second * 30,
+        over: HOUR,
+    };
+    judged(&one, &facts, Verdict::Fail, &["it lasts"]);
 }
 
 #[test]
@@ -117,6 +156,26 @@ fn any_instant_passes_by_windows_and_drills_together() {
         &facts,
         Verdict::NotProved,
         &["no drill has measured", "drill run"],
+    );
+    // Those that were made are named, with why they say nothing of it.
+    let why = |change: &dyn Fn(&mut DrillFact), words: &[&str]| {
+        let mut facts = facts.clone();
+        let mut one = drill("d1", DAY);
+        change(&mut one);
+        facts.drills.push(one);
+        judged(&PITR, &facts, Verdict::NotProved, words);
+    };
+    why(
+        &|one| one.pitr_error = None,
+        &["1 not counted: 2026-11-21: it measured no precision (no canary"],
+    );
+    why(
+        &|one| one.segregated = false,
+        &["it ran on the source's own host"],
+    );
+    why(
+        &|one| one.discounted = Some("its signer k is not enrolled yet (keys enrol)".to_owned()),
+        &["k is not enrolled", "keys enrol --all --root"],
     );
 }
 

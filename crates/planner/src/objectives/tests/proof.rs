@@ -69,6 +69,68 @@ fn time_to_be_back_passes_by_the_newest_drill_and_fails_by_its_projection() {
 }
 
 #[test]
+fn a_time_to_be_back_and_a_return_on_the_sources_own_host_are_called_that() {
+    let rto = Rule::Rto {
+        within: DAY,
+        over: YEAR,
+    };
+    let back = Rule::ReturnOfData { over: YEAR };
+    let mut facts = good();
+    facts.drills.push(drill("d1", DAY));
+    for rule in [&rto, &back] {
+        let apart = judged(rule, &facts, Verdict::Pass, &[]);
+        assert!(!apart.measured.contains("own host"), "{apart:?}");
+    }
+    facts.drills[0].segregated = false;
+    judged(
+        &rto,
+        &facts,
+        Verdict::Pass,
+        &[
+            "2026-11-21 on the source's own host",
+            "another host",
+            "is not shown",
+        ],
+    );
+    judged(
+        &back,
+        &facts,
+        Verdict::Pass,
+        &["2026-11-21 on the source's own host"],
+    );
+    facts.drills[0].verdict = DrillVerdict::Fail;
+    judged(&rto, &facts, Verdict::Fail, &["own host) failed"]);
+    judged(&back, &facts, Verdict::Fail, &["own host, failed"]);
+}
+
+#[test]
+fn drills_by_signers_that_nobody_vouched_for_are_counted_among_what_does_not_count() {
+    let mut facts = good();
+    for id in ["d1", "d2"] {
+        let mut unknown = drill(id, DAY);
+        unknown.discounted = Some("its signer k is not enrolled yet (keys enrol)".to_owned());
+        facts.drills.push(unknown);
+    }
+    let words = [
+        "2 not counted",
+        "k is not enrolled yet",
+        "keys enrol --all --root",
+    ];
+    let rto = Rule::Rto {
+        within: DAY,
+        over: YEAR,
+    };
+    judged(&rto, &facts, Verdict::NotProved, &words);
+    let back = Rule::ReturnOfData { over: YEAR };
+    judged(&back, &facts, Verdict::NotProved, &words);
+    facts.drills[0].discounted = None;
+    facts.drills[0].verdict = DrillVerdict::Inconclusive;
+    judged(&rto, &facts, Verdict::NotProved, &["it was inconclusive"]);
+    facts.drills[0].verdict = DrillVerdict::Pass;
+    judged(&rto, &facts, Verdict::Pass, &["d1", "1 not counted"]);
+}
+
+#[test]
 fn a_test_every_month_passes_and_a_month_without_one_fails_by_name() {
     let mut facts = good();
     facts.begins = Some(ago(DAY * 100));
