@@ -7,18 +7,7 @@ use tidemark_host::config::Region;
 /// The command that enrols `agent`, for the host that has the root key.
 #[must_use]
 pub fn command(agent: KeyId, regions: &[Region]) -> String {
-    let mut words = format!("tidemark-restore keys enrol {agent} --root FILE.root");
-    for region in regions {
-        let url = region.url.to_string();
-        // A shell would take `?` and `&` for its own.
-        let quote = if url.contains(['?', '&', ' ']) {
-            "'"
-        } else {
-            ""
-        };
-        words.push_str(&format!(" --region {quote}{url}{quote}"));
-    }
-    words
+    tidemark_cli::enrol_command(agent, regions)
 }
 
 /// What happens, what it means, what to do; `command` is [`command`]'s.

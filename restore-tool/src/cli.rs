@@ -83,7 +83,7 @@ pub enum Command {
     /// Own the schedule of drills: the daemon that systemd runs, until SIGTERM; SIGHUP has the config
     /// read again
     Run,
-    /// Recovery keys: make, print, check and enrol them
+    /// Recovery keys: new ones, a card to print, who has access, check, enrol and revoke
     #[command(subcommand)]
     Keys(Keys),
     /// Show sources, windows without gaps, recovery points and the unsealed tail (needs no identity)
@@ -474,6 +474,10 @@ pub enum Drill {
         after_help = "Exit codes: 0 passed, 3 passed with exceptions, 18 failed; an inconclusive drill ends with the code \
         of what kept it from an answer (16 region, 15 space, 1 others) and counts as none."
     )]
+    ///
+    /// Of a restore.toml it takes the regions and the identity, and of its drills of this source: every
+    /// assertion, pg_bin unless --pg-bin is given, and allow_source_host where all of them have it. Nothing
+    /// else of them is taken: not the schedule, select, scenario, scratch or timeout.
     Run(Box<DrillArgs>),
     /// Drills on schedule and what is overdue, past drills, how far each recovery point has been proved, and
     /// when (needs no identity)

@@ -15,7 +15,7 @@ use futures_util::future::join_all;
 use tidemark_format::heads::KeyringHead;
 use tidemark_format::{RegionName, SourceName, keys};
 use tidemark_host::config::{
-    ConfigError, ConfigFile, Drills, Promises, Region as RegionConfig, RestoreConfig,
+    ConfigError, ConfigFile, Drills, Promises, Region as RegionConfig, RestoreConfig, hint,
 };
 use tidemark_host::output::Console;
 use tidemark_host::{Clock, Cpu, RegionUrl, Rng};
@@ -318,7 +318,10 @@ impl Repository {
             }),
             (Some(name), _) => Err(Error::NoSource {
                 asked: format!("named {name}"),
-                known: format!("; there is: {}", names()),
+                known: {
+                    let known: Vec<&str> = known.iter().map(SourceName::as_str).collect();
+                    format!("; {}", hint(name.as_str(), &known, "there is"))
+                },
             }),
             (None, 0) => Err(Error::NoSource {
                 asked: "yet".to_owned(),

@@ -112,6 +112,11 @@ fn codes_are_explained_completions_made_and_the_config_checked() {
     )
     .unwrap();
     let path = file.to_str().unwrap();
+    // WHEN what it names is not there THEN the place in the config is told
+    let output = restore(&["config", "check", path]);
+    assert_eq!(code(&output), 78);
+    assert!(text(&output.stderr).contains("restore.toml:1:12: "));
+    std::fs::write(folder.path().join("id"), "").unwrap();
     let output = restore(&["config", "check", path]);
     assert_eq!(code(&output), 0, "{}", text(&output.stderr));
     assert!(text(&output.stdout).contains("dir:/a"));

@@ -211,6 +211,7 @@ fn status() {
         bytes: 1 << 30,
         covered_until: Some(at("2026-05-01T14:35:00Z")),
         exposure_seconds: Some(11),
+        clock_behind_seconds: None,
         restore_seconds: Some(12),
         restore_basis: "600 MiB to read at 50 MiB/s, assumed".into(),
         recoverable: recoverable(),

@@ -3,6 +3,7 @@
 //! It changes nothing but what a probe of a region leaves behind (`meta/probe`). Exit: 0 all well,
 //! 1 something to look at, 2 protection is broken, 3 a check could not be made.
 
+mod keyrings;
 mod postgres;
 
 use std::path::Path;
@@ -17,7 +18,7 @@ use tidemark_host::{
     lock::StateLock,
     output::{self, Console, Document, Table, duration},
 };
-use tidemark_ledger::{Keyring, Trust, custody, read_marker};
+use tidemark_ledger::{Keyring, Trust, read_marker};
 use tidemark_storage::{CreateOnly, region::AgentRegion};
 
 use super::{
@@ -29,7 +30,7 @@ use super::{
 };
 use crate::{
     bootstrap, cli::Global, control::ClientError, domains, enrolment, folders, policy,
-    room::DiskRoom, ship::greet::recipients, state::StateDir, status_live::LiveStatus,
+    room::DiskRoom, state::StateDir, status_live::LiveStatus,
 };
 
 /// How long a region may take over all that is asked of it: one that swallows everything must not keep
@@ -44,6 +45,8 @@ const ROOM_MIN: u64 = 8 << 20;
 #[serde(rename_all = "lowercase")]
 enum Grade {
     Ok,
+    /// It can't be told, and that is no reason for another exit code.
+    Unknown,
     Look,
     Broken,
 }
@@ -87,6 +90,15 @@ impl Findings {
         });
     }
 
+    fn unknown(
+        &mut self,
+        what: impl Into<String>,
+        found: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
+        self.bad(Grade::Unknown, what, found, remedy);
+    }
+
     fn worst(&self) -> Grade {
         self.checks
             .iter()
@@ -104,6 +116,7 @@ impl Document for Findings {
         for check in &self.checks {
             let mark = match check.grade {
                 Grade::Ok => "ok",
+                Grade::Unknown => "unknown",
                 Grade::Look => "LOOK",
                 Grade::Broken => "BROKEN",
             };
@@ -139,7 +152,7 @@ pub(super) fn doctor(global: &Global, console: &Console) -> Result<Exit, Failure
     runtime.block_on(regions(&config, &machine, &mut findings));
     console.show(&findings);
     Ok(match findings.worst() {
-        Grade::Ok => Exit::Ok,
+        Grade::Ok | Grade::Unknown => Exit::Ok,
         Grade::Look => Exit::Failed,
         Grade::Broken => Exit::Usage,
     })
@@ -190,7 +203,13 @@ fn local(
             "the time service has not synchronised it: times of restore points may be off",
             "timedatectl status",
         ),
-        NtpState::Unknown => findings.ok("clock", "no time service that can be asked"),
+        // Containers have none to ask: no fault of theirs, and nothing that was seen to be right.
+        NtpState::Unknown => findings.unknown(
+            "clock",
+            "not known: no time service that can be asked here",
+            "on the host: timedatectl status. A clock that is off puts restore points at wrong times; status tells of one \
+             that went back",
+        ),
     }
 }
 
@@ -343,7 +362,7 @@ async fn regions(config: &AgentConfig, machine: &Machine, findings: &mut Finding
         }
     }
     failure_domains(config, &devices, findings);
-    keyrings(config, &held, findings);
+    keyrings::look(config, &held, agent, findings);
     for hole in status::holes(config, machine).await {
         let grade = if hole.is_open { Grade::Look } else { Grade::Ok };
         findings.bad(
@@ -405,38 +424,6 @@ fn running_config(config: &AgentConfig, live: Option<&LiveStatus>, findings: &mu
             "the agent runs with an earlier one than the file holds now",
             "systemctl restart tidemark-agent applies it",
         );
-    }
-}
-
-/// What all regions' keyrings together say: one to all of them, and two people who can read.
-fn keyrings(config: &AgentConfig, held: &[(RegionName, Keyring)], findings: &mut Findings) {
-    let named: Vec<_> = held.iter().map(|(name, keyring)| (name, keyring)).collect();
-    match custody::agree(&named) {
-        Ok(()) if held.len() > 1 => findings.ok("keyrings", "the same in every region"),
-        Ok(()) => {}
-        Err(error) => findings.bad(
-            Grade::Broken,
-            "keyrings",
-            error.to_string(),
-            "tidemark-agent explain TM1211",
-        ),
-    }
-    let newest = held.iter().map(|(_, keyring)| keyring);
-    let newest = newest.max_by_key(|keyring| keyring.version());
-    // As the agent seals: the keyring decides, and the config counts where it says nothing.
-    let readers = match newest {
-        Some(keyring) => recipients(keyring, &config.recipients).len(),
-        None => config.recipients.len(),
-    };
-    if readers < 2 {
-        findings.bad(
-            Grade::Look,
-            "recipients",
-            "only one recovery identity can read the backups: losing it loses them all",
-            "add a second one: tidemark-restore keys new --repository, then keys enrol --recipient",
-        );
-    } else {
-        findings.ok("recipients", format!("{readers} recovery identities"));
     }
 }
 

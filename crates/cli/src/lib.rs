@@ -12,9 +12,27 @@ use std::process::ExitCode;
 
 use clap::{Command, CommandFactory, FromArgMatches};
 use clap_complete::Shell;
-use tidemark_host::{Exit, codes, output::Console};
+use tidemark_format::KeyId;
+use tidemark_host::{Exit, codes, config::Region, output::Console};
 
 pub use man::man;
+
+/// The command that enrols `key` in all of `regions`, for the host that has the root key.
+#[must_use]
+pub fn enrol_command(key: KeyId, regions: &[Region]) -> String {
+    let mut words = format!("tidemark-restore keys enrol {key} --root FILE.root");
+    for region in regions {
+        let url = region.url.to_string();
+        // A shell would take `?` and `&` for its own.
+        let quote = if url.contains(['?', '&', ' ']) {
+            "'"
+        } else {
+            ""
+        };
+        words.push_str(&format!(" --region {quote}{url}{quote}"));
+    }
+    words
+}
 
 /// The heading of the options that every command takes.
 pub const EVERYWHERE: &str = "Options of every command";

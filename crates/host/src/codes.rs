@@ -329,9 +329,9 @@ codes! {
          nothing of the backups, and counts as not done.",
         "The cause stands in the message and in the record (evidence show). The schedule tries again after \
          retry_after, twice; then the drill counts as not done until its next slot.";
-    USAGE = "TM0201", Usage, "the command line can't be understood",
-        "An argument is missing, unknown or contradicts another.",
-        "Run the command with --help; the message names the argument.";
+    USAGE = "TM0201", Usage, "the command can't be run as it was given",
+        "An argument is missing, unknown or contradicts another, or names what is not there.",
+        "The message names the argument, and what to write or to make; --help shows all of them.";
     TARGET_EXISTS = "TM0202", Usage, "the target is not empty",
         "A restore never overwrites: the target exists, or a -wal, -shm or -journal file stands \
          beside it that a database would replay into the restored file.",

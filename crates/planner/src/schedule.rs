@@ -49,13 +49,14 @@ pub enum ScheduleError {
         field: String,
     },
     /// Another field can't be read.
-    #[error("schedule {text:?} can't be read as a crontab line")]
+    #[error(
+        "schedule {text:?} can't be read as a crontab line{field}: the fields are minute (0 to 59), hour (0 to 23), day of the month (1 to 31), month (1 to 12), weekday (0 to 7)"
+    )]
     Grammar {
         /// The schedule.
         text: String,
-        /// What the grammar said.
-        #[source]
-        source: cron::error::Error,
+        /// The first field that can't be read, if it is one alone; else empty.
+        field: String,
     },
     /// The calendar has no such time.
     #[error("schedule {0:?} never fires: there is no such date")]
@@ -103,9 +104,9 @@ impl Schedule {
         let calendar = |day: &str, weekdays: &str| {
             format!("{second} {minute} {hour} {day} {month} {weekdays}")
                 .parse::<cron::Schedule>()
-                .map_err(|source| ScheduleError::Grammar {
+                .map_err(|_grammar| ScheduleError::Grammar {
                     text: text.to_owned(),
-                    source,
+                    field: faulty([second, minute, hour, day, month]),
                 })
         };
         let calendars = if is_wildcard(day) || is_wildcard(weekday) {
@@ -244,6 +245,26 @@ fn expand_nickname(text: &str) -> Result<&str, ScheduleError> {
     }
 }
 
+/// Which of the fields before the weekday can't be read, in words: the grammar itself speaks of a line with
+/// seconds, which nobody wrote.
+fn faulty(fields: [&str; 5]) -> String {
+    let names = ["second", "minute", "hour", "day of the month", "month"];
+    let reads = |number: usize, field: &str| {
+        let mut line = ["0", "0", "0", "1", "*"];
+        if let Some(place) = line.get_mut(number) {
+            *place = field;
+        }
+        format!("{} *", line.join(" "))
+            .parse::<cron::Schedule>()
+            .is_ok()
+    };
+    let mut all = fields.into_iter().zip(names).enumerate();
+    let bad = all.find(|(number, (field, _))| !reads(*number, field));
+    bad.map_or_else(String::new, |(_, (field, name))| {
+        format!(" (its {name} is {field:?})")
+    })
+}
+
 /// crontab(5): a field that begins with a star is no restriction, also with a step.
 fn is_wildcard(field: &str) -> bool {
     field.starts_with(['*', '?'])
@@ -337,8 +358,6 @@ fn from_chrono(time: &chrono::DateTime<chrono::Utc>) -> Option<DateTime> {
 
 #[cfg(test)]
 mod tests {
-    use std::error::Error as _;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -520,10 +539,9 @@ mod tests {
         let refused = |text| Schedule::parse(text, TimeZone::UTC).unwrap_err();
         assert!(refused("30 2 * *").to_string().contains("4 field(s)"));
         assert!(refused("").to_string().contains("0 field(s)"));
-        assert!(refused("61 2 * * *").source().is_some());
         let why = Schedule::check("61 2 * * *", &TimeZone::UTC).unwrap_err();
         assert!(
-            why.contains("61") && why.contains("crontab line: "),
+            why.contains("61") && why.contains("crontab line (its minute is \"61\"): "),
             "{why}"
         );
         assert_eq!(Schedule::check("@daily", &TimeZone::UTC), Ok(()));

@@ -96,7 +96,8 @@ fn request(args: &DrillArgs, tools: &Tools) -> Result<Request> {
     Ok(request)
 }
 
-/// By hand too, what the config's drills of the source ask of it is asked.
+/// By hand too, what the config's drills of the source ask of it is asked, with the programs that they name,
+/// and on this host where all of them may run.
 fn assert_as_configured(request: &mut Request, settings: &Settings) {
     let drills = &settings.drills.drills;
     let mut sources: Vec<&SourceName> = drills.iter().map(|drill| &drill.source).collect();
@@ -107,6 +108,12 @@ fn assert_as_configured(request: &mut Request, settings: &Settings) {
         (None, _) => return,
     };
     let own = drills.iter().filter(|drill| drill.source == *source);
+    if request.pg_bin.is_none() {
+        let mut named = own.clone().filter_map(|drill| drill.rules.pg_bin.clone());
+        request.pg_bin = named.next();
+    }
+    let mut rules = own.clone().map(|drill| drill.rules.allow_source_host);
+    request.allow_source_host |= own.clone().next().is_some() && rules.all(|allowed| allowed);
     let mut names = Vec::new();
     for drill in own.filter(|drill| !drill.assertions.is_empty()) {
         names.push(drill.name.to_string());
@@ -124,7 +131,7 @@ fn assert_as_configured(request: &mut Request, settings: &Settings) {
     }
     if !names.is_empty() {
         request.notes.push(format!(
-            "{} of the config asked, too (of drill {})",
+            "{} of the config asked (of drill {})",
             output::count(request.assertions.len(), "assertion"),
             names.join(", ")
         ));
@@ -410,6 +417,35 @@ mod tests {
         assert_eq!(proved.len(), 1, "{proved:?}");
         assert_eq!(proved[0].rung, Rung::Logical);
         assert_eq!(proved[0].evidence_id, drills[1].id);
+    }
+
+    #[test]
+    fn a_drill_by_hand_takes_programs_and_leave_to_run_here_of_the_configs_drills_of_its_source() {
+        let drill = |name: &str, rest: &str| {
+            format!(
+                "[[drill]]\nname = \"{name}\"\nsource = \"app\"\nschedule = \"0 3 * * *\"\n{rest}"
+            )
+        };
+        let asked = |text: &str, given: Option<&str>| {
+            let file = std::path::Path::new("/restore.toml");
+            let config = tidemark_host::config::RestoreConfig::parse(text, file).unwrap();
+            let (global, environment) = Default::default();
+            let mut settings = Settings::without_config(&global, &environment).unwrap();
+            settings.drills = config.drills;
+            let mut request = Request {
+                pg_bin: given.map(Into::into),
+                ..Request::default()
+            };
+            assert_as_configured(&mut request, &settings);
+            let pg_bin = request.pg_bin.map(|path| path.display().to_string());
+            (pg_bin, request.allow_source_host)
+        };
+        let one = drill("a", "pg_bin = \"/pg\"\nallow_source_host = true\n");
+        assert_eq!(asked(&one, None), (Some("/pg".to_owned()), true));
+        assert_eq!(asked(&one, Some("/own")), (Some("/own".to_owned()), true));
+        let both = one + &drill("b", "");
+        assert_eq!(asked(&both, None), (Some("/pg".to_owned()), false));
+        assert_eq!(asked("", None), (None, false));
     }
 
     #[test]

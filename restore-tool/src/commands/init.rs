@@ -106,6 +106,9 @@ struct Initialised {
     /// This identity's signing key, if nobody has vouched for it yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     enrol: Option<KeyId>,
+    /// The command that does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    enrol_command: Option<String>,
     /// Folders that the unit must be let write to.
     folders: Vec<PathBuf>,
 }
@@ -121,6 +124,7 @@ impl Initialised {
         let identity = identity.and_then(|path| Identity::load(path, None).ok());
         let key = identity.map(|identity| identity.evidence_key().public());
         let enrol = key.filter(|key| repository.keyring.member(key).is_none());
+        let enrol = enrol.map(|key| key.id());
         let folder = |region: &Region| match &region.url {
             RegionUrl::Dir(folder) => Some(folder.clone()),
             RegionUrl::S3(_) => None,
@@ -128,7 +132,8 @@ impl Initialised {
         Self {
             config,
             drills: new.drills.iter().map(|drill| drill.name.clone()).collect(),
-            enrol: enrol.map(|key| key.id()),
+            enrol,
+            enrol_command: enrol.map(|key| tidemark_cli::enrol_command(key, &settings.regions)),
             folders: settings.regions.iter().filter_map(folder).collect(),
         }
     }
@@ -146,9 +151,9 @@ impl Document for Initialised {
             out.push_str(&format!("  drills: {}\n", self.drills.join(", ")));
         }
         out.push_str("Next:\n");
-        if let Some(key) = &self.enrol {
+        if let Some(command) = &self.enrol_command {
             out.push_str(&format!(
-                "  tidemark-restore keys enrol {key} --root FILE.root   # where the root key is, after the first drill or start\n"
+                "  {command}   # where the root key is, after the first drill or start\n"
             ));
         }
         out.push_str(&format!(

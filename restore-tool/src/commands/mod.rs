@@ -169,7 +169,7 @@ fn explain(code: Option<&str>, tools: &Tools) -> Result<Exit> {
 
 fn check_config(file: Option<&std::path::Path>, tools: &Tools) -> Result<Exit> {
     let path = ConfigFile::Restore.find(file)?;
-    let config = RestoreConfig::load(&path, &crate::daemon::CHECKS)?;
+    let config = RestoreConfig::load(&path, &crate::daemon::CHECKS_AND_PLACES)?;
     let regions = config
         .regions
         .iter()

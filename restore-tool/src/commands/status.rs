@@ -3,6 +3,7 @@
 //!
 //! Ends with 0 ok, 1 warning, 2 critical, 3 unknown; the worst source counts.
 
+mod clock;
 pub mod kept;
 mod measured;
 mod promised;
@@ -99,6 +100,9 @@ pub struct SourceStatus {
     pub covered_until: Option<Timestamp>,
     /// So this much would be lost now, in seconds.
     pub exposure_seconds: Option<u64>,
+    /// The newest capture is so many seconds later than this host's clock, which therefore tells no loss.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clock_behind_seconds: Option<u64>,
     /// A restore to the newest state takes about this long, in seconds.
     pub restore_seconds: Option<u64>,
     /// What that rests on.
@@ -230,9 +234,10 @@ async fn source(
     let covered_until = recoverable.recoverable_through;
     let retired = timeline.is_retired();
     // Nothing is lost any more of a source at rest: nothing of it is to be kept.
-    let exposure = covered_until
-        .filter(|_| !retired)
-        .map(|until| gone(now, until));
+    let last = last_heard(&timeline, &recoverable);
+    let behind = clock::behind(last, now).filter(|_| !retired && covered_until.is_some());
+    let told_until = covered_until.filter(|_| !retired && behind.is_none());
+    let exposure = told_until.map(|until| gone(now, until));
     let planned = plan::plan(&timeline, &latest(), &Avoid::default(), false).await;
     let regions = regions(repository, &timeline).await;
     let mut next = Vec::new();
@@ -240,9 +245,8 @@ async fn source(
         next.push(RETIRED.to_owned());
         Health::Ok
     } else {
-        let past = recoverable.beyond.as_ref().and_then(|past| past.to);
-        let silence = Silence::of(&timeline, covered_until.max(past), now);
-        exposure_health(exposure, silence.as_ref(), &mut next)
+        let silence = Silence::of(&timeline, last, now);
+        exposure_health((exposure, behind), silence.as_ref(), &mut next)
     };
     let news = recoverable.news();
     if !news.is_empty() {
@@ -277,6 +281,7 @@ async fn source(
         bytes: plan.as_ref().map_or(0, plan::RestorePlan::image_bytes),
         covered_until,
         exposure_seconds: exposure.map(|exposure| exposure.as_secs()),
+        clock_behind_seconds: behind.map(|behind| behind.as_secs()),
         restore_seconds: estimate.as_ref().map(|estimate| estimate.seconds),
         restore_basis: estimate.map_or_else(String::new, |estimate| estimate.basis),
         recoverable,
@@ -408,6 +413,16 @@ fn gone(now: Timestamp, since: Timestamp) -> Duration {
     }
 }
 
+/// The latest instant of which anything was heard.
+fn last_heard(timeline: &Timeline, recoverable: &Recoverable) -> Option<Timestamp> {
+    let past = recoverable.beyond.as_ref().and_then(|past| past.to);
+    let newest = recoverable.recoverable_through.max(past);
+    let beats = timeline.histories().filter_map(|(_, one)| one.caught_up());
+    let beat = beats.map(|beat| beat.beat_at).max();
+    let point = timeline.newest_point().map(|point| point.head.at);
+    beat.max(point).max(newest)
+}
+
 /// How long nothing has come, and whether that is longer than the agent's beats make normal.
 struct Silence {
     since: Duration,
@@ -415,12 +430,11 @@ struct Silence {
 }
 
 impl Silence {
-    /// None if something came lately. `newest` is the latest instant that the log tells.
-    fn of(timeline: &Timeline, newest: Option<Timestamp>, now: Timestamp) -> Option<Self> {
+    /// None if something came lately. `last` is [`last_heard`]'s.
+    fn of(timeline: &Timeline, last: Option<Timestamp>, now: Timestamp) -> Option<Self> {
         let beats = timeline.histories().filter_map(|(_, one)| one.caught_up());
         let beat = beats.max_by_key(|beat| beat.beat_at);
-        let point = timeline.newest_point().map(|point| point.head.at);
-        let last = beat.map(|beat| beat.beat_at).max(point).max(newest)?;
+        let last = last?;
         let every = beat.map_or(Duration::ZERO, |beat| Duration::from_millis(beat.every_ms));
         let warning = every.saturating_mul(BEATS_MISSED).max(SILENCE_WARNING);
         let critical = warning.saturating_mul(2).max(SILENCE_CRITICAL);
@@ -435,10 +449,14 @@ impl Silence {
 }
 
 fn exposure_health(
-    exposure: Option<Duration>,
+    (exposure, clock_behind): (Option<Duration>, Option<Duration>),
     silence: Option<&Silence>,
     next: &mut Vec<String>,
 ) -> Health {
+    if let Some(behind) = clock_behind {
+        next.push(clock::next(behind));
+        return Health::Warning;
+    }
     if let (Some(age), Some(silence)) = (exposure, silence) {
         next.push(format!(
             "nothing has come for {}: the agent may be down or cut off (tidemark-agent status on its host)",
@@ -571,6 +589,9 @@ impl SourceStatus {
         let mut table = Table::new();
         let lost = if self.state.is_some() {
             "not judged: the source is retired".to_owned()
+        } else if let Some(behind) = self.clock_behind_seconds {
+            let behind = output::duration(Duration::from_secs(behind));
+            format!("can't be told: this host's clock is {behind} behind the newest capture")
         } else {
             seconds(self.exposure_seconds)
         };

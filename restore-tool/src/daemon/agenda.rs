@@ -151,7 +151,8 @@ impl Entry {
         );
         let state = match self.due_since {
             Some(since) if self.overdue => format!("OVERDUE since {}", instant(since)),
-            Some(since) => format!("due since {}", instant(since)),
+            // Whether it runs at this moment only the daemon's own status line knows.
+            Some(since) => format!("due since {}, unless it runs now", instant(since)),
             None => String::new(),
         };
         [

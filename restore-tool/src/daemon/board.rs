@@ -199,13 +199,19 @@ impl Board {
 
     /// Something stands against it: told once, however often it is found.
     pub fn alert(&self, code: Code, about: &str, text: &str, now: Timestamp) {
+        if self.told(code, about, text, now) {
+            tracing::error!(code = code.id, about, "{text}");
+        }
+    }
+
+    /// The same, where the journal has it already. Returns whether it is new.
+    pub fn told(&self, code: Code, about: &str, text: &str, now: Timestamp) -> bool {
         let key = (code.id.to_owned(), about.to_owned());
         let mut shown = self.shown();
         if let Some(alert) = shown.alerts.get_mut(&key) {
             text.clone_into(&mut alert.text);
-            return;
+            return false;
         }
-        tracing::error!(code = code.id, about, "{text}");
         let alert = Alert {
             code: key.0.clone(),
             about: key.1.clone(),
@@ -213,6 +219,7 @@ impl Board {
             since: now,
         };
         shown.alerts.insert(key, alert);
+        true
     }
 
     /// It does no longer.

@@ -58,8 +58,8 @@ use rota::Rota;
 
 pub use agenda::agenda;
 pub use due::DrillsDue;
-pub use plan::CHECKS;
 pub(crate) use plan::assertion;
+pub use plan::{CHECKS, CHECKS_AND_PLACES};
 
 /// Runs the daemon until `stop`.
 ///

@@ -1,7 +1,10 @@
 //! A drill of the config, ready to be judged and run.
 
+use std::path::Path;
+
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use tidemark_format::RegionName;
 use tidemark_host::config::{Drill, DrillChecks, Expected};
 use tidemark_host::time_spec::TimeContext;
 use tidemark_planner::drill::{Expectation, Select, Tolerance};
@@ -20,7 +23,30 @@ pub const CHECKS: DrillChecks<'static> = DrillChecks {
     schedule: &Schedule::check,
     select: &check_select,
     scenario: &check_scenario,
+    scenario_region: &scenario_region,
+    place: &|_path| Ok(()),
 };
+
+/// The same for `config check`, which looks at what is named, too.
+pub const CHECKS_AND_PLACES: DrillChecks<'static> = DrillChecks {
+    place: &check_place,
+    ..CHECKS
+};
+
+/// What can't be looked at by whoever asks may be there.
+fn check_place(path: &Path) -> Result<(), String> {
+    match path.try_exists() {
+        Ok(false) => Err(format!("{} is not there", path.display())),
+        Ok(true) | Err(_) => Ok(()),
+    }
+}
+
+fn scenario_region(text: &str) -> Option<RegionName> {
+    match text.parse().ok()? {
+        Scenario::OnlyRegion(region) | Scenario::WithoutRegion(region) => Some(region),
+        Scenario::AsOf(_) | Scenario::FreshHost => None,
+    }
+}
 
 fn check_select(text: &str) -> Result<(), String> {
     let Select::Named(instant) = text.parse()? else {
@@ -139,8 +165,6 @@ pub(crate) fn assertion(one: &tidemark_host::config::Assertion) -> Assertion {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use tidemark_host::config::RestoreConfig;
 
     use super::*;
@@ -189,6 +213,18 @@ mod tests {
     }
 
     #[test]
+    fn only_the_check_of_a_config_looks_at_what_it_names() {
+        let text = "identity = \"/not/there\"\n";
+        let read = |checks| RestoreConfig::parse_with(text, Path::new("/restore.toml"), checks);
+        assert!(read(&CHECKS).is_ok());
+        let refused = read(&CHECKS_AND_PLACES).unwrap_err().to_string();
+        assert!(
+            refused.contains(":1:12: /not/there is not there"),
+            "{refused}"
+        );
+    }
+
+    #[test]
     fn words_that_no_drill_understands_are_refused_at_the_door() {
         for (rest, why) in [
             ("select = \"newest\"", "selects nothing"),
@@ -202,6 +238,10 @@ mod tests {
             let refused = parse(rest).unwrap_err();
             assert!(refused.contains(why), "{refused}");
         }
+        let region =
+            "scenario = \"without-region=b\"\n[[region]]\nname = \"a\"\nurl = \"dir:/a\"\n";
+        let refused = parse(region).unwrap_err();
+        assert!(refused.contains("no region is called `b`"), "{refused}");
         assert!(parse("select = \"2026-11-01 12:00 UTC\"").is_ok());
         let never = parse("").map(|planned| planned.drill.schedule);
         assert_eq!(never.as_deref(), Ok("30 2 * * *"));

@@ -228,10 +228,10 @@ impl Rota {
         if self.claims.is_enrolled() {
             self.board.clear(codes::NOT_ENROLLED, HOST);
         } else if self.claims.is_open() {
-            let key = self.claims.own();
+            let enrol = tidemark_cli::enrol_command(self.claims.own(), &self.settings.regions);
             let text = format!(
                 "nobody has vouched for this host's key yet: other hosts don't believe its turns, and its records \
-                 prove nothing. Where the root key is: tidemark-restore keys enrol {key} --root FILE.root"
+                 prove nothing. Where the root key is: {enrol}"
             );
             self.board.alert(codes::NOT_ENROLLED, HOST, &text, now);
         }
@@ -288,6 +288,13 @@ impl Rota {
             }
             Ended::Ran(outcome) => {
                 tell(due, &outcome);
+                if outcome.verdict == Verdict::Fail {
+                    // It was just told, with more than the alert says.
+                    let why = outcome.why.as_deref().unwrap_or_default();
+                    let now = self.tools.clock.now();
+                    self.board
+                        .told(codes::DRILL_FAILED, name.as_str(), why, now);
+                }
                 Some(outcome)
             }
             Ended::Stopped(outcome) => {
@@ -319,9 +326,12 @@ fn prepare(settings: &Settings, tools: &Tools) -> Result<(Claims, Vec<Planned>)>
 }
 
 fn failed_text(name: &DrillName, drill: &Scheduled, last: &Last) -> String {
-    let record = last.evidence_id.as_deref().unwrap_or("ID");
+    let show = last.evidence_id.as_ref().map_or_else(
+        || "tidemark-restore evidence list".to_owned(),
+        |id| format!("tidemark-restore evidence show {id}"),
+    );
     format!(
-        "drill {name} of {} failed at {} on {}: tidemark-restore evidence show {record} says at which rung and why",
+        "drill {name} of {} failed at {} on {}: {show} says at which rung and why",
         drill.source,
         instant(last.at),
         last.host,
@@ -356,6 +366,10 @@ fn tell(due: &DueNow, outcome: &Outcome) {
     let why = outcome.why.as_deref().unwrap_or_default();
     let code = outcome.code.map_or("", |code| code.id);
     let next = outcome.code.map_or("", |code| code.action);
+    let next = match &outcome.evidence_id {
+        Some(id) => next.replace("evidence show ID", &format!("evidence show {id}")),
+        None => next.to_owned(),
+    };
     let (rto_ms, rpo_ms) = (outcome.rto_ms, outcome.rpo_ms);
     match outcome.verdict {
         Verdict::Pass => {

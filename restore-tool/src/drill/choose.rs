@@ -50,8 +50,18 @@ pub(super) fn regions(scenario: Option<&Scenario>, settings: &Settings) -> Resul
     Ok(left)
 }
 
-/// What a scenario proves, if the drill gets that far.
-pub(super) fn proof(scenario: &Scenario, settings: &Settings, host_is_other: bool) -> Vec<Check> {
+/// What a scenario proves of a drill that reached so far: nothing, unless the database answered.
+pub(super) fn proof(
+    scenario: &Scenario,
+    settings: &Settings,
+    host_is_other: bool,
+    reached: Option<Rung>,
+) -> Vec<Check> {
+    let name = scenario.to_string();
+    if reached < Some(Rung::Logical) {
+        let why = "a rung below it was not proved";
+        return vec![Check::new(Rung::Scenario, "scenario", name, CheckStatus::NotRun).why(why)];
+    }
     let actual = match scenario {
         Scenario::OnlyRegion(region) => format!("everything was read from {region}"),
         Scenario::WithoutRegion(region) => format!("nothing was asked of {region}"),
@@ -60,7 +70,6 @@ pub(super) fn proof(scenario: &Scenario, settings: &Settings, host_is_other: boo
             "only the identity, the regions and installed programs were used".to_owned()
         }
     };
-    let name = scenario.to_string();
     let mut all = vec![Check::of(Rung::Scenario, "scenario", name, true).actual(actual)];
     if *scenario == Scenario::FreshHost {
         let own = [
@@ -304,12 +313,21 @@ mod tests {
     fn a_fresh_host_has_no_config_and_runs_no_source() {
         let mut own = settings(&["a"]);
         let status = |settings: &Settings, other| {
-            let checks = proof(&Scenario::FreshHost, settings, other);
+            let checks = proof(&Scenario::FreshHost, settings, other, Some(Rung::Logical));
             checks.last().map(|check| check.status).unwrap()
         };
         assert_eq!(status(&own, true), CheckStatus::Passed);
         assert_eq!(status(&own, false), CheckStatus::Warned);
         own.config_file = Some("/etc/tidemark/restore.toml".into());
         assert_eq!(status(&own, true), CheckStatus::Warned);
+    }
+
+    #[test]
+    fn a_scenario_is_not_proved_by_a_drill_that_did_not_come_to_the_database() {
+        for reached in [None, Some(Rung::Materialise), Some(Rung::Replay)] {
+            let checks = proof(&Scenario::FreshHost, &settings(&["a"]), true, reached);
+            let statuses: Vec<CheckStatus> = checks.iter().map(|check| check.status).collect();
+            assert_eq!(statuses, [CheckStatus::NotRun]);
+        }
     }
 }

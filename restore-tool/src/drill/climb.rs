@@ -28,6 +28,7 @@ use crate::cli::RestoreArgs;
 use crate::commands::restore::{Prepared, Show, closed, damages, execute, opener};
 use crate::error::{Error, Result};
 use crate::evidence::begun::Begun;
+use crate::evidence::{drills, shelf};
 use crate::identity::KeyHolder;
 use crate::plan::{Avoid, RestorePlan};
 use crate::repository::{Repository, Settings, Tools};
@@ -75,7 +76,6 @@ impl Climb<'_> {
     /// # Errors
     /// What keeps it from being a drill.
     pub(super) async fn run(&self, course: &mut Course, holder: KeyHolder) -> Result<()> {
-        course.notes.extend(self.request.notes.iter().cloned());
         let scenario = self.request.scenario.as_ref();
         if let Some(Scenario::AsOf(at)) = scenario
             && *at > course.timing.declared_at()
@@ -90,7 +90,9 @@ impl Climb<'_> {
         course.observed.scenario = scenario.is_some();
         let looked = match self.stopped(self.look(&settings, course)).await {
             Ok(looked) => looked,
-            Err(error) if is_words(&error) && !self.is_lost(&error) => return Err(error),
+            Err(error) if is_words(&error) && !self.is_lost(&error, &settings).await => {
+                return Err(error);
+            }
             // A schedule knows its regions: there another repository in their place is what it looks like.
             Err(error @ Error::OtherRepository { .. }) if self.request.plan.plan_id.is_none() => {
                 return Err(error);
@@ -117,12 +119,13 @@ impl Climb<'_> {
                 return Ok(());
             }
         };
+        self.in_scratch(&ground, &planned, course).await;
         if let Some(scenario) = scenario {
             let other = ground.is_another_host();
-            let proved = choose::proof(scenario, self.settings, other);
+            let reached = reached(&course.observed.checks);
+            let proved = choose::proof(scenario, self.settings, other, reached);
             proved.into_iter().for_each(|check| course.check(check));
         }
-        self.in_scratch(&ground, &planned, course).await;
         let repository = &planned.prepared.repository;
         if let Some(why) = signer::revoked_by_now(repository, &self.signer).await {
             course.signer_revoked(why);
@@ -130,9 +133,23 @@ impl Climb<'_> {
         Ok(())
     }
 
-    /// Whether a source is gone that a plan knows: nobody mistyped its name.
-    fn is_lost(&self, error: &Error) -> bool {
-        matches!(error, Error::NoSource { .. }) && self.request.plan.plan_id.is_some()
+    /// Whether a source is gone that a plan knows and a drill has found there before: nobody mistyped its
+    /// name.
+    async fn is_lost(&self, error: &Error, settings: &Settings) -> bool {
+        let Some(source) = self.request.source.as_ref() else {
+            return false;
+        };
+        if !matches!(error, Error::NoSource { .. }) || self.request.plan.plan_id.is_none() {
+            return false;
+        }
+        let known = async {
+            let repository = Repository::open(settings, Some(self.trust), self.tools).await?;
+            let shelf = shelf::read(&repository, settings.state.as_deref()).await?;
+            let drills = drills::all(&shelf.chains);
+            Ok::<_, Error>(drills::of_source(&drills, source).any(|drill| drill.reached.is_some()))
+        };
+        // What can't be asked is no proof that somebody mistyped it.
+        Box::pin(known).await.unwrap_or(true)
     }
 
     /// Whether somebody named an instant that is still to come, or a place that never was.

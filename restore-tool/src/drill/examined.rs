@@ -145,6 +145,7 @@ impl Seen<'_> {
         }
         let schema = expect::schema(examined.schema_digest.as_deref(), baseline.as_ref());
         schema.into_iter().for_each(|check| course.check(check));
+        course.notes.extend(self.request.notes.iter().cloned());
         for assertion in &self.request.assertions {
             let answer = examined.answers.get(&assertion.id);
             course.check(assertion_check(assertion, answer));

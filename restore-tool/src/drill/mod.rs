@@ -128,12 +128,12 @@ pub async fn run(
     let subject = course.subject.clone();
     let draft = Draft::new(RESTORE_DRILL, subject, fields, now, tools.rng.as_ref());
     let written = Box::pin(book::append(&Desk::of(settings), &pen, &draft, tools)).await;
-    let mut evidence_id = None;
-    let mut not_stored = None;
+    let (mut evidence_id, mut not_stored, mut enrol) = (None, None, None);
     match written {
         Ok(written) => {
             tell(&written, "drill", &tools.console);
             evidence_id = Some(written.record.id());
+            enrol = written.enrol;
             if written.stored.is_empty() {
                 not_stored = Some("the record waits on this machine for a region".to_owned());
             }
@@ -148,13 +148,13 @@ pub async fn run(
         "drill",
         &json!({ "verdict": judged.verdict, "evidence_id": evidence_id }),
     );
-    let exit = exit(&judged, &course);
-    let report = DrillReport::new(request, &course, &judged, evidence_id.clone(), not_stored);
+    let mut report = DrillReport::new(request, &course, &judged, evidence_id.clone(), not_stored);
+    report.vouched_for_by(enrol);
     Ok(Drilled {
+        exit: exit(&judged, &course),
         judged,
         evidence_id,
         report,
-        exit,
     })
 }
 

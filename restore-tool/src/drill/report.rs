@@ -174,6 +174,13 @@ impl DrillReport {
         Some(line)
     }
 
+    /// The record counts for nothing before somebody has vouched for its signer: that comes first.
+    pub(super) fn vouched_for_by(&mut self, enrol: Option<String>) {
+        let words = "# where the root key is: until then the record counts for nothing";
+        let enrol = enrol.map(|command| format!("{command}   {words}"));
+        self.next.splice(0..0, enrol);
+    }
+
     fn pitr(&self) -> Option<String> {
         let precision = self.precision?;
         let mut line = match (precision.error_ms, precision.basis) {
@@ -454,6 +461,17 @@ mod tests {
             "{said}"
         );
         assert!(said.contains("sign-off 0191-abc"), "{said}");
+    }
+
+    #[test]
+    fn a_record_that_nobody_vouched_for_is_not_signed_off_first() {
+        let course = course();
+        let judged = judge(&course.observed, &course.objectives);
+        let id = Some("0191-abc".to_owned());
+        let mut report = DrillReport::new(&Request::default(), &course, &judged, id, None);
+        report.vouched_for_by(Some("tidemark-restore keys enrol 1234".to_owned()));
+        assert!(report.next[0].starts_with("tidemark-restore keys enrol 1234   # "));
+        assert!(report.next[1].contains("sign-off"), "{:?}", report.next);
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub struct Request {
     pub objectives: Objectives,
     /// What the restored database must answer.
     pub assertions: Vec<Assertion>,
-    /// What the reader should know of how it was put together.
+    /// What the reader should know of the assertions, once they were asked.
     pub notes: Vec<String>,
     /// Whether rows are counted, table by table.
     pub counts: bool,

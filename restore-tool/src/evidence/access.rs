@@ -304,11 +304,11 @@ fn put_back(written: &Written, console: &Console) {
 
 /// The same, but for what is to be said last.
 fn told(written: &Written, what: &str, console: &Console) -> Option<String> {
-    if written.asked {
+    if let Some(enrol) = written.enrol.as_ref().filter(|_| written.asked) {
         let key = written.record.signer.id();
         console.note(&format!(
             "note: what this identity does is recorded, signed by key {key}, which now asks to be enrolled: \
-             tidemark-restore keys enrol {key} --root FILE.root"
+             {enrol}"
         ));
     }
     put_back(written, console);

@@ -108,6 +108,8 @@ pub struct Written {
     pub waits: Option<PathBuf>,
     /// Whether its signer has just asked to be enrolled.
     pub asked: bool,
+    /// The command that has its signer vouched for, if no region knows it.
+    pub enrol: Option<String>,
     /// How many of the records that were to come before it are stored.
     pub before: usize,
     /// Numbers of records that had been removed in regions, and stand there again: a region gets a record
@@ -216,6 +218,7 @@ fn read(bytes: &Bytes, seq: u64, pen: &Pen) -> Option<Record> {
 
 struct Open {
     name: RegionName,
+    config: RegionConfig,
     store: Region,
     numbers: BTreeSet<u64>,
     enrolled: bool,
@@ -566,6 +569,10 @@ impl Writer<'_> {
 
     /// What became of it; a record that no region took is put where it waits.
     fn finish(self, draft: &Draft) -> Result<Written, FormatError> {
+        let known = self.regions.iter().any(|region| region.enrolled);
+        let regions: Vec<_> = self.regions.iter().map(|one| one.config.clone()).collect();
+        let unknown = !known && !regions.is_empty();
+        let enrol = unknown.then(|| tidemark_cli::enrol_command(self.pen.id(), &regions));
         if let Some(record) = self.written {
             return Ok(Written {
                 record,
@@ -573,6 +580,7 @@ impl Writer<'_> {
                 lacking: self.lacking,
                 waits: None,
                 asked: self.asked,
+                enrol,
                 before: self.before,
                 put_back: self.put_back,
             });
@@ -595,6 +603,7 @@ impl Writer<'_> {
             lacking: self.lacking,
             waits,
             asked: false,
+            enrol,
             before: self.before,
             put_back: self.put_back,
         })
@@ -653,6 +662,7 @@ async fn look(config: &RegionConfig, options: &OpenOptions, pen: &Pen) -> Result
         .map_err(|error| said(&error))?;
     Ok(Open {
         name: config.name.clone(),
+        config: config.clone(),
         store,
         numbers: listed
             .iter()

@@ -46,6 +46,14 @@ pub enum RungState {
     Failed,
 }
 
+impl RungState {
+    /// Whether the rung above it may count.
+    #[must_use]
+    pub const fn is_climbed(self) -> bool {
+        matches!(self, Self::Proved | Self::Partial)
+    }
+}
+
 /// How many checks ended how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Checks {
@@ -177,10 +185,8 @@ impl Drill {
             return None;
         }
         let (rungs, checks) = ladder(record);
-        let proved = |(_, state): &&(Rung, RungState)| {
-            matches!(state, RungState::Proved | RungState::Partial)
-        };
-        let reached = rungs.iter().take_while(proved).last();
+        let climbed = rungs.iter().take_while(|(_, state)| state.is_climbed());
+        let reached = climbed.last();
         Some(Self {
             id: record.id(),
             signer: chain.signer,

@@ -234,8 +234,10 @@ pub const COLUMNS: &[(&str, Cell)] = &[
     ("pitr_met", |row| row.record.cell("/result/pitr_met")),
     ("proved_rungs", |row| {
         of_drill(row, |drill| {
-            let proved = drill.rungs.iter();
-            let proved = proved.filter(|(_, state)| *state == RungState::Proved);
+            // A rung over one that was not proved is none.
+            let climbed = drill.rungs.iter();
+            let climbed = climbed.take_while(|(_, state)| state.is_climbed());
+            let proved = climbed.filter(|(_, state)| *state == RungState::Proved);
             let words: Vec<&str> = proved.map(|(rung, _)| rung.name()).collect();
             words.join(" ")
         })

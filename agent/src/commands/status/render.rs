@@ -275,6 +275,12 @@ impl Report {
         };
         if retired {
             out.push_str("Loss now     not judged: the source is retired, nothing of it is captured any more\n");
+        } else if judgement.clock_behind_ms.is_some() {
+            out.push_str(&format!(
+                "Loss now     can't be told: this host's clock is {} behind the newest capture   limit {}\n",
+                millis(judgement.clock_behind_ms),
+                millis(Some(judgement.limit_ms)),
+            ));
         } else {
             out.push_str(&format!(
                 "Loss now     {}   limit {}   in {}: {}{by}\n",

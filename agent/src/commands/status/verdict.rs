@@ -8,6 +8,10 @@ use serde::Serialize;
 use super::gather::{RegionFacts, SourceFacts};
 use super::holes;
 
+/// A clock that is further behind the newest capture than this tells no loss: hosts with a time service
+/// differ by less.
+const CLOCK_BEHIND: Duration = Duration::from_secs(30);
+
 /// How things are; the worst of all sources is the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -62,6 +66,9 @@ pub(super) struct Judgement {
     pub(super) exposure_ms: Option<u64>,
     /// The same for the number of failure domains that `durable_in` asks for.
     pub(super) quorum_exposure_ms: Option<u64>,
+    /// The newest capture is so much later than this host's clock, which therefore tells no exposure.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) clock_behind_ms: Option<u64>,
     pub(super) limit_ms: u64,
     /// What to look at, most urgent first.
     pub(super) findings: Vec<String>,
@@ -77,17 +84,10 @@ pub(super) fn judge(
     if side.retired {
         return at_rest(demands, side.left_behind.as_ref());
     }
-    let safe: Vec<(&str, Option<Timestamp>)> = regions
-        .iter()
-        .map(|(region, source)| {
-            (
-                region.domain.as_str(),
-                source.and_then(|source| source.safe_until),
-            )
-        })
-        .collect();
+    let safe = safe_in(regions);
     let best = safe.iter().filter_map(|(_, until)| *until).max();
     let quorum = nth_domain(&safe, demands.durable_in);
+    let behind = clock_behind(regions, now);
     let age =
         |until: Timestamp| Duration::try_from(now.duration_since(until)).unwrap_or(Duration::ZERO);
     let limit = demands.exposure_limit();
@@ -104,6 +104,9 @@ pub(super) fn judge(
     let distrusted = not_believed(regions);
     for text in &distrusted {
         find(Health::Critical, text.clone());
+    }
+    if let Some(behind) = behind {
+        find(Health::Warning, behind_words(behind));
     }
     match (best.map(age), quorum.map(age)) {
         (None, _) if readable == 0 => find(
@@ -137,13 +140,51 @@ pub(super) fn judge(
     for (level, text) in troubles(regions).into_iter().chain(side.notes.clone()) {
         find(level, text);
     }
+    let told = |until: Option<Timestamp>| until.filter(|_| behind.is_none()).map(age).map(millis);
     Judgement {
         health,
-        exposure_ms: best.map(age).map(millis),
-        quorum_exposure_ms: quorum.map(age).map(millis),
+        exposure_ms: told(best),
+        quorum_exposure_ms: told(quorum),
+        clock_behind_ms: behind.map(millis),
         limit_ms: millis(limit),
         findings,
     }
+}
+
+/// Up to when each region holds everything, by its domain.
+fn safe_in<'a>(
+    regions: &[(&'a RegionFacts, Option<&SourceFacts>)],
+) -> Vec<(&'a str, Option<Timestamp>)> {
+    let safe = regions.iter().map(|(region, source)| {
+        let until = source.and_then(|source| source.safe_until);
+        (region.domain.as_str(), until)
+    });
+    safe.collect()
+}
+
+/// How far this host's clock is behind the newest capture, if it is so more than a little.
+fn clock_behind(
+    regions: &[(&RegionFacts, Option<&SourceFacts>)],
+    now: Timestamp,
+) -> Option<Duration> {
+    let facts = regions.iter().filter_map(|(_, source)| *source);
+    let newest = facts
+        .filter_map(|source| {
+            let sealed = source.point.as_ref().map(|point| point.at);
+            source.safe_until.max(source.beat_at).max(sealed)
+        })
+        .max()?;
+    let behind = Duration::try_from(newest.duration_since(now)).ok()?;
+    (behind > CLOCK_BEHIND).then_some(behind)
+}
+
+fn behind_words(behind: Duration) -> String {
+    format!(
+        "this host's clock is {} behind the newest capture, so what would be lost now can't be told: it went back, or was \
+         ahead when that was captured. Look (timedatectl status), and set it right; until time has passed the newest \
+         capture, restore by recovery point (tidemark-restore list) and not by instant",
+        tidemark_host::output::duration(behind)
+    )
 }
 
 fn millis(age: Duration) -> u64 {
@@ -160,6 +201,7 @@ fn at_rest(demands: &Demands, left_behind: Option<&String>) -> Judgement {
         },
         exposure_ms: None,
         quorum_exposure_ms: None,
+        clock_behind_ms: None,
         limit_ms: millis(demands.exposure_limit()),
         findings: left_behind.cloned().into_iter().collect(),
     }
@@ -326,6 +368,32 @@ pub(super) mod tests {
         assert_eq!(one.health, Health::Warning);
         let both = judged(&[region("a", Some(500)), region("b", Some(500))], true);
         assert_eq!(both.health, Health::Critical);
+    }
+
+    #[test]
+    fn a_clock_that_went_back_tells_no_loss_and_is_a_warning() {
+        let behind = judged(&[region("a", Some(8000)), region("b", Some(8000))], true);
+        assert_eq!(behind.health, Health::Warning);
+        assert_eq!(
+            (behind.exposure_ms, behind.quorum_exposure_ms),
+            (None, None)
+        );
+        assert_eq!(behind.clock_behind_ms, Some(7_000_000));
+        assert!(
+            behind.findings[0].contains("1 h 56 min behind"),
+            "{behind:?}"
+        );
+        // Clocks never agree wholly.
+        let little = judged(&[region("a", Some(1010)), region("b", Some(1000))], true);
+        assert_eq!(
+            (little.health, little.exposure_ms),
+            (Health::Healthy, Some(0))
+        );
+        // What the agent said of itself tells it, too.
+        let mut later = region("a", Some(990));
+        later.sources[0].beat_at = Some(at(8000));
+        let later = judged(&[later, region("b", Some(990))], true);
+        assert_eq!(later.health, Health::Warning);
     }
 
     #[test]

@@ -184,7 +184,7 @@ pub enum RestoreError {
     },
     /// No server of that version.
     #[error(
-        "PostgreSQL {major} is needed to finish the restore and was not found ({looked}); install it (Debian: apt install postgresql-{major}), or name its folder with --pg-bin DIR, or leave the recovery to yourself with --no-finish"
+        "PostgreSQL {major} is needed to finish the restore and was not found ({looked}); install it (Debian: apt install postgresql-{major}), or name its folder: --pg-bin DIR, or pg_bin in restore.toml for drills. A restore, not a drill, can leave the recovery to you (restore --no-finish)"
     )]
     NoBinaries {
         /// The major version.

@@ -218,8 +218,7 @@ impl<'a> Findings<'a> {
     ) -> ConfigError {
         let span = error.span();
         if let Some((key, valid)) = unknown_key(error.message()) {
-            let near = nearest(key, &valid);
-            let hint = elsewhere(key, &valid).unwrap_or_else(|| hint_for_key(&near, &valid));
+            let hint = elsewhere(key, &valid).unwrap_or_else(|| hint(key, &valid, "keys here"));
             let message = format!("unknown key `{key}`");
             self.add(ProblemKind::UnknownKey, &span, message, Some(hint));
         } else {
@@ -249,11 +248,14 @@ fn unknown_key(message: &str) -> Option<(&str, Vec<&str>)> {
     Some((key, rest.split('`').skip(1).step_by(2).collect()))
 }
 
-fn hint_for_key(near: &[&str], valid: &[&str]) -> String {
-    let mut valid = valid.to_vec();
-    valid.sort_unstable();
-    let list = format!("keys here: {}", valid.join(", "));
-    match near {
+/// What may have been meant by a name that isn't among those `known`, and which there are: `what` says
+/// what they are.
+#[must_use]
+pub fn hint(name: &str, known: &[&str], what: &str) -> String {
+    let mut all = known.to_vec();
+    all.sort_unstable();
+    let list = format!("{what}: {}", all.join(", "));
+    match nearest(name, known).as_slice() {
         [] => list,
         near => format!("did you mean {}? {list}", near.join(" or ")),
     }

@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use serde::Deserialize;
-use tidemark_format::{DrillName, SourceName};
+use tidemark_format::{DrillName, RegionName, SourceName};
 use toml::Spanned;
 
 use super::agent::{read_metrics, read_path};
-use super::diagnose::{Findings, Span};
-use super::regions::{parsed, required};
+use super::diagnose::{Findings, ProblemKind, Span, hint};
+use super::regions::{Region, parsed, required};
 use super::settings::{Located, at_least, set, zone};
 
 /// What decides whether a drill's words can be read.
@@ -27,6 +27,11 @@ pub struct DrillChecks<'a> {
     pub select: &'a dyn Fn(&str) -> Result<(), String>,
     /// Says why a scenario can't be read.
     pub scenario: &'a dyn Fn(&str) -> Result<(), String>,
+    /// The region that a scenario is about.
+    pub scenario_region: &'a dyn Fn(&str) -> Option<RegionName>,
+    /// Says why a file or folder that is named can't be used. `config check` alone asks: whoever names
+    /// another one on the command line must not be kept from it.
+    pub place: &'a dyn Fn(&Path) -> Result<(), String>,
 }
 
 impl std::fmt::Debug for DrillChecks<'_> {
@@ -41,6 +46,8 @@ impl DrillChecks<'_> {
         schedule: &|_text, _zone| Ok(()),
         select: &|_text| Ok(()),
         scenario: &|_text| Ok(()),
+        scenario_region: &|_text| None,
+        place: &|_path| Ok(()),
     };
 }
 
@@ -327,11 +334,24 @@ fn path_or_none(folder: &Path, text: &str) -> Result<Option<PathBuf>, String> {
     }
 }
 
+/// Notes why a file or folder that is named can't be used.
+pub(super) fn check_place(
+    named: &Located<Option<PathBuf>>,
+    checks: &DrillChecks<'_>,
+    findings: &mut Findings<'_>,
+) {
+    if let Some(path) = &named.value
+        && let Err(why) = (checks.place)(path)
+    {
+        findings.value(&named.span, why);
+    }
+}
+
 /// Checks both tables. Drills that can't be used are left out and noted.
 pub(super) fn check(
     all: Option<RawDrills>,
     drills: Vec<Spanned<RawDrill>>,
-    folder: &Path,
+    (folder, regions): (&Path, &[Region]),
     checks: &DrillChecks<'_>,
     findings: &mut Findings<'_>,
 ) -> Drills {
@@ -358,6 +378,7 @@ pub(super) fn check(
         let mut one = One {
             draft: draft.clone(),
             folder,
+            regions,
             checks,
             findings: &mut *findings,
         };
@@ -377,6 +398,7 @@ pub(super) fn check(
 struct One<'a, 't> {
     draft: Draft,
     folder: &'a Path,
+    regions: &'a [Region],
     checks: &'a DrillChecks<'a>,
     findings: &'a mut Findings<'t>,
 }
@@ -387,6 +409,7 @@ impl One<'_, '_> {
         let mut raw = raw.into_inner();
         self.draft
             .apply(raw.take_rules(), self.folder, self.findings);
+        check_place(&self.draft.pg_bin, self.checks, self.findings);
         let name = required(raw.name, "name = \"…\"", &table, self.findings);
         let source = required(raw.source, "source = \"…\"", &table, self.findings);
         let example = "schedule = \"0 3 * * *\"";
@@ -402,6 +425,9 @@ impl One<'_, '_> {
         }
         let schedule = schedule.map(|schedule| self.schedule(&schedule));
         let select = self.words(raw.select, self.checks.select);
+        if let Some(scenario) = &raw.scenario {
+            self.scenario_region(scenario);
+        }
         let scenario = self.words(raw.scenario, self.checks.scenario);
         let owner = self.words(raw.owner, &|_text| Ok(()));
         let runbook = self.words(raw.runbook, &|_text| Ok(()));
@@ -427,6 +453,25 @@ impl One<'_, '_> {
             self.findings.value(&Some(written.span()), why);
         }
         text
+    }
+
+    /// A scenario's region must be one of the config's, if that names any.
+    fn scenario_region(&mut self, written: &Spanned<String>) {
+        let Some(name) = (self.checks.scenario_region)(written.get_ref().trim()) else {
+            return;
+        };
+        let known: Vec<&str> = self.regions.iter().map(|one| one.name.as_str()).collect();
+        if known.is_empty() || known.contains(&name.as_str()) {
+            return;
+        }
+        let message = format!("no region is called `{name}`");
+        let hint = hint(name.as_str(), &known, "regions here");
+        self.findings.add(
+            ProblemKind::Value,
+            &Some(written.span()),
+            message,
+            Some(hint),
+        );
     }
 
     /// A text that somebody else can read; empty is none.
@@ -560,6 +605,11 @@ mod tests {
                 other => Err(format!("{other:?} selects nothing")),
             },
             scenario: &|_text| Ok(()),
+            scenario_region: &|text| text.strip_prefix("only-region=")?.parse().ok(),
+            place: &|path| match path.ends_with("not-there") {
+                true => Err(format!("{} is not there", path.display())),
+                false => Ok(()),
+            },
         };
         let file = Path::new("/etc/tidemark/restore.toml");
         RestoreConfig::parse_with(text, file, &checks).map(|config| config.drills)
@@ -626,6 +676,14 @@ mod tests {
     }
 
     #[test]
+    fn a_scenarios_region_is_looked_for_where_the_config_names_regions() {
+        let scenario = format!("{NIGHTLY}scenario = \"only-region=a\"\n");
+        assert!(parse(&scenario).is_ok(), "they may be given by --region");
+        let with = format!("{scenario}[[region]]\nname = \"a\"\nurl = \"dir:/a\"\n");
+        assert!(parse(&with).is_ok());
+    }
+
+    #[test]
     fn what_can_not_be_used_is_refused_with_line_and_caret() {
         for (text, words) in [
             (
@@ -655,6 +713,23 @@ mod tests {
             (
                 format!("{NIGHTLY}select = \"best\"\n"),
                 &["selects nothing"],
+            ),
+            (
+                format!(
+                    "{NIGHTLY}scenario = \"only-region=arhus\"\n[[region]]\nname = \"aarhus\"\nurl = \"dir:/a\"\n"
+                ),
+                &[
+                    "restore.toml:5:12: no region is called `arhus`",
+                    "did you mean aarhus? regions here: aarhus",
+                ],
+            ),
+            (
+                format!("{NIGHTLY}pg_bin = \"/usr/not-there\"\n"),
+                &["restore.toml:5:10: /usr/not-there is not there"],
+            ),
+            (
+                format!("identity = \"not-there\"\n{NIGHTLY}"),
+                &["restore.toml:1:12: /etc/tidemark/not-there is not there"],
             ),
             (format!("{NIGHTLY}timezone = \"Mars\"\n"), &["time zone"]),
             (format!("{NIGHTLY}timeout = \"0s\"\n"), &["too short"]),

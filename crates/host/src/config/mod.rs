@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 use jiff::tz::TimeZone;
 
 pub use agent::AgentConfig;
-pub use diagnose::{ConfigError, Problem, ProblemKind};
+pub use diagnose::{ConfigError, Problem, ProblemKind, hint};
 pub use drills::{Assertion, Drill, DrillChecks, DrillRules, Drills, Expected};
 pub use objectives::{Objectives, Promises};
 pub use policy::{ClauseRefusal, PolicyClause, PolicyFile, Repeat};

@@ -111,6 +111,7 @@ impl RestoreConfig {
         };
         let (mut identity, mut state_dir) = (nowhere(), nowhere());
         set(&mut identity, raw.identity, &mut findings, path_or_none);
+        drills::check_place(&identity, checks, &mut findings);
         set(&mut state_dir, raw.state_dir, &mut findings, path_or_none);
         let mut memory = Located {
             value: defaults.memory,
@@ -125,9 +126,15 @@ impl RestoreConfig {
         };
         set(&mut threads, raw.threads, &mut findings, read_threads);
         let regions = regions::check(raw.region, &mut findings);
-        let regions = regions.into_iter().map(|(region, _)| region).collect();
+        let regions: Vec<Region> = regions.into_iter().map(|(region, _)| region).collect();
         let objectives = objectives::check(raw.objectives, &mut findings);
-        let drills = drills::check(raw.drills, raw.drill, folder, checks, &mut findings);
+        let drills = drills::check(
+            raw.drills,
+            raw.drill,
+            (folder, &regions),
+            checks,
+            &mut findings,
+        );
         let (identity, memory, threads) = (identity.value, memory.value, threads.value);
         findings.finish(Some(Self {
             identity,

@@ -131,7 +131,8 @@ pub fn largest_step(ticks: &[Tick]) -> Option<(Tick, SignedDuration)> {
         .max_by_key(|(_, step)| step.abs())
 }
 
-/// The clocks' checks.
+/// The clocks' checks. One that is as it should be is recorded and not passed: clocks are told of drills
+/// that never came to the database, and a rung is proved by what passed at it.
 #[must_use]
 pub fn clocks(witness: Witness, source: &ClockSide, ticks: &[Tick]) -> Vec<Check> {
     let mut all = Vec::new();
@@ -146,7 +147,7 @@ pub fn clocks(witness: Witness, source: &ClockSide, ticks: &[Tick]) -> Vec<Check
             .expected(format!("within {SKEW_MAX:#}"))
             .actual(sided(ahead))
             .why("clock skew: what was measured is corrected by it; instants that people name for this source are off by it"),
-        _ => new("clock.skew", name, CheckStatus::Passed)
+        _ => new("clock.skew", name, CheckStatus::Recorded)
             .expected(format!("within {SKEW_MAX:#}"))
             .actual(format!("{} ({})", sided(ahead), witness.name())),
     });
@@ -167,7 +168,7 @@ pub fn clocks(witness: Witness, source: &ClockSide, ticks: &[Tick]) -> Vec<Check
                 .actual(format!("it was set by {} before {}", signed(step), tick.at))
                 .why("clock skew: instants around that are not what a clock on the wall said"),
         ),
-        None if ticks.len() > 1 => all.push(new("clock.steps", name, CheckStatus::Passed)),
+        None if ticks.len() > 1 => all.push(new("clock.steps", name, CheckStatus::Recorded)),
         None => {}
     }
     all
@@ -600,6 +601,28 @@ mod tests {
         assert_eq!(largest_step(&rebooted), None);
         let checks = clocks(Witness::SameHost, &ClockSide::default(), &stepped);
         assert_eq!(checks[1].status, CheckStatus::Warned);
+    }
+
+    #[test]
+    fn clocks_that_are_right_prove_no_rung() {
+        let tick = |wall: i64, boot: u64| Tick {
+            at: at(wall),
+            boot_ms: boot * 1000,
+        };
+        let below = Rung::ALL
+            .into_iter()
+            .take_while(|rung| *rung < Rung::Replay);
+        let mut checks: Vec<Check> = below
+            .map(|rung| Check::of(rung, rung.name(), "a check", true))
+            .collect();
+        let own = clocks(
+            Witness::SameHost,
+            &ClockSide::default(),
+            &[tick(0, 100), tick(300, 400)],
+        );
+        assert_eq!(own.len(), 2);
+        checks.extend(own);
+        assert_eq!(super::super::reached(&checks), Some(Rung::Materialise));
     }
 
     proptest! {

@@ -100,7 +100,7 @@ pub enum CheckStatus {
     Failed,
     /// Worth a person's look.
     Warned,
-    /// There was nothing to compare with.
+    /// There was nothing to compare with, or it proves nothing of the backup.
     Recorded,
     /// It could not be made.
     NotRun,
