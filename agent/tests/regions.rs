@@ -542,3 +542,106 @@ async fn exposure_counts_the_failure_domains_that_durable_in_asks_for() {
         .await;
     agent.stop().await.unwrap();
 }
+
+/// Puts a region back to when it held nothing but `held`: a volume's snapshot under a running agent.
+async fn put_back(world: &World, at: usize, held: &[String]) {
+    let store = &world.regions[at].store;
+    for key in store.keys().into_iter().rev() {
+        if !held.contains(&key.to_string()) {
+            store.delete(&key).await.unwrap();
+        }
+    }
+}
+
+/// The points that went with the rest are stated, and nothing else is amiss.
+fn assert_only_points_are_missed(history: &tidemark_ledger::SourceHistory) {
+    for trouble in history.troubles() {
+        let said = trouble.error.to_string();
+        assert!(said.contains("are not all here"), "{said}");
+    }
+}
+
+fn told(status: &LiveStatus, about: &str) -> bool {
+    let mut alerts = status.alerts.iter();
+    alerts.any(|alert| alert.code == "place.rolled-back" && alert.about == about)
+}
+
+/// The agent looks round its regions now.
+async fn look_round(agent: &world::Agent) {
+    let reload = tidemark_agent::control::Request::Reload {
+        config: tidemark_format::Hash([0; 32]),
+    };
+    agent.ask(&reload).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_of_a_region_that_was_put_back_is_durable_only_on_a_new_base() {
+    let world = World::new(&["a"]).await;
+    let (mut shop, agent) = world.protect();
+    until_whole(&agent, "a").await;
+    agent.snapshot(None).await;
+    let held = world.regions[0].names("");
+    shop.work(5, 2000);
+    let lost = agent.snapshot(None).await.remove(0);
+    put_back(&world, 0, &held).await;
+    shop.work(5, 2000);
+    // Its log object is there, and what it follows is not.
+    let after = agent.snapshot(Some("after")).await.remove(0);
+    assert_eq!(after.durable_in, [region("a")]);
+    agent
+        .until("nothing is amiss any more", |status| !told(status, "a"))
+        .await;
+    agent.stop().await.unwrap();
+    let history = world.history(0, "app").await;
+    assert_only_points_are_missed(&history);
+    assert!(!history.missing().is_empty(), "the hole is stated");
+    let epoch = history.newest().unwrap();
+    let mut points = epoch.points.iter();
+    let point = points.find(|point| point.head.seq == after.seq);
+    let point = point.expect("the point that was called durable is there");
+    let base = epoch.base(&point.head.base).unwrap();
+    assert!(base.head.parent.is_none(), "a complete base");
+    assert!(base.head.start > lost.log_seq, "it begins behind the hole");
+    for seq in base.head.start.0..=point.head.log_seq.0 {
+        let seq = tidemark_format::LogSeq(seq);
+        assert!(epoch.names.contains_key(&seq), "{seq} is there");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_gone_from_a_region_is_told_and_counts_as_lost_until_a_base_repairs_it() {
+    let world = World::new(&["a"]).await;
+    let (mut shop, agent) = world.protect();
+    until_whole(&agent, "a").await;
+    shop.work(5, 2000);
+    agent.snapshot(None).await;
+    // No base can be made for now.
+    world.regions[0]
+        .faults
+        .add(Op::Create, "data/pack/", When::Always, Fault::FailBefore);
+    // Somebody removes the newest log object.
+    let logs = world.regions[0].names("meta/log/");
+    let held = world.regions[0].names("");
+    let held: Vec<String> = held
+        .into_iter()
+        .filter(|name| Some(name) != logs.last())
+        .collect();
+    put_back(&world, 0, &held).await;
+    look_round(&agent).await;
+    let lacks = |status: &LiveStatus| {
+        told(status, "a")
+            && standing(status, "a") == Some(Standing::Repairing)
+            && status.exposure(&app()) > std::time::Duration::ZERO
+    };
+    agent.until("people are told", lacks).await;
+    world.clock.pass(std::time::Duration::from_secs(60));
+    world.bring_back(0);
+    until_whole(&agent, "a").await;
+    agent
+        .until("nothing is amiss any more", |status| {
+            !told(status, "a") && status.exposure(&app()) == std::time::Duration::ZERO
+        })
+        .await;
+    agent.snapshot(None).await;
+    agent.stop().await.unwrap();
+}

@@ -6,6 +6,7 @@
 
 use tidemark_format::SourceName;
 
+use super::holding::ROLLED_BACK;
 use super::lane::{Lane, Standing};
 use super::region::Driver;
 
@@ -42,12 +43,14 @@ impl Driver {
             .alert(EMPTIED, self.link.name.as_str(), text, now);
     }
 
-    /// Takes the alert back once every source is whole there.
+    /// Takes the alerts back once every source is whole there.
     pub(super) fn is_whole_again(&self) {
         let lanes = self.sources.keys().map(|source| self.queue.lane(source));
         let mut lanes = lanes.flatten();
         if lanes.all(|lane| lane.base.is_some() && lane.standing() == Standing::Whole) {
-            self.tools.board.clear(EMPTIED, self.link.name.as_str());
+            for code in [EMPTIED, ROLLED_BACK] {
+                self.tools.board.clear(code, self.link.name.as_str());
+            }
         }
     }
 }

@@ -111,6 +111,10 @@ pub struct Lane {
     /// The config names the region no more: nothing waits for it, and it holds nothing that counts.
     #[serde(default)]
     pub parted: bool,
+    /// Objects that were durable here are gone: until a complete base that begins at this log object or
+    /// later is whole here, nothing that stands here counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<LogSeq>,
 }
 
 /// How far a region gives up what it lacks: what another region holds, and no further.
@@ -152,6 +156,7 @@ impl Lane {
             holds_from: 0,
             tried: Vec::new(),
             parted: false,
+            lost: None,
         }
     }
 
@@ -172,6 +177,7 @@ impl Lane {
             holds_from: end,
             tried: Vec::new(),
             parted: false,
+            lost: None,
         }
     }
 
@@ -186,11 +192,37 @@ impl Lane {
         lane
     }
 
+    /// The lane of a region that lacks what was durable there, when the log goes on with `next`: what
+    /// waits goes on being shipped, and nothing of before counts. `until` is the instant up to which
+    /// everything committed is in what is left, `newest` the newest log object there.
+    #[must_use]
+    pub fn rolled_back(
+        &self,
+        next: LogSeq,
+        until: Option<Timestamp>,
+        newest: Option<(LogSeq, Hash)>,
+    ) -> Self {
+        let mut lane = self.clone();
+        let last = self.log_through.zip(self.log_link);
+        lane.may_have(newest.as_slice());
+        lane.may_have(last.as_slice());
+        let has = self.log_through.map_or(LogSeq(0), LogSeq::next);
+        lane.unbroken_from = self.unbroken_from.max(has);
+        lane.holds_from = self.cursor;
+        lane.hole_since = self.hole_since.into_iter().chain(until).min();
+        lane.lost = Some(next);
+        (lane.log_through, lane.log_link) = (None, None);
+        (lane.base, lane.point_through) = (None, None);
+        lane
+    }
+
     /// Whether `content` is to be created in `region`.
     #[must_use]
     pub fn admit(&self, region: &RegionName, content: &Content) -> Admission {
         let whole = match content {
             Content::Log { .. } => true,
+            // The packs of a base that began before something was found to be gone may be gone, too.
+            Content::Base { start, .. } if self.lost.is_some_and(|lost| *start < lost) => false,
             Content::Base {
                 parent, packs_in, ..
             } => {
@@ -237,6 +269,7 @@ impl Lane {
                     start: *start,
                 });
                 self.newest_base = Some(*reference);
+                self.lost = None;
                 self.hole_since = self.hole_since.filter(|_| self.unbroken_from > *start);
             }
             Content::Point { seq, .. } => self.point_through = Some(*seq),
@@ -425,6 +458,40 @@ mod tests {
         pass(&mut lane, &log(1));
         assert_eq!(pass(&mut lane, &point(1, 0)), Admission::Ship);
         assert_eq!((lane.standing(), lane.cursor), (Standing::Whole, 4));
+    }
+
+    #[test]
+    fn a_region_that_lost_what_it_had_counts_again_with_a_complete_base_that_began_after_that() {
+        let mut lane = Lane::from_start();
+        pass(&mut lane, &log(0));
+        pass(&mut lane, &base(0, 0, &[here()]));
+        pass(&mut lane, &log(1));
+        let until = Some(Timestamp::UNIX_EPOCH);
+        let mut lane = lane.rolled_back(LogSeq(3), until, Some((LogSeq(0), Hash::of(b""))));
+        assert_eq!(lane.standing(), Standing::Repairing);
+        assert!(lane.needs_complete_base());
+        assert_eq!((lane.hole_since, lane.log_through), (until, None));
+        assert_eq!(
+            lane.may_show().len(),
+            2,
+            "what is there and what was: both are its own"
+        );
+        pass(&mut lane, &log(2));
+        assert_eq!(pass(&mut lane, &point(2, 0)), Admission::Skip);
+        let complete = |start| Content::Base {
+            reference: reference(7),
+            parent: None,
+            start: LogSeq(start),
+            packs_in: vec![here()],
+        };
+        // It was under way when it was found out: its packs may be gone with the rest.
+        assert_eq!(pass(&mut lane, &complete(2)), Admission::Skip);
+        assert_eq!(lane.hole_since, until);
+        pass(&mut lane, &log(3));
+        assert_eq!(pass(&mut lane, &complete(3)), Admission::Ship);
+        assert_eq!(pass(&mut lane, &point(3, 7)), Admission::Ship);
+        assert_eq!((lane.standing(), lane.lost), (Standing::Whole, None));
+        assert_eq!(lane.hole_since, None);
     }
 
     #[test]

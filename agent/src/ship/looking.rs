@@ -2,7 +2,8 @@
 //! since, and what it means that this agent isn't believed there.
 //!
 //! **Cost.** Two listings in [`Tools::look_every`](super::region::Tools), however many sources there
-//! are; a claim is read only where one of ours was claimed under a later epoch.
+//! are; a claim is read only where one of ours was claimed under a later epoch. With it every source is
+//! looked for (`holding`).
 //!
 //! **Failure.** A region that doesn't answer is away, as for every other request, and is looked at
 //! when it is back. A keyring that can't be believed is told and changes nothing: the last one that
@@ -32,10 +33,10 @@ pub(super) struct Look {
     under_way: bool,
     /// Who wants to know what comes of it: people who asked for a reload.
     asked: Vec<oneshot::Sender<String>>,
-    /// The region is opened anew before: its credentials may have changed.
     /// Who asked before the look that is under way began: what comes of it is their answer. One that began
     /// before it was asked for may have read what was there before.
     answers: Vec<oneshot::Sender<String>>,
+    /// The region is opened anew before: its credentials may have changed.
     reopen: bool,
 }
 
@@ -78,8 +79,8 @@ impl Driver {
             return;
         }
         self.look.under_way = true;
-        let reopen = std::mem::take(&mut self.look.reopen);
         self.look.answers = std::mem::take(&mut self.look.asked);
+        let reopen = std::mem::take(&mut self.look.reopen);
         let beat = self.beat.clone().filter(|_| !self.greeted);
         let own: Vec<(SourceName, Epoch)> = self
             .sources
@@ -124,6 +125,7 @@ impl Driver {
                     self.greeted();
                 }
                 self.look_later();
+                self.all_are_looked_for();
                 self.believed();
                 self.kept_apart(seen.apart.as_deref());
                 for (source, error) in seen.fenced {
@@ -133,12 +135,12 @@ impl Driver {
             }
             Err(error) => self.look_failed(&error),
         }
-    }
-
         if !self.look.asked.is_empty() {
             // It came while this look was under way, and gets one of its own.
             self.look.due = Some(self.tools.clock.monotonic());
         }
+    }
+
     fn look_failed(&mut self, error: &GreetError) {
         if self.greeted {
             self.look_later();

@@ -7,6 +7,7 @@
 
 mod emptied;
 pub mod greet;
+mod holding;
 pub mod lane;
 pub mod link;
 pub(crate) mod looking;

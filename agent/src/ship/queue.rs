@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use tidemark_format::{LogSeq, RegionId, SourceName};
 use tidemark_host::{Monotonic, Rng, RngExt as _};
 
+use super::holding::Loss;
 use super::lane::{Admission, Content, GiveUp, Lane, Standing};
 use crate::state::spool::Order;
 
@@ -268,6 +269,29 @@ impl Queue {
         track.lane.region = Some(id);
         track.backlog_bytes = 0;
         track.oldest = None;
+        let lane = track.lane.clone();
+        self.refresh(source);
+        Some(lane)
+    }
+
+    /// What was looked for in the region when its lane was `before` is gone. Returns the lane as it is now;
+    /// `None` if it names that no more.
+    pub(super) fn rolled_back(
+        &mut self,
+        source: &SourceName,
+        before: &Lane,
+        loss: &Loss,
+    ) -> Option<Lane> {
+        let track = self.tracks.get_mut(source)?;
+        let lane = &track.lane;
+        let named = match loss.log {
+            Some(gone) => lane.log_through >= Some(gone) && lane.unbroken_from <= gone.next(),
+            None => lane.base.is_some() && lane.base == before.base,
+        };
+        if !named || lane.region != before.region {
+            return None;
+        }
+        track.lane = lane.rolled_back(track.log_next, loss.until, loss.newest);
         let lane = track.lane.clone();
         self.refresh(source);
         Some(lane)

@@ -31,12 +31,14 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio_util::sync::CancellationToken;
 
 use super::greet::{GreetError, Seen};
+use super::holding::{Holding, Watch};
+use super::lane::Lane;
 use super::link::{RegionLink, ShipError};
 use super::looking::Look;
 use super::queue::Queue;
 use super::shipping::Shipped;
 use crate::state::Order;
-pub use messages::{Command, LinkOf, Opening, Report, Tools};
+pub use messages::{Command, Found, LinkOf, Opening, Report, Tools};
 
 /// What came of something that was under way.
 pub(super) enum Done {
@@ -54,6 +56,12 @@ pub(super) enum Done {
     LookedAt {
         source: SourceName,
         result: Result<(), GreetError>,
+    },
+    Watched {
+        source: SourceName,
+        /// As it was when that began.
+        lane: Box<Lane>,
+        result: Result<Holding, GreetError>,
     },
     Shipped {
         source: SourceName,
@@ -73,6 +81,7 @@ pub(super) struct Known {
     held: bool,
     frozen: bool,
     fenced: bool,
+    pub(super) watch: Watch,
 }
 
 type Work = Pin<Box<dyn Future<Output = Done> + Send>>;
@@ -181,6 +190,7 @@ impl Driver {
                 let number = tidemark_format::keys::beat_number(&beat.key).unwrap_or(0);
                 self.beat = Some((number, beat));
             }
+            Command::LookFor { source, ticket } => self.look_for(&source, ticket),
             Command::Reload(answer) => self.reload(answer),
         }
     }
@@ -207,12 +217,17 @@ impl Driver {
             held,
             frozen: false,
             fenced: false,
+            watch: Watch::default(),
         };
+        let lost = lane.lost.is_some();
         self.queue.open(&source, lane, ends);
         self.sources.insert(source.clone(), known);
         self.is_another_place();
         self.release(&source);
         self.show(&source);
+        if lost {
+            self.say_rolled_back(&source, None);
+        }
     }
 
     /// Lets a source's items go if nothing stands against it.
@@ -251,6 +266,10 @@ impl Driver {
 impl Known {
     pub(super) const fn epoch(&self) -> Epoch {
         self.own.1
+    }
+
+    pub(super) fn send(&self, report: Report) {
+        drop(self.to.send(report));
     }
 
     pub(super) const fn is_fenced(&self) -> bool {

@@ -23,7 +23,7 @@ fn counts(lane: &Lane, before: Option<LogSeq>) -> Option<LogSeq> {
         .base
         .is_some_and(|held| held.start >= lane.unbroken_from);
     lane.log_through
-        .filter(|_| !lane.parted && (lane.unbroken_from <= from || mended))
+        .filter(|_| !lane.parted && lane.lost.is_none() && (lane.unbroken_from <= from || mended))
 }
 
 impl Driver {
@@ -90,6 +90,9 @@ mod tests {
         assert_eq!(counts(&lane(6, 9, Some(3)), Some(LogSeq(4))), None);
         let mended = lane(6, 9, Some(7));
         assert_eq!(counts(&mended, Some(LogSeq(4))), Some(LogSeq(9)));
+        let mut lost = lane(5, 9, None);
+        lost.lost = Some(LogSeq(6));
+        assert_eq!(counts(&lost, Some(LogSeq(4))), None, "4 is gone");
         let mut parted = lane(0, 9, None);
         parted.parted = true;
         assert_eq!(counts(&parted, None), None);

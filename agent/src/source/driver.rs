@@ -336,6 +336,11 @@ impl Driver {
                     gap.frozen.insert(region);
                 }
             }
+            Report::Found {
+                region,
+                ticket,
+                found,
+            } => self.on_found(&region, ticket, found),
             Report::Fenced { why } => {
                 let code = tidemark_host::codes::FENCED.id;
                 self.alert(code, &why);

@@ -21,6 +21,7 @@ mod reopen;
 pub mod requests;
 mod sealing;
 mod short;
+mod sight;
 pub mod slot;
 mod stuck;
 mod sweep;

@@ -1,7 +1,8 @@
 //! What people ask of a source: points, bases, pauses, retirement; and the agent's own stop.
 //!
-//! A snapshot is answered when its point is durable in W failure domains, when its time is over, or
-//! soon after it is plain that nothing but a region's return can make it so ([`super::stuck`]).
+//! A snapshot is answered when its point is durable in W failure domains and was seen there
+//! ([`super::sight`]), when its time is over, or soon after it is plain that nothing but a region's return
+//! can make it so ([`super::stuck`]).
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use tidemark_host::config::Ack;
 use tokio::sync::oneshot;
 
 use super::driver::{Driver, Ended, Hold};
+use super::sight::Look;
 use super::slot::Command;
 use crate::control::SealedPoint;
 use crate::points::{PointFacts, PointTools, seal_point};
@@ -85,6 +87,10 @@ pub(super) struct Job {
     pub(super) begun: Monotonic,
     /// Since when nothing moves it.
     pub(super) stuck_since: Option<Monotonic>,
+    /// The regions are being asked whether they still hold what they had.
+    pub(super) look: Option<Look>,
+    /// A region that had it didn't answer that: it is asked again then.
+    pub(super) look_again_at: Option<Monotonic>,
 }
 
 /// Who retired a source, and its last point.
@@ -180,6 +186,8 @@ impl Driver {
             deadline: begun.after(wait),
             begun,
             stuck_since: None,
+            look: None,
+            look_again_at: None,
         });
     }
 
@@ -203,20 +211,23 @@ impl Driver {
             return;
         }
         let stage = if base {
-            // One that is under way began before it was asked for.
-            let running = u64::from(self.base.is_running());
-            Stage::Base(
-                self.base
-                    .published
-                    .saturating_add(1)
-                    .saturating_add(running),
-            )
+            Stage::Base(self.next_base())
         } else if self.record.base.is_none() {
             Stage::Base(self.base.published.saturating_add(1))
         } else {
             Stage::Cut(self.ticket())
         };
         self.push_job(Kind::Snapshot { name, answer }, stage, wait);
+    }
+
+    /// How many bases are published once one is that begins from now on: one that is under way began before
+    /// it was asked for.
+    pub(super) fn next_base(&self) -> u64 {
+        let running = u64::from(self.base.is_running());
+        self.base
+            .published
+            .saturating_add(1)
+            .saturating_add(running)
     }
 
     /// Whether somebody waits for a base that was not made yet: as long as they do, whatever becomes of one
@@ -288,6 +299,7 @@ impl Driver {
         let lanes = self.record.lanes.iter();
         let lanes = lanes.filter(|(_, lane)| !lane.parted).map(|(name, lane)| {
             let there = lane.log_through >= Some(seq)
+                && lane.lost.is_none()
                 && lane.point_through >= point
                 && !unseen.contains(name);
             if there {
@@ -469,13 +481,8 @@ impl Driver {
                 return self.point_of_job(job, last).await;
             }
             Stage::Point { seq, last } => {
-                let (enough, durable_in) = self.durable(last.seq, Some(*seq));
-                if !enough {
-                    return false;
-                }
                 let (seq, last) = (*seq, *last);
-                self.done(job, seq, last, durable_in);
-                return false;
+                return self.look_and_answer(job, seq, last);
             }
             Stage::Done => return false,
         }
@@ -515,7 +522,7 @@ impl Driver {
         true
     }
 
-    fn done(
+    pub(super) fn done(
         &mut self,
         job: &mut Job,
         seq: PointSeq,

@@ -21,6 +21,7 @@ impl Driver {
         self.begin_probe();
         self.begin_beat();
         self.begin_checks();
+        self.begin_watches();
         let now = self.tools.clock.monotonic();
         while let Some((source, order)) = self.queue.next(now) {
             self.begin_shipping(source, order);

@@ -72,6 +72,13 @@ pub enum Command {
     Freeze(SourceName),
     /// The newest beat.
     Beat(Sealed),
+    /// Look whether the region still holds what was durable there; [`Report::Found`] says what came of it.
+    LookFor {
+        /// The source.
+        source: SourceName,
+        /// Whose question it is.
+        ticket: u64,
+    },
     /// Open the region anew and look around in it now; the answer says what came of it.
     Reload(oneshot::Sender<String>),
 }
@@ -93,11 +100,31 @@ pub enum Report {
         /// The lane as it is. The item at its cursor may have been tried.
         lane: Lane,
     },
+    /// What came of [`Command::LookFor`].
+    Found {
+        /// The region.
+        region: RegionName,
+        /// Whose question it was.
+        ticket: u64,
+        /// What was found.
+        found: Found,
+    },
     /// Another writer has the source.
     Fenced {
         /// Whose it is, for people.
         why: String,
     },
+}
+
+/// Whether a region holds what was durable there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// It does.
+    There,
+    /// It doesn't: its lane has begun anew.
+    Gone,
+    /// It doesn't answer.
+    Away,
 }
 
 /// What a region's driver works with.

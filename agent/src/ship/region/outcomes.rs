@@ -44,6 +44,11 @@ impl Driver {
             Done::Looked { greeted, result } => self.looked(greeted, result),
             Done::Probed(result) => self.found_out(result),
             Done::LookedAt { source, result } => self.looked_at(&source, result),
+            Done::Watched {
+                source,
+                lane,
+                result,
+            } => self.watched(&source, &lane, result),
             Done::Shipped {
                 source,
                 order,
@@ -99,6 +104,7 @@ impl Driver {
         match result {
             Ok(()) => {
                 known.checked = true;
+                known.watch.look_soon();
                 self.answered();
             }
             // Looked at again, with what the lane knows since.
@@ -217,5 +223,6 @@ impl Driver {
             self.tools.board.alert(&code, name.as_str(), &text, now.0);
         }
         self.show_region(Some(text));
+        self.cannot_be_looked_for();
     }
 }
