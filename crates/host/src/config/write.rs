@@ -269,7 +269,10 @@ pub fn effective(config: &AgentConfig) -> String {
             .map(ToString::to_string)
             .unwrap_or_default();
         line(&mut text, "country", &quoted(&country));
-        line(&mut text, "failure_domain", &quoted(&region.failure_domain));
+        // Nothing, where nobody named one: it reads back as the region's own name, and as not named.
+        let domain = region.failure_domain.as_str();
+        let domain = if region.domain_named { domain } else { "" };
+        line(&mut text, "failure_domain", &quoted(domain));
     }
     for source in &config.sources {
         text.push_str("\n[[source]]\n");
