@@ -136,6 +136,16 @@ pub enum AgentError {
         /// What it waits for.
         why: String,
     },
+    /// Nothing was captured for it: the engine waits for somebody.
+    #[error("{what} was not made within {seconds} s: {why}")]
+    Halted {
+        /// What was asked for.
+        what: &'static str,
+        /// How long was waited.
+        seconds: u64,
+        /// What keeps everything from being captured, and what to do.
+        why: String,
+    },
     /// The spool or its disk had no room for it.
     #[error("{what} was not durable within {seconds} s: {why}")]
     NoRoom {

@@ -173,6 +173,9 @@ pub struct LiveSource {
     /// The RPO that its config promises, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rpo_ms: Option<u64>,
+    /// What keeps everything from being captured, until somebody ends it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub halted: Option<String>,
     /// The canaries, where they are wanted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub canary: Option<LiveCanary>,

@@ -22,6 +22,7 @@ mod manual;
 mod month;
 mod objects;
 mod people;
+mod pg_away;
 mod pg_base;
 mod pg_damage;
 mod pg_delta;

@@ -403,8 +403,11 @@ impl Slot {
         self.parts
             .board
             .keep_alerts(prefix, source.as_str(), &codes);
+        let halts = alerts.iter().find(|alert| alert.halts);
+        let halted = halts.map(|alert| alert.message.clone());
         let everything = self.unsealed.is_empty() && self.pending_bytes == 0 && !catching_up;
         self.parts.board.source(source, |live| {
+            live.halted = halted;
             if everything {
                 live.caught_up_at = live.caught_up_at.max(poll.complete_until);
             }

@@ -1,6 +1,7 @@
 //! A request that regions keep from its end: how long it waits, and what its asker is told then.
 //!
-//! **Bound.** While W failure domains answer and lack no base, a request waits its whole time: they
+//! **Bound.** While the engine says that nothing is captured until somebody acts, a request that needs a
+//! capture waits [`STUCK_MAX`] and then tells what the engine told. While W failure domains answer and lack no base, a request waits its whole time: they
 //! may be slow. Otherwise it waits [`STUCK_MAX`] for a region to come back and then says what is
 //! where, what isn't, why, and what to do. Nothing is lost by that: what was sealed is kept in the
 //! spool, and its point goes to every region that can have it.
@@ -39,8 +40,10 @@ impl Driver {
     pub(super) fn is_stuck(&self, job: &mut Job) -> bool {
         let moves = match &job.stage {
             // A base needs one region and room for the log that it begins with, and takes as long as it takes.
-            Stage::Base(_) => self.room_at.is_none() && self.may_reach(1, |_| true),
-            Stage::Cut(_) => self.room_at.is_none(),
+            Stage::Base(_) => {
+                self.room_at.is_none() && self.halted().is_none() && self.may_reach(1, |_| true)
+            }
+            Stage::Cut(_) => self.room_at.is_none() && self.halted().is_none(),
             Stage::Durable(_) => self.may_reach(usize::MAX, |_| true),
             Stage::Point { .. } => {
                 self.may_reach(usize::MAX, |lane| lane.standing() == Standing::Whole)
@@ -72,12 +75,23 @@ impl Driver {
         quorum::reached(outlets, self.width(&domains).min(most)).is_some()
     }
 
+    /// What keeps the engine from capturing anything, until somebody ends it.
+    fn halted(&self) -> Option<String> {
+        let mut halted = None;
+        let board = &self.shared.board;
+        board.source(self.name(), |live| halted.clone_from(&live.halted));
+        halted
+    }
+
     /// Ends a request whose time is over.
     pub(super) fn late(&self, job: Job) {
         let wants_room = matches!(job.stage, Stage::Base(_) | Stage::Cut(_));
         let shortage = self.shortages.newest();
         let shortage = shortage.filter(|_| wants_room && self.room_at.is_some());
+        let halted = self.halted().filter(|_| wants_room && shortage.is_none());
+        let is_halted = halted.is_some();
         let why = match (&job.stage, shortage) {
+            (_, None) if is_halted => halted.unwrap_or_default(),
             (Stage::Base(_), Some(shortage)) => {
                 format!("no base can begin: {}", self.lacks(shortage))
             }
@@ -106,6 +120,7 @@ impl Driver {
                 shortage,
                 why,
             },
+            None if is_halted => AgentError::Halted { what, seconds, why },
             None => AgentError::Late { what, seconds, why },
         };
         match job.kind {

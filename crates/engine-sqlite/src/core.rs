@@ -317,6 +317,8 @@ impl Core {
         let alert = |(code, message): (&&'static str, &String)| Alert {
             code,
             message: message.clone(),
+            // Whoever holds its lock lets go of it; how long that takes is theirs.
+            halts: false,
         };
         Poll {
             next,

@@ -14,11 +14,12 @@ mod look;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, InterruptHandle, OpenFlags};
 use tidemark_engine::Error;
 use tidemark_engine::examine::{Examined, Finding, LEVEL_REPLAY, Questions, Status};
 use tidemark_host::{Clock, Monotonic};
@@ -29,6 +30,8 @@ use crate::error::SqliteError;
 const STATEMENT_SECONDS: u32 = 300;
 /// Steps of SQLite's machine between two looks at the clock: some tenths of a millisecond.
 const STEPS: i32 = 10_000;
+/// Between two looks at it beside a statement whose steps are long.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// What is to be examined.
 #[derive(Debug, Clone)]
@@ -113,18 +116,33 @@ fn connection_for_user(
 }
 
 /// Ends statements that take too long, and everything once nobody waits any more.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 struct Timer {
     clock: Arc<dyn Clock>,
     limit: Duration,
     ends: Arc<Mutex<Option<Monotonic>>>,
+    cancel: Arc<AtomicBool>,
+    handle: Arc<InterruptHandle>,
 }
 
 impl Timer {
     /// Runs `work`, which is interrupted at its limit.
     fn limited<T>(&self, work: impl FnOnce() -> T) -> T {
         self.set(Some(self.clock.monotonic().after(self.limit)));
-        let done = work();
+        // A whole count is one step to the progress handler: that alone would never end it.
+        let done = std::thread::scope(|scope| {
+            let (done, ended) = std::sync::mpsc::channel::<()>();
+            scope.spawn(move || {
+                while ended.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
+                    if self.is_over() {
+                        self.handle.interrupt();
+                    }
+                }
+            });
+            let result = work();
+            drop(done);
+            result
+        });
         self.set(None);
         done
     }
@@ -135,7 +153,8 @@ impl Timer {
 
     fn is_over(&self) -> bool {
         let ends = *self.ends.lock().unwrap_or_else(PoisonError::into_inner);
-        ends.is_some_and(|ends| self.clock.monotonic() >= ends)
+        self.cancel.load(Ordering::Relaxed)
+            || ends.is_some_and(|ends| self.clock.monotonic() >= ends)
     }
 }
 
@@ -159,13 +178,12 @@ fn open(what: &Examination, limit: Duration) -> Result<(Connection, Timer), Sqli
         clock: Arc::clone(&what.clock),
         limit,
         ends: Arc::default(),
+        cancel: Arc::clone(&what.cancel),
+        handle: Arc::new(connection.get_interrupt_handle()),
     };
-    let (watch, cancel) = (timer.clone(), Arc::clone(&what.cancel));
+    let watch = timer.clone();
     connection
-        .progress_handler(
-            STEPS,
-            Some(move || cancel.load(Ordering::Relaxed) || watch.is_over()),
-        )
+        .progress_handler(STEPS, Some(move || watch.is_over()))
         .map_err(failed("limiting the connection"))?;
     Ok((connection, timer))
 }

@@ -57,6 +57,9 @@ pub struct Alert {
     pub code: &'static str,
     /// What happens, what it means, what to do.
     pub message: String,
+    /// Nothing is captured while it lasts, and nothing but what the message asks for ends it: who waits
+    /// for a capture is told this instead of waiting on.
+    pub halts: bool,
 }
 
 /// How far a long task is.

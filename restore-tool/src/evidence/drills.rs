@@ -157,6 +157,8 @@ pub struct Drill {
     pub phases: Vec<Phase>,
     /// What had to be mended.
     pub fixes: Vec<String>,
+    /// Why it failed, or proves nothing.
+    pub causes: Vec<String>,
     /// What was not as it should be.
     pub exceptions: Vec<String>,
     /// Whether it ran apart from the source's own host.
@@ -216,6 +218,7 @@ impl Drill {
             pitr_error_ms: number(record, "/recovery/pitr_error_ms"),
             phases: phases(record),
             fixes: texts(record, "/fixes"),
+            causes: texts(record, "/result/causes"),
             exceptions: texts(record, "/result/exceptions"),
             segregated: is_segregated(record),
             destroyed: record

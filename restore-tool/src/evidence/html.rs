@@ -6,6 +6,7 @@
 use super::csv::Meta;
 use super::drills::{self, Drill, Verdict};
 use super::plots;
+use super::record::SIGN_OFF;
 use super::rows::{COLUMNS, Row, regions};
 
 pub(super) const STYLE: &str = "
@@ -179,6 +180,7 @@ fn drill_table(out: &mut String, rows: &[Row<'_>]) {
         let wrong = drill
             .doubt
             .iter()
+            .chain(&drill.causes)
             .chain(&drill.exceptions)
             .chain(&drill.fixes);
         let wrong: Vec<String> = wrong.map(|text| escaped(text)).collect();
@@ -228,12 +230,23 @@ fn records(out: &mut String, rows: &[Row<'_>]) {
             _ => "failed",
         };
         let review = decisions(row);
+        let what = if row.record.kind() == SIGN_OFF {
+            format!(
+                "{} of <code>{}</code> by {} ({})",
+                cell("/review/decision"),
+                cell("/review/evidence_id"),
+                cell("/review/reviewer"),
+                cell("/review/ticket"),
+            )
+        } else {
+            cell("/action")
+        };
         out.push_str(&format!(
             "<tr><td>{}</td><td>{} {}</td><td class=\"{class}\">{} {}</td><td>{} on {}</td><td>{}</td>\
              <td>{} {}</td><td>{}</td><td>{review}</td><td><code>{}</code></td></tr>\n",
             row.record.created_at(),
             escaped(row.record.kind()),
-            cell("/action"),
+            what,
             escaped(&outcome),
             cell("/result/error"),
             cell("/actor/user"),

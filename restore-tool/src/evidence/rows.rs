@@ -280,6 +280,7 @@ pub const COLUMNS: &[(&str, Cell)] = &[
         let all = row.decisions.iter().map(Decision::sentence);
         all.collect::<Vec<_>>().join("; ")
     }),
+    ("causes", |row| listed(row.record, &["/result/causes"])),
 ];
 
 /// A review's own cells, or those of the decision that counts about a record.

@@ -49,6 +49,7 @@ fn fields(world: &World, verdict: &str) -> Value {
         "fixes": ["reindex a", "reindex b"],
         "result": {
             "verdict": verdict, "outcome": "ok", "exceptions": ["=1+1, \"quoted\"", "two\nlines"],
+            "causes": ["no negative totals: expected 0, found <1540>"],
             "rpo_met": true, "rto_met": true, "pitr_met": false,
         },
         "handling": { "teardown": { "verified_absent": true } },
@@ -145,6 +146,7 @@ async fn drills_are_exported_failures_included_as_rows_and_as_a_page_with_plots(
         ",50.25,1e-7,",
         ",'-12,",
         "chain ciphertext,2,1,0,0,0",
+        "\"no negative totals: expected 0, found <1540>\"\r\n",
     ] {
         assert!(csv.contains(cell), "{cell}: {csv}");
     }
@@ -165,6 +167,8 @@ async fn drills_are_exported_failures_included_as_rows_and_as_a_page_with_plots(
         assert!(!page.contains(never), "{never}");
     }
     assert!(page.contains("&lt;b&gt;checks"), "{page}");
+    let cause = "<td>no negative totals: expected 0, found &lt;1540&gt;<br>";
+    assert_eq!(page.matches(cause).count(), 3, "{page}");
     let lines = [&export[..], &["--format", "ndjson"]].concat();
     assert_eq!(world.run(&lines).await.out.lines().count(), 3);
 }
@@ -201,6 +205,11 @@ async fn every_column_of_a_pack_is_derived_again_by_the_recipe() {
         let ran = world.run(&[&words[..], &more].concat()).await;
         assert_eq!(ran.exit, Exit::Ok, "{ran:?}");
     }
+    // (The page says what was reviewed, by whom and how.)
+    let page = ["evidence", "export", "--kind", "all", "--format", "html"];
+    let page = world.run(&page).await.out;
+    let review = format!("approved of <code>{id}</code> by Ann, =A1 (T-1)");
+    assert!(page.contains(&review), "{review}: {page}");
     for (kind, name) in [("all", "all"), ("drills", "drills"), ("access", "access")] {
         let pack = world.path(name);
         let export = [

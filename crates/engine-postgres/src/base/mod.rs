@@ -436,7 +436,11 @@ impl Bases {
         ];
         for (code, message) in found {
             if let Some(message) = message {
-                alerts.push(Alert { code, message });
+                alerts.push(Alert {
+                    code,
+                    message,
+                    halts: false,
+                });
             }
         }
         alerts

@@ -199,6 +199,7 @@ impl PgCapture {
                     "log waits for {} s to be durable in the regions: with ack = \"regions\" commits that wait for this standby don't return. See which region is missing (`tidemark-agent status`); to let commits go on without it, take this source out of synchronous_standby_names, or set ack = \"spool\"",
                     waits.as_secs()
                 ),
+                halts: false,
             });
         }
         alerts.extend(self.bases.alerts());

@@ -356,6 +356,7 @@ impl Inner {
                     "{}. {state}; what is captured is still shipped, then a new incarnation with a complete base begins by itself. Commits since then are not captured. See why shipping is slow (`tidemark-agent status`), or raise slot_keep_max",
                     let_go.reason
                 ),
+                halts: false,
             });
         }
         let long = |since: &&Since| {
@@ -371,6 +372,7 @@ impl Inner {
             alerts.push(Alert {
                 code: since.trouble.code,
                 message: since.trouble.message.clone(),
+                halts: true,
             });
         }
         alerts

@@ -380,6 +380,7 @@ impl All {
         bench.examined.collations = self.collations.versions;
         if counts {
             bench.examined.findings.push(self.counted.finding());
+            bench.examined.findings.extend(self.counted.emptied());
             bench.examined.counts = self.counted.rows;
         }
         bench.examined.findings.extend(self.checked.findings(full));

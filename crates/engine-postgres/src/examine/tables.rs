@@ -14,6 +14,12 @@ const TABLES: &str = "SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_cata
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
     WHERE c.relkind IN ('r', 'm') AND c.relpersistence = 'p' AND (c.relkind = 'r' OR c.relispopulated) \
     AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'tidemark') ORDER BY 2";
+/// What holds nothing after a restore, as after every crash: PostgreSQL writes no log for it.
+const UNLOGGED: &str = "SELECT n.nspname || '.' || c.relname FROM pg_catalog.pg_class c \
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+    WHERE c.relkind = 'r' AND c.relpersistence = 'u' ORDER BY 1";
+/// How many of them are named.
+const NAMED_MAX: usize = 5;
 /// An index may answer a count, and then nobody has read the table.
 const NO_INDEX: &str =
     "SET enable_indexonlyscan = off; SET enable_indexscan = off; SET enable_bitmapscan = off";
@@ -26,6 +32,7 @@ pub(super) struct Counted {
     pub(super) rows: BTreeMap<String, u64>,
     broken: Vec<String>,
     left: Vec<String>,
+    unlogged: Vec<String>,
 }
 
 impl Counted {
@@ -46,6 +53,19 @@ impl Counted {
         }
         finding(Status::Passed).actual(format!("{} tables", self.rows.len()))
     }
+
+    /// The unlogged tables, if there are any: whoever restores finds them without a row.
+    pub(super) fn emptied(&self) -> Option<Finding> {
+        let named = self.unlogged.get(..NAMED_MAX).unwrap_or(&self.unlogged);
+        let more = match self.unlogged.len() - named.len() {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let found = format!("{}: {}{more}", self.unlogged.len(), named.join(", "));
+        let name = "unlogged tables: a restore brings them back empty, as a crash does";
+        let finding = || Finding::new(LEVEL_LOGICAL, "postgres.unlogged", name, Status::Recorded);
+        (!self.unlogged.is_empty()).then(|| finding().actual(found))
+    }
 }
 
 /// Counts the rows of every table of a database.
@@ -57,6 +77,16 @@ pub(super) async fn count(connection: &mut PgConnection, database: &str, counted
             return;
         }
     };
+    match sqlx::query_scalar::<_, String>(UNLOGGED)
+        .fetch_all(&mut *connection)
+        .await
+    {
+        Ok(names) => {
+            let names = names.iter().map(|name| format!("{database}.{name}"));
+            counted.unlogged.extend(names);
+        }
+        Err(error) => counted.unasked(database, &error),
+    }
     for (quoted, name) in tables {
         let sql = format!("SELECT pg_catalog.count(*) FROM ONLY {quoted}");
         let rows: Result<i64, sqlx::Error> = sqlx::query_scalar(AssertSqlSafe(sql))

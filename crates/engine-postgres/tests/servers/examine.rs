@@ -57,7 +57,8 @@ fn everything_is_asked(major: u16) {
     let Some(postgres) = Postgres::of(major) else {
         return;
     };
-    let cluster = stopped(&postgres, &Options::default(), SHOP);
+    let sql = format!("{SHOP} CREATE UNLOGGED TABLE cache (n int);");
+    let cluster = stopped(&postgres, &Options::default(), &sql);
     let examined = look(&cluster, &full());
     for finding in &examined.findings {
         let well = matches!(finding.status, Status::Passed | Status::Recorded);
@@ -76,6 +77,8 @@ fn everything_is_asked(major: u16) {
         );
     }
     assert_eq!(examined.counts["postgres.public.customer"], 2000);
+    let emptied = finding(&examined, "postgres.unlogged").actual.as_deref();
+    assert_eq!(emptied, Some("1: postgres.public.cache"));
     assert_eq!(examined.settings["archive_mode"], "off");
     assert_eq!(examined.settings["default_transaction_read_only"], "on");
     assert!(

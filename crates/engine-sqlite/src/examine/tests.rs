@@ -352,3 +352,31 @@ fn a_collation_that_only_the_application_has_is_told() {
         "not taken for damage: {found:?}"
     );
 }
+
+#[test]
+fn a_count_that_is_one_step_to_sqlite_ends_with_its_time_all_the_same() {
+    let world = World::new(
+        "CREATE TABLE t (n, pad); WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 100000) \
+         INSERT INTO t SELECT n, zeroblob(100) FROM c",
+    );
+    let what = Examination {
+        path: world.path(),
+        questions: Questions::default(),
+        clock: SystemClock::shared(),
+        cancel: Arc::default(),
+    };
+    let (connection, timer) = open(&what, Duration::ZERO).unwrap();
+    // One may be over before anybody looks at the time; a thousand take longer.
+    let error = timer.limited(|| {
+        (0..1000).find_map(|_| {
+            let sql = "SELECT count(*) FROM t NOT INDEXED";
+            let counted: Result<i64, _> = connection.query_row(sql, [], |row| row.get(0));
+            counted.err()
+        })
+    });
+    let code = error.expect("it is interrupted").sqlite_error_code();
+    assert_eq!(code, Some(rusqlite::ErrorCode::OperationInterrupted));
+    // AND what comes after it has time of its own
+    let counted = connection.query_row("SELECT count(*) FROM t", [], |row| row.get::<_, i64>(0));
+    assert_eq!(counted.unwrap(), 100_000);
+}

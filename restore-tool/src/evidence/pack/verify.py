@@ -252,6 +252,8 @@ def cells_of(record, records):
     row["fixes"] = shown(predicate.get("fixes") if isinstance(predicate.get("fixes"), list) else None, "; ")
     lists = (pointed(predicate, "/result/exceptions"), predicate.get("exceptions"))
     row["exceptions"] = next((shown(one, "; ") for one in lists if isinstance(one, list) and one), "")
+    causes = pointed(predicate, "/result/causes")
+    row["causes"] = shown(causes, "; ") if isinstance(causes, list) and causes else ""
     row["evidence_id"] = predicate.get("evidence_id") or f"{record['signer'][:8]}-{record['seq']}"
     row["signer"], row["signer_name"] = record["signer"], record["name"]
     row["signer_standing"], row["record_sha256"] = record["standing"], record["sha256"]
