@@ -14,7 +14,7 @@ mod look;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::RecvTimeoutError;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -132,19 +132,22 @@ impl Timer {
         // A whole count is one step to the progress handler: that alone would never end it.
         let done = std::thread::scope(|scope| {
             let (done, ended) = std::sync::mpsc::channel::<()>();
-            scope.spawn(move || {
-                while ended.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
-                    if self.is_over() {
-                        self.handle.interrupt();
-                    }
-                }
-            });
+            scope.spawn(move || self.watch(&ended));
             let result = work();
             drop(done);
             result
         });
         self.set(None);
         done
+    }
+
+    /// Interrupts whatever runs too long, until there is nothing more to watch.
+    fn watch(&self, ended: &Receiver<()>) {
+        while ended.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
+            if self.is_over() {
+                self.handle.interrupt();
+            }
+        }
     }
 
     fn set(&self, ends: Option<Monotonic>) {
