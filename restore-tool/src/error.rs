@@ -240,6 +240,17 @@ pub enum Error {
         "the schedule of drills needs a state directory: set state_dir in restore.toml ($STATE_DIRECTORY under systemd)"
     )]
     NoStateFolder,
+    /// A region that says nothing.
+    #[error(
+        "region {region} does not answer: nothing came from it for {}. Is the network cut, or the server stuck? If another region holds the repository, name that one (--region)",
+        tidemark_host::output::duration(*waited)
+    )]
+    RegionSilent {
+        /// Which.
+        region: RegionName,
+        /// How long.
+        waited: std::time::Duration,
+    },
     /// The regions neither answered nor refused.
     #[error("the regions did not answer in time")]
     RegionsSilent,

@@ -17,6 +17,7 @@ pub mod error;
 pub mod evidence;
 pub mod identity;
 pub mod manual;
+pub mod patience;
 pub mod plan;
 pub mod policies;
 pub mod policy;

@@ -10,6 +10,7 @@ use tidemark_restore_tool::cli::{Cli, Command, HIDDEN};
 use tidemark_restore_tool::commands::wal_get;
 use tidemark_restore_tool::error::Error;
 use tidemark_restore_tool::evidence::access::Access;
+use tidemark_restore_tool::patience::Patience;
 use tidemark_restore_tool::repository::Environment;
 use tidemark_restore_tool::{commands, report};
 
@@ -74,6 +75,7 @@ fn start(cli: Cli, console: &Console, access: &Access) -> Result<Exit, Error> {
         state_directory: tidemark_host::config::state_directory(),
         state_home: state_home(),
         sudo_user: std::env::var("SUDO_USER").ok(),
+        patience: Patience::default(),
     };
     let is_daemon = matches!(cli.command, Command::Run);
     log::start(&LogSurroundings::of_process(cli.global.json), !is_daemon)?;

@@ -52,7 +52,7 @@ pub fn code(error: &Error) -> Code {
         Error::ConfigExists(_) => codes::TARGET_EXISTS,
         Error::DrillsOwned { .. } => codes::STATE_IN_USE,
         Error::NoStateFolder => codes::USAGE,
-        Error::RegionsSilent => codes::REGION_AWAY,
+        Error::RegionSilent { .. } | Error::RegionsSilent => codes::REGION_AWAY,
         Error::Schedule(_) => codes::CONFIG_INVALID,
         Error::Interrupted => codes::INTERRUPTED,
         Error::Unproved(_) => codes::WRONG_DIGEST,
@@ -76,6 +76,7 @@ fn ledger(error: &LedgerError) -> Code {
             ..
         } => codes::BAD_SIGNATURE,
         LedgerError::UnknownSource { .. } => codes::NO_SOURCE,
+        LedgerError::ClaimLost { .. } => codes::MISSING_OBJECT,
         LedgerError::Storage(error) => storage(error.kind()),
         LedgerError::TooFewRegions { .. } => codes::NOT_ENOUGH_REGIONS,
         other => match other.kind() {

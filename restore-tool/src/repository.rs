@@ -28,6 +28,7 @@ use crate::cli::Global;
 use crate::elsewhere;
 use crate::error::{Error, Result};
 use crate::evidence::access::Access;
+use crate::patience::{self, Heard, Patience};
 
 /// What a person names who wants no config file to be read.
 const NO_CONFIG: &str = "/dev/null";
@@ -62,6 +63,8 @@ pub struct Environment {
     pub state_home: Option<PathBuf>,
     /// `SUDO_USER`.
     pub sudo_user: Option<String>,
+    /// How long a region may say nothing.
+    pub patience: Patience,
 }
 
 /// Command line, environment and config, merged: the nearer wins.
@@ -89,6 +92,8 @@ pub struct Settings {
     pub sudo_user: Option<String>,
     /// What the config promises of the sources.
     pub objectives: Promises,
+    /// How long a region may say nothing.
+    pub patience: Patience,
 }
 
 impl Settings {
@@ -155,6 +160,7 @@ impl Settings {
             config_file,
             sudo_user: environment.sudo_user.clone(),
             objectives: config.objectives,
+            patience: environment.patience,
         })
     }
 
@@ -238,12 +244,13 @@ impl Repository {
         options
             .credentials_directory
             .clone_from(&settings.credentials);
-        let all = join_all(
-            configs
-                .iter()
-                .map(|config| open_one(config, trust, &options)),
-        )
-        .await;
+        let names = configs.iter().map(|config| &config.name);
+        let options = &options;
+        let ask = |at: usize, heard: Heard| async move {
+            let config = configs.get(at).ok_or(Error::NoRegion)?;
+            open_one(config, trust, options, &heard).await
+        };
+        let all = patience::all(names, settings.patience, &tools.console, ask).await;
         let mut open: Vec<(OpenRegion, Keyring)> = Vec::new();
         let mut away = Vec::new();
         for (config, result) in configs.iter().zip(all) {
@@ -258,7 +265,7 @@ impl Repository {
         }
         match (settle(open, away, trust.is_some()), trust) {
             (Err(error), Some(trust)) => {
-                let explained = elsewhere::explained(error, settings, trust, &options);
+                let explained = elsewhere::explained(error, settings, trust, options);
                 Err(Box::pin(explained).await)
             }
             (settled, _) => settled,
@@ -283,10 +290,10 @@ impl Repository {
         let mut first = None;
         let mut listed = false;
         for region in &self.regions {
-            match tidemark_ledger::sources(region.store.read.as_ref()).await {
+            match tidemark_ledger::source_names(region.store.read.as_ref()).await {
                 Ok(sources) => {
                     listed = true;
-                    found.extend(sources.into_keys());
+                    found.extend(sources);
                 }
                 Err(error) => first = first.or(Some(error)),
             }
@@ -325,7 +332,8 @@ impl Repository {
             }),
             (None, 0) => Err(Error::NoSource {
                 asked: "yet".to_owned(),
-                known: String::new(),
+                known: ": nothing is protected here. tidemark-agent status, on the database's host, says what it waits for"
+                    .to_owned(),
             }),
             (None, 1) => known.into_iter().next().ok_or(Error::NoRegion),
             (None, _) => Err(Error::SourceUnclear { known: names() }),
@@ -379,8 +387,10 @@ async fn open_one(
     config: &RegionConfig,
     trust: Option<Trust>,
     options: &OpenOptions,
+    heard: &Heard,
 ) -> Result<(OpenRegion, Keyring)> {
     let store = region::open(&config.name, &config.url, options).await?;
+    heard.get_or_init(|| Arc::clone(&store.meter));
     let loaded = async {
         let trust = match trust {
             Some(trust) => trust,

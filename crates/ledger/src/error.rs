@@ -71,6 +71,16 @@ pub enum LedgerError {
         /// What doesn't fit.
         why: String,
     },
+    /// An epoch without the claim that it began with.
+    #[error(
+        "the claim with which epoch {epoch} of source {source_name} began is not there, and objects of that epoch are: it was deleted or lost, in this region alone or with more. What is here is believed only as far as its signatures and links go; give the other regions, too, and start the agent anew, which writes the claim of its own epoch again"
+    )]
+    ClaimLost {
+        /// The source.
+        source_name: SourceName,
+        /// The epoch.
+        epoch: Epoch,
+    },
     /// No keyring or marker.
     #[error("no repository here: {missing} is not in this region; check the URL and its prefix")]
     NoRepository {
@@ -248,6 +258,7 @@ impl LedgerError {
             | Self::Misplaced { .. }
             | Self::Size { .. }
             | Self::Chain { .. }
+            | Self::ClaimLost { .. }
             | Self::Older { .. } => LedgerErrorKind::Integrity,
             Self::NoRepository { .. } | Self::OtherRepository { .. } => {
                 LedgerErrorKind::NoRepository

@@ -25,5 +25,5 @@ pub use error::{LedgerError, LedgerErrorKind, Result};
 pub use history::SourceHistory;
 pub use keyring::{Keyring, Subject, Trust};
 pub use object::{Placed, Signed, Verified};
-pub use read::{list_all, read_verified, sources};
+pub use read::{list_all, read_verified, source_names, sources};
 pub use region::{Marker, ensure_marker, ensure_readme, read_marker};

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use futures_util::future::try_join_all;
 use tidemark_format::envelope::{Envelope, HEAD_PROBE};
 use tidemark_format::{Epoch, FormatError, Key, SourceName, keys};
 use tidemark_storage::{ListEntry, ReadStore};
@@ -40,6 +41,35 @@ pub async fn sources(store: &dyn ReadStore) -> Result<BTreeMap<SourceName, BTree
     for entry in list_all(store, keys::CLAIMS).await? {
         if let Some((source, epoch)) = claim_name(&entry.key) {
             found.entry(source).or_default().insert(epoch);
+        }
+    }
+    Ok(found)
+}
+
+/// The sources that have anything here: a claim, or log, recovery points or bases whose claims were lost.
+/// Four listings, however many objects there are.
+///
+/// # Errors
+/// The store's.
+pub async fn source_names(store: &dyn ReadStore) -> Result<BTreeSet<SourceName>> {
+    let mut found: BTreeSet<SourceName> = sources(store).await?.into_keys().collect();
+    let parts = ["log", "point", "base"].map(|kind| format!("meta/{kind}/"));
+    let listed = try_join_all(parts.iter().map(|part| store.folders(part))).await?;
+    for (part, names) in parts.iter().zip(listed) {
+        for name in names {
+            let Ok(source) = SourceName::new(&name) else {
+                continue;
+            };
+            // A directory keeps the folders of what was deleted.
+            if !found.contains(&source)
+                && !store
+                    .list(&format!("{part}{name}/"), None, 1)
+                    .await?
+                    .entries
+                    .is_empty()
+            {
+                found.insert(source);
+            }
         }
     }
     Ok(found)

@@ -17,4 +17,5 @@ mod restore;
 mod resume;
 mod sandbox;
 mod server;
+mod silence;
 mod world;

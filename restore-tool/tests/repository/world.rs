@@ -124,6 +124,8 @@ pub(crate) struct World {
     pub(crate) clock: SimClock,
     /// Where evidence waits and is kept; nowhere unless a test says so.
     pub(crate) state: Option<PathBuf>,
+    /// How long a region may say nothing.
+    pub(crate) patience: tidemark_restore_tool::patience::Patience,
     /// The database's bytes after each log object that is a restore position.
     pub(crate) images: BTreeMap<LogSeq, Vec<u8>>,
     /// When each of them was committed.
@@ -183,6 +185,7 @@ impl World {
             engine: "sqlite",
             clock,
             state: None,
+            patience: tidemark_restore_tool::patience::Patience::default(),
             images: BTreeMap::new(),
             times: BTreeMap::new(),
             epoch: Epoch(1),
@@ -662,6 +665,8 @@ impl World {
         let tools = self.tools(&captured);
         let environment = Environment {
             state_home: self.state.clone(),
+            patience: self.patience,
+            credentials: Some(self.dir.path().join("credentials")),
             ..Environment::default()
         };
         let ran = Box::pin(commands::run(cli, &environment, &tools, stop)).await;

@@ -1,6 +1,6 @@
 //! Loading a source's history from one region, and settling several regions' together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use futures_util::future::try_join_all;
@@ -14,7 +14,7 @@ use super::chain::{EpochSigns, Standing, standings};
 use super::heads::{AtName, HEADS_IN_FLIGHT, LogState};
 use super::{EpochHistory, LogName, SourceHistory};
 use crate::object::{Placed, Verified};
-use crate::read::{claim_name, list_all, read_verified, sources};
+use crate::read::{claim_name, list_all, read_verified, source_names};
 use crate::{Keyring, LedgerError, Result};
 
 /// How many recovery points to read.
@@ -66,7 +66,8 @@ impl Listing {
     }
 
     fn is_empty(&self) -> bool {
-        self.claims.is_empty() && self.log.is_empty() && self.points.is_empty()
+        let parts = [&self.claims, &self.log, &self.points, &self.bases];
+        parts.into_iter().all(Vec::is_empty)
     }
 }
 
@@ -84,8 +85,8 @@ impl SourceHistory {
     ) -> Result<Self> {
         let listing = Listing::read(store.as_ref(), source).await?;
         if listing.is_empty() {
-            let known = sources(store.as_ref()).await?;
-            let names: Vec<&str> = known.keys().map(SourceName::as_str).collect();
+            let known = source_names(store.as_ref()).await?;
+            let names: Vec<&str> = known.iter().map(SourceName::as_str).collect();
             let known = if names.is_empty() {
                 "none".to_owned()
             } else {
@@ -110,6 +111,7 @@ impl SourceHistory {
         history.read_ends().await?;
         history.read_points(&listing.points, options.points).await?;
         history.read_bases(&listing.bases).await?;
+        history.miss_claims(&listing.claims).await;
         let signs = history.signs();
         history.apply(&standings(&signs));
         history.apply_beats(beats).await?;
@@ -337,6 +339,42 @@ impl SourceHistory {
             }
         }
         Ok(())
+    }
+
+    /// Every epoch begins with its claim in each region, before anything else of it is written there: one
+    /// that has objects and no claim has lost it. A fence or a late copy is another epoch's to write.
+    async fn miss_claims(&mut self, listed: &[ListEntry]) {
+        let claimed: BTreeSet<Epoch> = listed
+            .iter()
+            .filter_map(|entry| Some(claim_name(&entry.key)?.1))
+            .collect();
+        let source = self.source.clone();
+        let own = |history: &EpochHistory| {
+            let mut names = history.names.iter();
+            !history.points.is_empty()
+                || !history.bases.is_empty()
+                || names.any(|(seq, name)| name.key == keys::log(&source, history.epoch, *seq))
+        };
+        let unclaimed = self.epochs.values().filter(|history| own(history));
+        let unclaimed: Vec<Epoch> = unclaimed
+            .map(|history| history.epoch)
+            .filter(|epoch| !claimed.contains(epoch))
+            .collect();
+        for epoch in unclaimed {
+            let key = keys::claim(&source, epoch);
+            // The listings are made side by side, and a writer may have begun between them.
+            let asked = self.store.head(&key).await;
+            if !asked.is_err_and(|error| error.kind() == tidemark_storage::ErrorKind::Missing) {
+                continue;
+            }
+            self.trouble(
+                &key,
+                LedgerError::ClaimLost {
+                    source_name: source.clone(),
+                    epoch,
+                },
+            );
+        }
     }
 
     /// What this region alone shows of each epoch.

@@ -155,6 +155,7 @@ impl Prepared {
             self.say_what_one_region_means(tools);
         }
         self.name_unread_regions();
+        self.name_lost_claims();
         Ok(())
     }
 
@@ -257,6 +258,21 @@ impl Prepared {
         });
         let unread: Vec<String> = away.chain(failed).collect();
         self.exceptions.extend(unread);
+    }
+
+    /// What is signed and linked is restored without the claim, and never silently.
+    fn name_lost_claims(&mut self) {
+        let lost = self.timeline.troubles().filter(|(_, trouble)| {
+            matches!(
+                *trouble.error,
+                tidemark_ledger::LedgerError::ClaimLost { .. }
+            )
+        });
+        let lost = lost.map(|(region, trouble)| {
+            format!("region {region} lacks {}: {}", trouble.key, trouble.error)
+        });
+        let lost: Vec<String> = lost.collect();
+        self.exceptions.extend(lost);
     }
 
     fn stale(&mut self, why: String) -> Result<()> {

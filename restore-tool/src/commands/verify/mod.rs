@@ -219,6 +219,14 @@ const fn is_none(count: &u64) -> bool {
     *count == 0
 }
 
+impl VerifyReport {
+    /// Whether everything was read and there is nothing in it that could be good or bad.
+    fn protects_nothing(&self) -> bool {
+        let found = [self.sources.len(), self.damages.len(), self.unread.len()];
+        found.iter().all(|count| *count == 0)
+    }
+}
+
 impl Document for VerifyReport {
     const SCHEMA: &'static str = "tidemark-restore.verify";
 
@@ -229,6 +237,13 @@ impl Document for VerifyReport {
         } else {
             "every byte"
         };
+        if self.protects_nothing() {
+            out.push_str(&format!(
+                "Nothing is protected here yet: no source has written anything into {}\n",
+                regions.join(", ")
+            ));
+            return;
+        }
         let sources = output::count(self.sources.len(), "source");
         out.push_str(&format!(
             "Checked {what} of {sources} in {}\n",
