@@ -645,3 +645,27 @@ async fn what_is_gone_from_a_region_is_told_and_counts_as_lost_until_a_base_repa
     agent.snapshot(None).await;
     agent.stop().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_region_that_was_put_back_is_repaired_while_the_other_one_holds_everything() {
+    let world = World::new(&["a", "b"]).await;
+    let (mut shop, agent) = world.protect();
+    until_whole(&agent, "a").await;
+    until_whole(&agent, "b").await;
+    agent.snapshot(None).await;
+    let held = world.regions[0].names("");
+    shop.work(5, 2000);
+    agent.snapshot(None).await;
+    put_back(&world, 0, &held).await;
+    shop.work(5, 2000);
+    agent.snapshot(Some("after")).await;
+    until_whole(&agent, "a").await;
+    agent
+        .until("nothing is amiss any more", |status| !told(status, "a"))
+        .await;
+    let last = agent.snapshot(None).await.remove(0);
+    assert_eq!(last.durable_in, [region("a"), region("b")]);
+    agent.stop().await.unwrap();
+    assert!(!world.history(0, "app").await.missing().is_empty());
+    assert!(world.history(1, "app").await.missing().is_empty());
+}

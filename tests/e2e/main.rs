@@ -42,6 +42,7 @@ mod policy_proof;
 mod postgres;
 mod process;
 mod refusals;
+mod rolled_back;
 mod s3;
 mod scale;
 mod secrets;

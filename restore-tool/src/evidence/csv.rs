@@ -166,6 +166,6 @@ mod tests {
     fn an_empty_period_is_a_header_alone() {
         let text = render(&[]);
         assert!(text.starts_with("evidence_id,type,created_at,"), "{text}");
-        assert!(text.ends_with(",decisions\r\n") && text.lines().count() == 1);
+        assert!(text.ends_with(",causes\r\n") && text.lines().count() == 1);
     }
 }
