@@ -143,6 +143,8 @@ pub enum AgentError {
         what: &'static str,
         /// How long was waited.
         seconds: u64,
+        /// Which it is.
+        code: tidemark_host::codes::Code,
         /// What keeps everything from being captured, and what to do.
         why: String,
     },

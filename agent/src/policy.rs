@@ -122,7 +122,7 @@ pub fn code(error: &AgentError) -> Code {
         AgentError::Cpu(_) | AgentError::Refused(_) => codes::FAILED,
         AgentError::Stopping => codes::INTERRUPTED,
         AgentError::Late { .. } => codes::NOT_ENOUGH_REGIONS,
-        AgentError::Halted { .. } => codes::SERVER_AWAY,
+        AgentError::Halted { code, .. } => *code,
         AgentError::NoRoom { shortage, .. } => shortage.code(),
     }
 }

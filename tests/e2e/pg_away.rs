@@ -24,11 +24,7 @@ fn who_asks_for_a_point_while_the_server_is_down_is_told_so_and_soon() {
         // THEN they hear what it waits for, and not after the ten minutes that regions may take
         let ran = ran.ends_with(1);
         assert!(ran.took < std::time::Duration::from_secs(300), "{ran}");
-        ran.says(&[
-            "the log does not stream",
-            "Check that the server runs",
-            "TM0109",
-        ]);
+        ran.says(&["Check that the server runs", "TM0109"]);
     }
     // AND once it is back, so is everything else
     site.cluster.start_again().unwrap();

@@ -162,7 +162,8 @@ impl Driver {
         let waiting = std::mem::take(&mut known.watch.answers);
         match result {
             Ok(Holding::All(through)) => {
-                known.watch.seen = through;
+                // Of a log that has nothing there yet everything is still to be seen.
+                known.watch.seen = through.or(Some(before.unbroken_from));
                 known.tell(&self.link, waiting, Found::There);
             }
             Ok(Holding::Lost(loss)) => {

@@ -22,6 +22,7 @@ use tidemark_engine::LogCut;
 use tidemark_format::heads::Facts;
 use tidemark_format::sign::SigningKey;
 use tidemark_format::{LogSeq, RegionName, RepoId, SourceName};
+use tidemark_host::codes::Code;
 use tidemark_host::{Clock, Cpu, Monotonic, Rng};
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender};
@@ -187,6 +188,8 @@ pub struct Driver {
     pub(super) tickets_done: BTreeMap<u64, LogSeq>,
     pub(super) hold: Hold,
     pub(super) reopen: Reopen,
+    /// Why the database can't be opened, until it can.
+    pub(super) failure: Option<(Code, String)>,
     /// When a pause is over at the latest, whatever the wall clock does.
     pub(super) pause_over: Option<Monotonic>,
     pub(super) gap: Option<super::gap::GapTurn>,
@@ -246,6 +249,7 @@ impl Driver {
             tickets_done: BTreeMap::new(),
             hold: Hold::Opening,
             reopen: Reopen::default(),
+            failure: None,
             pause_over: None,
             gap: None,
             dirty: true,

@@ -182,6 +182,7 @@ impl Driver {
             .board
             .keep_alerts("source.", name.as_str(), &[&code]);
         self.alert(&code, message);
+        self.failure = Some((verdict.code, message.to_owned()));
         self.show(|live| live.state = SourceState::WaitingForDatabase);
     }
 
@@ -238,6 +239,7 @@ impl Driver {
             }
         }
         self.hold = Hold::Open;
+        self.failure = None;
         self.reopen.opened(self.now());
         self.shared.board.keep_alerts("source.", name.as_str(), &[]);
         let catching_up = matches!(opened.verdict, Verdict::CatchUp { .. });

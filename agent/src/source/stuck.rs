@@ -9,6 +9,7 @@
 use std::time::Duration;
 
 use tidemark_host::Monotonic;
+use tidemark_host::codes::{self, Code};
 
 use super::driver::Driver;
 use super::requests::{Job, Kind, STOP_PATIENCE, Stage};
@@ -75,12 +76,15 @@ impl Driver {
         quorum::reached(outlets, self.width(&domains).min(most)).is_some()
     }
 
-    /// What keeps the engine from capturing anything, until somebody ends it.
-    fn halted(&self) -> Option<String> {
+    /// What keeps everything from being captured, until somebody ends it.
+    fn halted(&self) -> Option<(Code, String)> {
+        if self.failure.is_some() {
+            return self.failure.clone();
+        }
         let mut halted = None;
         let board = &self.shared.board;
         board.source(self.name(), |live| halted.clone_from(&live.halted));
-        halted
+        halted.map(|why| (codes::SERVER_AWAY, why))
     }
 
     /// Ends a request whose time is over.
@@ -89,9 +93,9 @@ impl Driver {
         let shortage = self.shortages.newest();
         let shortage = shortage.filter(|_| wants_room && self.room_at.is_some());
         let halted = self.halted().filter(|_| wants_room && shortage.is_none());
-        let is_halted = halted.is_some();
+        let halted_by = halted.as_ref().map(|(code, _)| *code);
         let why = match (&job.stage, shortage) {
-            (_, None) if is_halted => halted.unwrap_or_default(),
+            (_, None) if halted.is_some() => halted.map(|(_, why)| why).unwrap_or_default(),
             (Stage::Base(_), Some(shortage)) => {
                 format!("no base can begin: {}", self.lacks(shortage))
             }
@@ -120,8 +124,15 @@ impl Driver {
                 shortage,
                 why,
             },
-            None if is_halted => AgentError::Halted { what, seconds, why },
-            None => AgentError::Late { what, seconds, why },
+            None => match halted_by {
+                Some(code) => AgentError::Halted {
+                    what,
+                    seconds,
+                    code,
+                    why,
+                },
+                None => AgentError::Late { what, seconds, why },
+            },
         };
         match job.kind {
             Kind::Snapshot { answer, .. } | Kind::Retire { answer } => {
