@@ -253,6 +253,8 @@ fn two_hosts_run_every_slot_once_and_what_a_killed_one_had_begun_the_other_does(
     // GIVEN a protected database, and two hosts with identities of their own
     let site = Site::new();
     let mut signers = Vec::new();
+    // Whoever asks that has a key of its own, which asks from then on.
+    asking(&site);
     let hosts = ["one", "two"].map(|name| {
         let before = asking(&site);
         let host = Host::new(&site, name);

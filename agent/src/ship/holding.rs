@@ -52,6 +52,14 @@ pub(super) struct Watch {
 }
 
 impl Watch {
+    /// Of a lane as this process found it: what it ships from now on is still to be seen.
+    pub(super) fn of(lane: &Lane) -> Self {
+        Self {
+            seen: Some(lane.log_through.unwrap_or(lane.unbroken_from)),
+            ..Self::default()
+        }
+    }
+
     pub(super) const fn look_soon(&mut self) {
         self.due = true;
     }
@@ -173,7 +181,7 @@ impl Driver {
                     known.watch.asked.extend(waiting);
                     return;
                 };
-                known.watch.seen = None;
+                known.watch.seen = Some(lane.unbroken_from);
                 known.checked = false;
                 self.link.sessions().are_lost_in(&self.link.name);
                 self.report(source, lane);

@@ -217,7 +217,7 @@ impl Driver {
             held,
             frozen: false,
             fenced: false,
-            watch: Watch::default(),
+            watch: Watch::of(&lane),
         };
         let lost = lane.lost.is_some();
         self.queue.open(&source, lane, ends);
